@@ -61,7 +61,7 @@ TABLE: dict[str, Row] = {
     # The operating system.
     "pipeline.ipc": Row(("records", "counters", "counter_block", "topology")),
     "pipeline.links": Row(("wire", "records", "system", "ipc")),
-    "pipeline.host": Row(("records", "wire.icmp", "wire.ip", "system", "ipc")),
+    "pipeline.host": Row(("records", "wire.icmp", "wire.icmp_messages", "wire.ip", "system", "ipc")),
     # What the user asked for. Patterns and addresses are checked by the code that will use them.
     "pipeline.config": Row(("go", "wire", "system", "engines", "links")),
     "pipeline.log": Row((), ("os", "structlog", *PURE)),

@@ -6,14 +6,14 @@ from pipeline.counter_tables.row import Counter
 
 IPV6: Final[tuple[Counter, ...]] = (
     Counter("ipv6_fragments_sent", "packets", "fragments of IPv6 packets sent to guests"),
-    Counter("ipv6_packet_dropped_fragment", "packets", "fragments of IPv6 packets for the gateway"),
-    Counter("ipv6_packet_dropped_no_route", "packets", "IPv6 packets that are not for the gateway"),
+    Counter("ipv6_packet_dropped_hop_limit_exceeded", "packets", "IPv6 packets that had no hop left"),
+    Counter("ipv6_packet_dropped_no_route", "packets", "IPv6 packets of addresses that stay on the link"),
     Counter(
         "ipv6_packet_dropped_unknown_protocol",
         "packets",
-        "IPv6 packets for the gateway that are neither UDP nor ICMPv6",
+        "IPv6 packets that are neither TCP, UDP nor ICMPv6",
     ),
-    Counter("ipv6_packets_received", "packets", "IPv6 packets from guests for the gateway or a group"),
+    Counter("ipv6_packets_received", "packets", "IPv6 packets from guests, except those to other guests"),
     Counter("nd_duplicates_reported", "messages", "guests told that a live guest has the address they want"),
     Counter("nd_messages_received", "messages", "well-formed messages of neighbor discovery from guests"),
     Counter("nd_solicitations_sent", "messages", "neighbor solicitations for a guest's address"),

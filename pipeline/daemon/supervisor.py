@@ -48,6 +48,8 @@ STOP_TIMEOUT: Final = 1.0
 """Seconds that the workers have to end in order. After that the supervisor kills them."""
 NOTIFY_WAIT: Final = 0.2
 """Seconds between the end of the last guest and the end of the daemon, for notifications about the guest."""
+WITHDRAW_WAIT: Final = 0.01
+"""Seconds that ingress has to send guests the last router advertisement."""
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
 EXIT_QUIT: Final = 2
@@ -250,6 +252,8 @@ class Supervisor:
             await self.reloader.stop()
         self.files.remove_all()
         self.manager.notify(STOPPING)
+        if self.config.network.ipv6_first and await plane.withdraw_route():
+            await asyncio.sleep(WITHDRAW_WAIT)
         plane.stop_workers()
         await self._stop_workers()
         await plane.close()

@@ -2,16 +2,25 @@
 
 from collections.abc import Iterator
 
-from pipeline.wire import ipv4, ipv6
+from pipeline.wire import ip, ipv4, ipv6
 
 
 def packets(
     proto: int, src: int, dst: int, payload: memoryview | bytes, ident: int, mtu: int, tos: int = 0
 ) -> Iterator[tuple[bytes, memoryview | bytes]]:
-    """(IPv4 header, payload) of the packet, or of each of its fragments. DF is not set.
+    """(headers, payload) of a packet of either family, or of each of its fragments.
 
-    ident: the identification of all of them. mtu: bytes of the longest packet, header included.
+    ident: the identification of all of them. mtu: bytes of the longest packet, header included. tos: or
+    traffic class.
     """
+    cut = _ipv4_packets if ip.is_ipv4(src) else _ipv6_packets
+    return cut(proto, src, dst, payload, ident, mtu, tos)
+
+
+def _ipv4_packets(
+    proto: int, src: int, dst: int, payload: memoryview | bytes, ident: int, mtu: int, tos: int
+) -> Iterator[tuple[bytes, memoryview | bytes]]:
+    """The same of an IPv4 packet. DF is not set."""
     room = mtu - ipv4.HEADER_LEN
     length = len(payload)
     if length > room:
@@ -33,15 +42,23 @@ def packets(
         yield header, part
 
 
-def ipv6_packets(
-    proto: int, src: int, dst: int, payload: memoryview | bytes, ident: int, mtu: int
+def _ipv6_packets(
+    proto: int, src: int, dst: int, payload: memoryview | bytes, ident: int, mtu: int, tos: int
 ) -> Iterator[tuple[bytes, memoryview | bytes]]:
-    """(headers, payload) of each fragment of an IPv6 packet. ident: 32 bits."""
-    room = (mtu - ipv6.HEADER_LEN - ipv6.FRAGMENT_HEADER_LEN) // 8 * 8
+    """The same of an IPv6 packet. ident: 32 bits."""
     length = len(payload)
+    if ipv6.HEADER_LEN + length <= mtu:
+        yield ipv6.build(length, proto, ipv6.DEFAULT_HOP_LIMIT, src, dst, tos), payload
+        return
+    room = (mtu - ipv6.HEADER_LEN - ipv6.FRAGMENT_HEADER_LEN) // 8 * 8
     for off in range(0, length, room):
         part = payload[off : off + room]
         header = ipv6.build(
-            ipv6.FRAGMENT_HEADER_LEN + len(part), ipv6.PROTO_FRAGMENT, ipv6.DEFAULT_HOP_LIMIT, src, dst
+            ipv6.FRAGMENT_HEADER_LEN + len(part),
+            ipv6.PROTO_FRAGMENT,
+            ipv6.DEFAULT_HOP_LIMIT,
+            src,
+            dst,
+            tos,
         )
         yield header + ipv6.build_fragment(proto, off, off + room < length, ident), part

@@ -1,4 +1,4 @@
-"""ICMP messages of the gateway (RFC 792, RFC 1122 section 3.2.2; RFC 4443): echo replies, and errors.
+"""ICMP errors of the gateway (RFC 792, RFC 1122 section 3.2.2; RFC 4443), and the pings that it answers.
 
 The version of the offending packet decides the family of an error. The gateway sends no error about an ICMP
 error or a redirect. It sends none about a packet to a group or broadcast address, or from a source that is
@@ -16,7 +16,7 @@ not a single host. A token bucket limits the rate of errors (RFC 1812 section 4.
 from collections.abc import Container
 from typing import Final, NamedTuple
 
-from pipeline.wire import icmp, icmpv6, ip, ipv4, ipv6, udp
+from pipeline.wire import icmp, icmp_messages, icmpv6, ip, ip_header, ipv4, ipv6, udp
 from pipeline.wire.errors import HeaderError, WireError
 
 ERRORS_PER_SECOND: Final = 100.0
@@ -41,28 +41,12 @@ class Error(NamedTuple):
     message: bytes
 
 
-def is_answerable_echo(
-    message: icmp.Message | icmpv6.Message, src: int, dst: int, own: Container[int]
-) -> bool:
+def is_answerable_echo(message: icmp.Message, src: int, dst: int, own: Container[int]) -> bool:
     """Whether a message is an echo request from a host to one of the gateway's addresses.
 
-    src, dst: of its packet, which is whole. Its family is that of src.
+    message: as pipeline.wire.icmp_messages reads it. src, dst: of its packet, which is whole.
     """
-    request = icmp.ECHO_REQUEST if ip.is_ipv4(src) else icmpv6.ECHO_REQUEST
-    return message.type == request and message.code == 0 and dst in own and _is_host(src)
-
-
-def echo_reply(view: memoryview | bytes, begin: int, end: int, src: int, dst: int) -> bytes:
-    """The message that answers the echo request in view[begin:end]. src, dst: of the request.
-
-    The request must satisfy is_answerable_echo(). The reply has the same identifier, sequence number and data
-    (RFC 1122 section 3.2.2.6, RFC 4443 section 4.2).
-    """
-    _, _, _, rest = icmp.FIXED.unpack_from(view, begin)
-    data = view[begin + icmp.HEADER_LEN : end]
-    if ip.is_ipv4(src):
-        return icmp.build(icmp.ECHO_REPLY, 0, rest, data)
-    return icmpv6.build(icmpv6.ECHO_REPLY, 0, rest, dst, src, data)
+    return message.type == icmp.ECHO_REQUEST and message.code == 0 and dst in own and _is_host(src)
 
 
 def next_hop_mtu(named: int, quoted: icmp.Quoted) -> int:
@@ -92,9 +76,13 @@ def quote_flow(src: int, dst: int, proto: int, src_port: int, dst_port: int, thi
         head = udp.build(src_port, dst_port, udp.HEADER_LEN)
     else:
         head = (src_port << 48 | dst_port << 32 | third).to_bytes(QUOTED_BYTES, "big")
-    if ip.is_ipv4(src):
-        return ipv4.build(ipv4.HEADER_LEN + QUOTED_BYTES, 0, ipv4.DEFAULT_TTL, proto, src, dst) + head
-    return ipv6.build(QUOTED_BYTES, proto, ipv6.DEFAULT_HOP_LIMIT, src, dst) + head
+    return ip_header.build(QUOTED_BYTES, 0, proto, src, dst) + head
+
+
+def quote_ping(src: int, dst: int, rest: int) -> bytes:
+    """The same for a guest's ping. rest: identifier << 16 | sequence number."""
+    proto, request = icmp_messages.build_echo(icmp.ECHO_REQUEST, rest, src, dst)
+    return ip_header.build(len(request), 0, proto, src, dst) + request
 
 
 class IcmpErrors:

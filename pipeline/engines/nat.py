@@ -17,6 +17,7 @@ from collections.abc import Collection, Mapping, Set
 from ipaddress import IPv4Network
 from typing import Final, NamedTuple, Protocol
 
+from pipeline.engines.neighbors.addresses import Ipv6Addresses
 from pipeline.wire import ip
 
 DNS_PORT: Final = 53
@@ -73,24 +74,22 @@ class Nat:
         ec2_metadata_access: bool = False,
         own_ports: Set[int] = frozenset(),
         disable: Collection[str] = (),
-        network6: int = 0,
-        prefix_len6: int = 64,
-        gateway6: int = 0,
+        ipv6: Ipv6Addresses | None = None,
     ) -> None:
         """own_ports: TCP ports of the host's loopback on which the program listens. No guest may reach them.
 
-        network6, gateway6: the guests' IPv6 network and the gateway's address in it; 0 without IPv6.
+        ipv6: the addresses of the network; None without IPv6.
         disable: what is switched off: "dns", "udp", "icmp", "host-loopback".
         """
         self.network, self.broadcast = ip.prefix(
             ip.of(config.subnet.network_address), config.subnet.prefixlen
         )
-        self.network6, self.last6 = ip.prefix(network6, prefix_len6) if network6 else (0, 0)
+        self._ipv6 = ipv6
         self.gateway = config.gateway_ip
-        self.gateways = frozenset({self.gateway, gateway6} if gateway6 else {self.gateway})
+        self.gateways = frozenset((self.gateway, *((ipv6.gateway, ipv6.link_local) if ipv6 else ())))
         """The addresses at which the gateway's services are."""
-        self.own = frozenset((*self.gateways, *config.gateway_virtual_ips))
-        self.table = dict(config.nat)
+        self.own = frozenset((self.gateway, *config.gateway_virtual_ips, *(ipv6.own if ipv6 else ())))
+        self.table = {**config.nat, **({ipv6.host: ip.LOOPBACK6} if ipv6 else {})}
         loopback_off = "host-loopback" in disable
         self._translated = {
             addr: Target(to, refused=HOST_LOOPBACK_OFF, errno=errno.EACCES)
@@ -112,7 +111,9 @@ class Nat:
 
     def in_subnet(self, addr: int) -> bool:
         """Whether addr is in the guests' subnet of its family (the first and last address included)."""
-        return self.network <= addr <= self.broadcast or self.network6 <= addr <= self.last6 != 0
+        return self.network <= addr <= self.broadcast or (
+            self._ipv6 is not None and addr >> 64 == self._ipv6.prefix >> 64
+        )
 
     def tcp_target(self, remote_addr: int, port: int) -> Target:
         """Where a guest's SYN to this address and port goes."""

@@ -1,7 +1,7 @@
 """What the gateway advertises as a router (RFC 4861 section 6.2, RFC 8106), and when.
 
 Guests make addresses of the prefix (SLAAC, RFC 4862), and get the MTU, the name server and the search list.
-The router lifetime is 0: the gateway does not offer itself as default router.
+The gateway is a default router, or only a router of the prefix: then the router lifetime is 0.
 
 An advertisement for one guest is an ordinary multicast packet in a frame to that guest alone. So the rate
 limit and the delay of answers, which protect a shared link, are not needed (section 6.2.6).
@@ -19,6 +19,8 @@ MAX_INTERVAL: Final = 600.0
 VALID_S: Final = 86400
 PREFERRED_S: Final = 14400
 """Lifetimes of addresses made of the prefix, which is the same at every start."""
+ROUTER_S: Final = 3 * int(MAX_INTERVAL)
+"""Lifetime of the gateway as default router (RFC 4861 section 6.2.1, AdvDefaultLifetime)."""
 NAMES_S: Final = 3 * int(MAX_INTERVAL)
 """Lifetime of the name server and the search list (RFC 8106 section 5.1)."""
 MAX_SEARCH_LIST: Final = 1024
@@ -47,25 +49,36 @@ class RouterAdvertiser:
         self._has_dns = has_dns
         self._random = random
         self._due = _INF
-        self._message = self._made(search_domains)
+        self._search_domains = search_domains
+        self._is_default = False
+        self._message = self._made()
 
-    def _made(self, search_domains: Sequence[str]) -> bytes:
+    def _made(self) -> bytes:
         says = icmpv6.RouterAdvertisement(
             mac=self._mac,
-            lifetime=0,
+            lifetime=ROUTER_S if self._is_default else 0,
             mtu=self._mtu,
             prefix=self._addresses.prefix,
             valid=VALID_S,
             preferred=PREFERRED_S,
             name_server=self._addresses.gateway if self._has_dns else 0,
-            search_list=_search_list(search_domains) if self._has_dns else b"",
+            search_list=_search_list(self._search_domains) if self._has_dns else b"",
             names_lifetime=NAMES_S,
         )
         return icmpv6.build_router_advertisement(says, self._addresses.link_local, ipv6.ALL_NODES)
 
     def set_search_domains(self, search_domains: Sequence[str]) -> bool:
         """Change the search list. Returns whether the advertisement is another one now."""
-        before, self._message = self._message, self._made(search_domains)
+        self._search_domains = search_domains
+        return self._is_another()
+
+    def set_default(self, is_default: bool) -> bool:
+        """Offer the gateway as default router or not. Returns whether the advertisement is another one."""
+        self._is_default = is_default
+        return self._is_another()
+
+    def _is_another(self) -> bool:
+        before, self._message = self._message, self._made()
         return self._message != before
 
     def frame(self, mac: bytes | None = None) -> bytes:

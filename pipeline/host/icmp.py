@@ -5,7 +5,7 @@ identifier of its own, and writes it into the requests. The socket gets only the
 so one socket serves one pinger. ICMP errors come through the socket's error queue, with their sender.
 
 Everything but the type of a message is the same in both families. So this module speaks ICMP of IPv4 with its
-caller, and translates types and codes for an IPv6 socket (RFC 7915 section 5.2).
+caller, and translates types and codes for an IPv6 socket (pipeline.wire.icmp_messages).
 
 On macOS every user may open such a socket. But a socket gets the replies for all pingers of its peer, some
 with their IP header. So the owner of the socket chooses an identifier (``with_ident``, ``reply_in``). macOS
@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 
 from pipeline.system import inet
 from pipeline.system.outbound import Outbound
-from pipeline.wire import icmp, ip
+from pipeline.wire import icmp, icmp_messages, ip
 
 HEADER_LEN: Final = 8
 ECHO_REQUEST6: Final = 128
@@ -56,8 +56,6 @@ _PMTUDISC_DONT: Final = 0
 _PMTUDISC_DO: Final = 2
 _MESSAGES: Final = {(socket.IPPROTO_IP, _IP_RECVERR): 2, (socket.IPPROTO_IPV6, _IPV6_RECVERR): 3}
 """By level and kind of a control message: the origin that means ICMP, or ICMPv6."""
-_TIME_EXCEEDED6: Final = 3
-_TOO_BIG6: Final = 2
 _EXTENDED_ERROR: Final = Struct("=IBBBBII")
 _SEQ: Final = Struct("!H")
 _REST: Final = Struct("!I")
@@ -200,16 +198,9 @@ def errors(sock: socket.socket, limit: int) -> Iterator[EchoError]:
             if origin != _MESSAGES[level, kind] or len(data) < HEADER_LEN:
                 continue
             if level == socket.IPPROTO_IPV6:
-                icmp_type, code = _as_icmp(icmp_type, code)
+                icmp_type, code = icmp_messages.translated(icmp_type, code)
                 offender = int.from_bytes(value[place], "big")
             else:
                 offender = ip.from_ipv4(int.from_bytes(value[place], "big"))
             mtu = min(info, 0xFFFF)
             yield EchoError(icmp_type, code, mtu, offender, _SEQ.unpack_from(data, _SEQ_OFF)[0])
-
-
-def _as_icmp(icmp_type: int, code: int) -> tuple[int, int]:
-    """Type and code in ICMP of IPv4 for an error of ICMPv6."""
-    if icmp_type == _TIME_EXCEEDED6:
-        return icmp.TIME_EXCEEDED, code
-    return icmp.UNREACHABLE, icmp.FRAGMENTATION_NEEDED if icmp_type == _TOO_BIG6 else icmp.NET_UNREACHABLE

@@ -23,9 +23,11 @@ BROADCAST: Final = MAPPED | 0xFFFFFFFF
 NAT64: Final = 0x64FF9B << 96
 """64:ff9b::, the first address of the prefix that embeds IPv4 addresses (RFC 6052 section 2.1)."""
 
+LOOPBACK6: Final = 1
+"""::1"""
+
 _IPV4_BITS: Final = 0xFFFFFFFF
 _MAX_OCTET: Final = 255
-_LOOPBACK6: Final = 1
 _EC2_METADATA6: Final = 0xFD000EC2 << 96 | 0x254
 
 
@@ -59,6 +61,11 @@ def text(addr: int) -> str:
     if addr and not is_ipv4(addr):
         return str(ipaddress.IPv6Address(addr))
     return f"{addr >> 24 & 255}.{addr >> 16 & 255}.{addr >> 8 & 255}.{addr & 255}"
+
+
+def host_port(addr: int, port: int) -> str:
+    """Address and port as text, an IPv6 address in brackets."""
+    return f"{text(addr)}:{port}" if is_ipv4(addr) or not addr else f"[{text(addr)}]:{port}"
 
 
 def parse(text: str) -> int:
@@ -131,7 +138,7 @@ def is_multicast(addr: int) -> bool:
 
 def is_loopback(addr: int) -> bool:
     """127.0.0.0/8 or ::1."""
-    return addr >> 24 == 0xFFFF7F or addr == _LOOPBACK6
+    return addr >> 24 == 0xFFFF7F or addr == LOOPBACK6
 
 
 def is_link_local(addr: int) -> bool:

@@ -92,7 +92,7 @@ def parse(view: memoryview | bytes, off: int, end: int) -> Header:
     """Read the header at view[off:end]. The packet ends at ``off + HEADER_LEN + payload_len``.
 
     The bytes after that are Ethernet padding. Raises WireError, also for addresses that no packet on a link
-    may have: a group as its source, or an IPv4-mapped one.
+    may have: a group as its source, an IPv4-mapped one, or ::1 (RFC 4291 section 2.5.3).
     """
     if end - off < HEADER_LEN or end > len(view) or off < 0:
         raise WireError("ipv6_packet_dropped_truncated")
@@ -103,7 +103,7 @@ def parse(view: memoryview | bytes, off: int, end: int) -> Header:
         raise WireError("ipv6_packet_dropped_truncated")
     src = int.from_bytes(src_bytes, "big")
     dst = int.from_bytes(dst_bytes, "big")
-    if ip.is_multicast(src) or ip.is_ipv4(src) or ip.is_ipv4(dst):
+    if ip.is_multicast(src) or ip.is_ipv4(src) or ip.is_ipv4(dst) or ip.LOOPBACK6 in (src, dst):
         raise WireError("ipv6_packet_dropped_bad_address")
     return Header(first >> 20 & 0xFF, first & 0xFFFFF, payload_len, next_header, hop_limit, src, dst)
 
@@ -151,10 +151,12 @@ def _incomplete(first_fragment: bool) -> WireError:
     return WireError("ipv6_packet_dropped_truncated")
 
 
-def build(payload_len: int, next_header: int, hop_limit: int, src: int, dst: int) -> bytes:
-    """The 40 bytes of a header with traffic class and flow label 0. payload_len: with extension headers."""
+def build(
+    payload_len: int, next_header: int, hop_limit: int, src: int, dst: int, traffic_class: int = 0
+) -> bytes:
+    """The 40 bytes of a header with flow label 0. payload_len: with extension headers."""
     return FIXED.pack(
-        6 << 28,
+        6 << 28 | traffic_class << 20,
         payload_len,
         next_header,
         hop_limit,

@@ -10,6 +10,7 @@ from struct import Struct
 from typing import Final, NamedTuple
 
 from pipeline.wire import checksum as inet
+from pipeline.wire import ip
 from pipeline.wire.errors import WireError
 from pipeline.wire.ipv4 import PROTO_UDP
 
@@ -43,9 +44,12 @@ def parse(view: memoryview | bytes, off: int, end: int) -> Header:
 def verify(view: memoryview | bytes, off: int, header: Header, src: int, dst: int) -> None:
     """Check the checksum, if there is one, of the datagram at off. Raises WireError.
 
-    A checksum that the sender left to its network card is valid (checksum.is_partial).
+    A checksum that the sender left to its network card is valid (checksum.is_partial). Over IPv6 there must
+    be one (RFC 8200 section 8.1).
     """
     if not header.checksum:
+        if not ip.is_ipv4(dst):
+            raise WireError("udp_datagram_dropped_no_checksum")
         return
     pseudo = inet.pseudo_header(src, dst, PROTO_UDP, header.length)
     if not inet.verify(view[off : off + header.length], pseudo) and not inet.is_partial(

@@ -22,7 +22,9 @@ pytestmark = pytest.mark.e2e
 MACS = (GUEST_MAC, "5a:94:ef:e4:0c:98")
 PLACEMENTS = ("separate", "auto")
 CONFIG = build("-ipv6", "on", "-ssh-port", "-1")[0].network
-ADDRESSES = Ipv6Addresses(CONFIG.ipv6_first, CONFIG.gateway_mac)
+ADDRESSES = Ipv6Addresses(
+    CONFIG.ipv6_first, CONFIG.gateway_mac, gateway=CONFIG.ipv6_gateway, host=CONFIG.ipv6_host
+)
 GATEWAY, LINK_LOCAL = ip.text(ADDRESSES.gateway), ip.text(ADDRESSES.link_local)
 
 
@@ -100,8 +102,7 @@ def test_guests_reach_the_gateway_and_each_other(guests: Guests) -> None:
         assert " 0% packet loss" in ping(guest, GATEWAY)
         assert " 0% packet loss" in ping(guest, GATEWAY, "-s", "1452")
         assert " 0% packet loss" in ping(guest, f"{LINK_LOCAL}%tap0")
-        # There is no default route over IPv6 yet.
-        assert "default" not in guest.run("ip", "-6", "route").stdout
+        assert f"default via {LINK_LOCAL}" in guest.run("ip", "-6", "route").stdout
     assert " 0% packet loss" in ping(guests.first, ADDRS[1])
     assert " 0% packet loss" in ping(guests.second, ADDRS[0])
     assert guests.counted("icmp_echo_answered") >= 18
@@ -131,7 +132,7 @@ def test_an_advertisement_says_what_guests_need(guests: Guests) -> None:
     assert found["Prefix"] == str(network)
     assert found["MTU"].startswith("1500 ")
     assert found["Recursive DNS server"] == GATEWAY
-    assert found["Router lifetime"].split()[0] == "0"
+    assert found["Router lifetime"].split()[0] == "1800"
     assert found["Source link-layer address"] == "5A:94:EF:E4:0C:DD"
     assert f"from {LINK_LOCAL}" in answer
 

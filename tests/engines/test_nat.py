@@ -19,6 +19,7 @@ from pipeline.engines.nat import (
     Nat,
     Target,
 )
+from pipeline.engines.neighbors.addresses import Ipv6Addresses
 from pipeline.wire import ip
 from tests.support.fuzz import addrs, u16
 
@@ -125,16 +126,15 @@ def nat6(*, metadata: bool = False, disable: Collection[str] = ()) -> Nat:
     config = {
         "subnet": IPv4Network("192.168.127.0/24"),
         "gateway_ip": GATEWAY,
-        "gateway_virtual_ips": (HOST, HOST6),
-        "nat": {HOST: LOOPBACK, HOST6: LOOPBACK6},
+        "gateway_virtual_ips": (HOST,),
+        "nat": {HOST: LOOPBACK},
     }
     return Nat(
         SimpleNamespace(**config),
         ec2_metadata_access=metadata,
         own_ports={7000},
         disable=disable,
-        network6=NETWORK6,
-        gateway6=GATEWAY6,
+        ipv6=Ipv6Addresses(NETWORK6, bytes(6), gateway=GATEWAY6, host=HOST6),
     )
 
 
@@ -155,7 +155,7 @@ def test_both_gateways_have_the_services_and_both_host_addresses_mean_loopback()
     [
         ("fd12:3456:789a::1", "gateway_port", errno.ECONNREFUSED),
         ("fd12:3456:789a::2", "unowned", errno.EHOSTUNREACH),
-        ("fd12:3456:789a::", "unowned", errno.EHOSTUNREACH),
+        ("fd12:3456:789a::", "gateway_port", errno.ECONNREFUSED),
         ("fd12:3456:789a:0:ffff:ffff:ffff:ffff", "unowned", errno.EHOSTUNREACH),
         ("::1", "loopback", errno.ENETUNREACH),
         ("::", "reserved", errno.ENETUNREACH),

@@ -8,7 +8,7 @@ from pipeline.wire import ethernet, icmpv6, ip, ipv6
 
 MAC = bytes.fromhex("5a94efe40cdd")
 GUEST_MAC = bytes.fromhex("5a94efe40cee")
-ADDRESSES = Ipv6Addresses(0xFD00 << 112, MAC)
+ADDRESSES = Ipv6Addresses(0xFD00 << 112, MAC, gateway=0xFD00 << 112 | 1, host=0xFD00 << 112 | 0xFE)
 GUEST = ipv6.link_local(GUEST_MAC)
 PREFIX, GATEWAY, LINK_LOCAL = ADDRESSES.prefix, ADDRESSES.gateway, ADDRESSES.link_local
 MESSAGES = DiscoveryMessages(MAC, ADDRESSES)

@@ -9,7 +9,7 @@ from tests.wire.test_icmpv6 import options
 
 MAC = bytes.fromhex("5a94efe40cdd")
 GUEST_MAC = bytes.fromhex("5a94efe40cee")
-ADDRESSES = Ipv6Addresses(0xFD00 << 112, MAC)
+ADDRESSES = Ipv6Addresses(0xFD00 << 112, MAC, gateway=0xFD00 << 112 | 1, host=0xFD00 << 112 | 0xFE)
 INF = float("inf")
 
 

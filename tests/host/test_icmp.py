@@ -77,7 +77,7 @@ def test_errors_of_both_families_have_the_types_of_icmp() -> None:
         (icmp.TIME_EXCEEDED, 0, 0, router, 0x0102),
         (icmp.TIME_EXCEEDED, 0, 0, router6, 0x0102),
         (icmp.UNREACHABLE, icmp.FRAGMENTATION_NEEDED, 1280, router6, 0x0102),
-        (icmp.UNREACHABLE, icmp.NET_UNREACHABLE, 0, router6, 0x0102),
+        (icmp.UNREACHABLE, icmp.PORT_UNREACHABLE, 0, router6, 0x0102),
     ]
 
 

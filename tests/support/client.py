@@ -34,6 +34,7 @@ import dns.message
 import dns.query
 import dns.rcode
 
+from pipeline.system import inet
 from tests.support import traffic
 
 TIMEOUT = 120.0
@@ -42,6 +43,10 @@ _UDP_SEGMENT = 103  # linux/udp.h
 
 def _open(address: str, port: str, timeout: float = TIMEOUT) -> socket.socket:
     return socket.create_connection((address, int(port)), timeout)
+
+
+def _datagrams(address: str) -> socket.socket:
+    return socket.socket(inet.family_of(address), socket.SOCK_DGRAM)
 
 
 def transfer(address: str, port: str, down: str, up: str, count: str = "1") -> dict[str, Any]:
@@ -80,7 +85,7 @@ def connect(address: str, port: str) -> dict[str, Any]:
 def udp(address: str, port: str, size: str, count: str) -> dict[str, Any]:
     """Send datagrams to an echo server, one at a time. Waits a second for a lost one."""
     received = 0
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    with _datagrams(address) as sock:
         sock.settimeout(1.0)
         sock.connect((address, int(port)))
         for index in range(int(count)):
@@ -99,7 +104,7 @@ def segmented(address: str, port: str, size: str, count: str) -> dict[str, Any]:
     sent = [index.to_bytes(4, "big").ljust(length, b"%c" % (index % 251)) for index in range(int(count))]
     sent[-1] = sent[-1][: length // 2]
     received = []
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    with _datagrams(address) as sock:
         sock.setsockopt(socket.IPPROTO_UDP, _UDP_SEGMENT, length)
         sock.settimeout(2.0)
         sock.connect((address, int(port)))
@@ -120,7 +125,7 @@ def burst(address: str, port: str, sizes: str, rounds: str) -> dict[str, Any]:
         lengths += [int(size)] * int(times or 1)
     sent = received = as_sent = 0
     astray = []
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    with _datagrams(address) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         sock.settimeout(3.0)

@@ -27,10 +27,11 @@ class IngressRig:
     """Ingress between links and rings. End it with ``end()``."""
 
     def __init__(self, *, ipv6: bool = False) -> None:
-        config, _ = merge.build(flags.parse(options.START, []), [], resolv_conf=os.devnull)
+        words = ["-ipv6", "on"] if ipv6 else []
+        config, _ = merge.build(flags.parse(options.START, words), words, resolv_conf=os.devnull)
         self.fabric = Fabric.create(Layout(64, 1, 1))
         self.worker = Worker(self.fabric.ports("ingress"), None)
-        self.stage = IngressStage(self.worker, config, ipv6=ipv6)
+        self.stage = IngressStage(self.worker, config)
         self.worker.adopt(self.stage)
         self.demux = self.fabric.ports("demux").rings_out["ingress"]
         self.rate = config.limits.max_bad_frames_per_second

@@ -35,6 +35,9 @@ INTERNET_ADDR = "198.18.0.2"
 SECOND_ADDR = "198.18.0.3"
 METADATA_ADDR = "169.254.169.254"
 BLACK_HOLE_ADDR = "198.18.99.99"
+HOST_ADDR6 = "2001:db8:18::1"
+INTERNET_ADDR6 = "2001:db8:18::2"
+SECOND_ADDR6 = "2001:db8:19::3"
 
 _CLONE_NEWNET = 0x40000000
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -211,6 +214,19 @@ class Network:
         for address in (SECOND_ADDR, METADATA_ADDR):
             self.internet.ip("address", "add", f"{address}/32", "dev", "lo")
         self.host.ip("route", "add", "default", "via", INTERNET_ADDR)
+
+
+def add_ipv6(network: Network) -> None:
+    """Give host and internet IPv6 addresses, and the host a default route."""
+    network.internet.ip("-6", "address", "add", f"{INTERNET_ADDR6}/64", "dev", "veth0", "nodad")
+    network.internet.ip("-6", "address", "add", f"{SECOND_ADDR6}/128", "dev", "lo", "nodad")
+    add_host_ipv6(network)
+
+
+def add_host_ipv6(network: Network) -> None:
+    """The host's part of add_ipv6()."""
+    network.host.ip("-6", "address", "add", f"{HOST_ADDR6}/64", "dev", "veth0", "nodad")
+    network.host.ip("-6", "route", "add", "default", "via", INTERNET_ADDR6)
 
 
 def sweep() -> None:

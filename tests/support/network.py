@@ -4,6 +4,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+from pipeline.records.addresses import addr_bytes
 from tests.support.one_process import OneProcess
 from tests.support.played_guests import Card, Guest, GuestStream
 
@@ -39,7 +40,7 @@ class Network(OneProcess):
         client = self.keep(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         client.setblocking(False)
         client.connect(bound.getsockname())
-        request = {"op": "udp_forward", "key": key, "addr": addr, "port": 53000}
+        request = {"op": "udp_forward", "key": key, "addr": addr_bytes(addr), "port": 53000}
         self.stages[egress].on_control(request, [bound.detach()])
         return client
 

@@ -20,6 +20,7 @@ from pipeline.counters import INDEX
 from pipeline.go import flags
 from pipeline.ipc.fabric import Fabric, audit_pools
 from pipeline.records import kinds
+from pipeline.records.addresses import addr_bytes
 from pipeline.records.kinds import RECORD_BYTES
 from pipeline.records.run import Run
 from pipeline.stages.demux.stage import DemuxStage
@@ -250,7 +251,7 @@ class OneProcess:
                 client = socket.create_connection(listener.getsockname())
                 accepted, _ = listener.accept()
         self.keep(client).setblocking(False)
-        request = {"op": "accepted", "addr": addr, "port": port, "first": first}
+        request = {"op": "accepted", "addr": addr_bytes(addr), "port": port, "first": first}
         assert self.stages[egress].on_control(request, [accepted.detach()]) == {"ok": True}
         return client
 

@@ -12,7 +12,8 @@
     http 80          one page
     dns 53           UDP and TCP: the records below; other names do not exist
 
-It prints "ready" when all ports are bound, and ends with its standard input. Tests use it through Servers.
+With the address ``::`` they serve both families. The program prints "ready" when all ports are bound, and
+ends with its standard input. Tests use it through Servers.
 """
 
 import argparse
@@ -39,6 +40,7 @@ import dns.rcode
 import dns.rdatatype
 import dns.rrset
 
+from pipeline.system import inet
 from tests.support.netns import Namespace, wait_for
 from tests.support.traffic import serve_transfer
 
@@ -255,10 +257,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="test servers")
     parser.add_argument("-address", default="0.0.0.0")
     address = parser.parse_args().address
+    family = _Web.address_family = inet.family_of(address)
     for port, serve in TCP_SERVERS.items():
-        _start(_accept, socket.create_server((address, port), backlog=512), serve)
+        both = address == "::"
+        listener = socket.create_server((address, port), family=family, backlog=512, dualstack_ipv6=both)
+        _start(_accept, listener, serve)
     for port, serve in UDP_SERVERS.items():
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock = socket.socket(family, socket.SOCK_DGRAM)
         sock.bind((address, port))
         _start(serve, sock)
     web = _Web((address, HTTP), _Page)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.wire import checksum, ipv4, udp
+from pipeline.wire import checksum, ip, ipv4, udp
 from pipeline.wire.errors import WireError
 from tests.support.frames import GUEST, REMOTE, udp_frame
 from tests.support.fuzz import addrs, mutations, parsed, u16, windows
@@ -42,7 +42,9 @@ def test_a_sum_that_gives_checksum_zero_is_sent_as_all_ones() -> None:
 
 def test_a_datagram_without_checksum_is_not_verified() -> None:
     datagram = udp.build(1, 2, 12) + b"data"
-    udp.verify(datagram, 0, udp.parse(datagram, 0, 12), 5, 6)
+    udp.verify(datagram, 0, udp.parse(datagram, 0, 12), ip.MAPPED | 5, ip.MAPPED | 6)
+    with pytest.raises(WireError, match="udp_datagram_dropped_no_checksum"):
+        udp.verify(datagram, 0, udp.parse(datagram, 0, 12), 5, 6)
 
 
 def test_an_empty_datagram_is_one() -> None:

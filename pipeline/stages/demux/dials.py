@@ -22,7 +22,7 @@ class DialRouter:
     def __init__(self, network: Network) -> None:
         self.counts = network.counts
         self.neighbors = network.neighbors
-        self.gateway = network.config.network.gateway_ip
+        self.gateway_for = network.gateway_for
         self.egress_out = network.egress_out
         self.tcp_out = network.tcp_out
         self.ports = PortAllocator(secrets.randbits(16))
@@ -43,7 +43,7 @@ class DialRouter:
             return
         # Tcp knows which ports are in use. The allocator only has to reuse this one as late as possible.
         self.ports.release(guest, port)
-        ends = Ends(dial.guest_addr, dial.guest_port, self.gateway, port)
+        ends = Ends(dial.guest_addr, dial.guest_port, self.gateway_for(dial.guest_addr), port)
         self.tcp_out.push(DialRouted.pack(dial.flow, ends.key(), link, egress, dial.client), ends)
 
     def fail(self, egress: int, dial: Dial) -> None:

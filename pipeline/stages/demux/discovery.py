@@ -8,7 +8,7 @@ for a live guest on another link.
 from random import random
 from typing import Final
 
-from pipeline.config.choices import DNS
+from pipeline.config.choices import AUTO, DNS
 from pipeline.counters import INDEX
 from pipeline.engines import neighbor_discovery
 from pipeline.engines.neighbor_discovery import DiscoveryMessages
@@ -18,9 +18,14 @@ from pipeline.engines.router_advertiser import RouterAdvertiser
 from pipeline.records.frames import ALL_LINKS
 from pipeline.stages.demux.ip import IpInput
 from pipeline.stages.demux.network import Network
+from pipeline.system import ipv6_route, outbound
 from pipeline.wire import icmpv6, ipv6
 from pipeline.wire.errors import WireError
 
+LOOK_EVERY_S: Final = 5.0
+"""Seconds between two looks whether the host has an IPv6 route, while guests are there."""
+
+_INF: Final = float("inf")
 _RECEIVED: Final = INDEX["nd_messages_received"]
 _DEFENDED: Final = INDEX["nd_duplicates_reported"]
 _ADVERTISED: Final = INDEX["router_advertisements_sent"]
@@ -45,6 +50,14 @@ class Discovery:
             has_dns=DNS not in config.access.disable,
             random=random,
         )
+        self.log = network.worker.log
+        self.outbound = outbound.of(config.network.outbound_address, config.network.outbound_interface)
+        self.looks_at = _INF
+        """When to look again whether the host has a route; inf if that does not matter."""
+        if config.network.ipv6_enabled == AUTO:
+            self.looks_at = 0.0
+        else:
+            self.advertiser.set_default(True)
 
     # --- messages of guests -----------------------------------------------------------------
 
@@ -99,12 +112,15 @@ class Discovery:
 
     def on_link_up(self, link: int, now: float) -> None:
         """A guest that has kept its interface over a restart does not ask, so it is told."""
+        self._look(now)
         self.advertiser.start(now)
         self.counts[_ADVERTISED] += 1
         self.output.frame(link, self.advertiser.frame())
 
     def on_timer(self, now: float) -> None:
-        """Advertise to all guests, if it is time."""
+        """Advertise to all guests, if it is time, or if the host has or has lost its route."""
+        if self.links and self._look(now):
+            self._advertise()
         if self.advertiser.deadline() > now:
             return
         self.advertiser.stop()
@@ -114,7 +130,26 @@ class Discovery:
 
     def deadline(self) -> float:
         """When on_timer() has to be called."""
-        return self.advertiser.deadline()
+        return min(self.advertiser.deadline(), self.looks_at if self.links else _INF)
+
+    def _look(self, now: float) -> bool:
+        """Follow the host's route. Returns whether the advertisement is another one now."""
+        if now < self.looks_at or self.looks_at == _INF:
+            return False
+        self.looks_at = now + LOOK_EVERY_S
+        has_route = ipv6_route.exists(self.outbound)
+        if not self.advertiser.set_default(has_route):
+            return False
+        self.log.info(
+            "guests have an IPv6 default route" if has_route else "guests have no IPv6 default route"
+        )
+        return True
+
+    def withdraw(self) -> None:
+        """The daemon ends: the gateway is no default router any more (RFC 4861 section 6.2.5)."""
+        self.looks_at = _INF
+        if self.advertiser.set_default(False) and self.links:
+            self._advertise()
 
     def set_search_domains(self, domains: tuple[str, ...]) -> None:
         """Advertise another search list, if it is another one."""

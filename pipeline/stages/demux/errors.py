@@ -14,7 +14,7 @@ from pipeline.records.flows import Ends
 from pipeline.records.icmp import GuestError
 from pipeline.stages.demux.network import Network
 from pipeline.stages.demux.packet import Packet
-from pipeline.wire import icmp, ipv4
+from pipeline.wire import icmp, icmp_messages, ipv4
 from pipeline.wire.errors import WireError
 
 _RECEIVED: Final = INDEX["icmp_error_received"]
@@ -37,7 +37,7 @@ class GuestErrors:
         """
         if message.type not in _ABOUT_SEGMENTS:
             return False
-        quoted = icmp.parse_quoted(self.slots[packet.slot], packet.begin, packet.end)
+        quoted = icmp_messages.parse_quoted(self.slots[packet.slot], packet.header)
         if quoted.proto != ipv4.PROTO_TCP:
             return False
         neighbor = self.neighbors.get(quoted.dst)

@@ -22,11 +22,12 @@ from pipeline.stages.demux.guard import Guard
 from pipeline.stages.demux.ip import IpInput
 from pipeline.stages.demux.ipv6 import Ipv6Input
 from pipeline.stages.demux.network import Network
-from pipeline.wire import arp, ethernet, ipv6
+from pipeline.wire import arp, ethernet, ip, ipv6
 from pipeline.wire.errors import WireError
 
 _ARP_IN: Final = INDEX["arp_messages_received"]
 _PACKETS: Final = INDEX["ipv4_packets_received"]
+_PACKETS6: Final = INDEX["ipv6_packets_received"]
 _OTHER_TYPE: Final = INDEX["demux_frame_dropped_unknown_ethertype"]
 _SWITCHED: Final = INDEX["switch_frames_forwarded"]
 
@@ -67,7 +68,7 @@ class FrameInput:
         port = self.switch.on_frame(dst, src, run.link, now)
         if port == switch.TO_GATEWAY:
             ends = Ends.of(run.key)
-            self.counts[_PACKETS] += run.segments
+            self.counts[_PACKETS if ip.is_ipv4(ends.remote_addr) else _PACKETS6] += run.segments
             self.neighbors.learn(ends.guest_addr, src, run.link, now)
             self.ip.refuse_destination(ends.remote_addr)
             self.tcp_out.push(record, ends)
@@ -101,7 +102,7 @@ class FrameInput:
             if dst != ethernet.BROADCAST:
                 self.worker.free(run.slot)
                 return
-        self.counts[_PACKETS] += count
+        self.counts[_PACKETS if ip.is_ipv4(ends.remote_addr) else _PACKETS6] += count
         if ends.guest_addr:
             self.neighbors.learn(ends.guest_addr, src, run.link, now)
         self.udp.on_guest_datagrams(run, now)

@@ -19,8 +19,9 @@ from pipeline.stages.demux.errors import GuestErrors
 from pipeline.stages.demux.network import Network
 from pipeline.stages.demux.packet import Packet
 from pipeline.stages.flow_reports import FlowReports
-from pipeline.wire import icmp, ip, ipv4
-from pipeline.wire.errors import WireError
+from pipeline.wire import icmp, icmp_messages, ip
+from pipeline.wire.errors import HeaderError, WireError
+from pipeline.wire.ip_header import IpHeader
 
 _ECHO: Final = INDEX["icmp_echo_answered"]
 _NOT_FOR_US: Final = INDEX["icmp_message_dropped_not_for_us"]
@@ -44,18 +45,24 @@ class IcmpDispatch:
         self.reports = FlowReports(network.worker.events)
         self.guest_errors = GuestErrors(network)
         self.errors = icmp_engine.IcmpErrors(
-            config.gateway_ip, network.targets.broadcast, *_rate(network.config.limits)
+            config.gateway_ip,
+            network.targets.broadcast,
+            *_rate(network.config.limits),
+            ipv6_gateway=config.ipv6_gateway,
         )
+        table = network.targets.table
+        own = network.own if network.ipv6 is None else (*network.own, *network.ipv6.own)
         self.answered_here = frozenset(
             addr
-            for addr in network.own
-            if addr not in config.nat
+            for addr in own
+            if addr not in table
             or (
-                ip.is_loopback(config.nat[addr])
+                ip.is_loopback(table[addr])
                 and network.targets.icmp_target(addr).refused != nat.HOST_LOOPBACK_OFF
             )
         )
         """Addresses whose pings the gateway answers: its own, except those that stand for another host."""
+        self.own = frozenset(own)
 
     def set_limits(self, limits: Limits) -> None:
         """Change the rate of errors."""
@@ -71,7 +78,7 @@ class IcmpDispatch:
         """Answer a guest's message, or pass it on. Raises WireError while the caller owns the reference."""
         header = packet.header
         if icmp_engine.is_answerable_echo(message, header.src, header.dst, self.answered_here):
-            self._answer(packet)
+            self._answer(packet, message)
         elif message.type == icmp.ECHO_REQUEST and not message.code:
             self._pass_ping_on(packet, message, now)
         else:
@@ -79,15 +86,14 @@ class IcmpDispatch:
                 self.counts[_NOT_FOR_US] += 1
             self.worker.free(packet.slot)
 
-    def _answer(self, packet: Packet) -> None:
-        """Answer a ping of the gateway."""
+    def _answer(self, packet: Packet, message: icmp.Message) -> None:
+        """Answer a ping of the gateway: same identifier, number, data and TOS (RFC 1122 section 3.2.2.6)."""
         header = packet.header
         self.counts[_ECHO] += 1
-        view = self.slots[packet.slot]
-        reply = icmp_engine.echo_reply(view, packet.begin, packet.end, header.src, header.dst)
-        self.output.packet(
-            packet.link, packet.mac, ipv4.PROTO_ICMP, header.dst, header.src, reply, tos=header.tos
-        )
+        src, dst = header.dst, header.src
+        data = self.slots[packet.slot][packet.begin + icmp.HEADER_LEN : packet.end]
+        proto, reply = icmp_messages.build_echo(icmp.ECHO_REPLY, message.rest, src, dst, data)
+        self.output.packet(packet.link, packet.mac, proto, src, dst, reply, tos=header.traffic_class)
         self.worker.free(packet.slot)
 
     def _pass_ping_on(self, packet: Packet, message: icmp.Message, now: float) -> None:
@@ -104,7 +110,7 @@ class IcmpDispatch:
             raise WireError(target.refused)
         if not header.src:
             raise WireError("icmp_message_dropped_not_for_us")
-        self.check_ttl(packet, now)
+        self.check_hops_left(packet, now)
         request = EchoRequest(
             link=packet.link,
             slot=packet.slot,
@@ -114,32 +120,42 @@ class IcmpDispatch:
             remote_addr=header.dst,
             identifier=message.rest >> 16,
             sequence=message.rest & 0xFFFF,
-            hops_left=header.ttl - 1,
-            dont_fragment=header.flags & ipv4.FLAG_DF != 0,
+            hops_left=header.hops_left - 1,
+            dont_fragment=header.dont_fragment,
         )
         spread = rss_hash(header.src, request.identifier, header.dst, 0)
         self.egress_out[spread % len(self.egress_out)].push(request.pack())
 
-    def is_beyond(self, header: ipv4.Header) -> bool:
+    def is_beyond(self, header: IpHeader) -> bool:
         """Whether the gateway routes the packet: it is not for the gateway or a group, and has a sender."""
         dst = header.dst
         return bool(header.src) and not (
-            dst in self.targets.own or dst in (ip.BROADCAST, self.targets.broadcast) or ip.is_multicast(dst)
+            dst in self.own or dst in (ip.BROADCAST, self.targets.broadcast) or ip.is_multicast(dst)
         )
 
-    def check_ttl(self, packet: Packet, now: float) -> None:
-        """If the TTL of a routed packet runs out, answer it and raise WireError."""
-        if packet.header.ttl > 1:
+    def check_hops_left(self, packet: Packet, now: float) -> None:
+        """If the TTL or hop limit of a routed packet runs out, answer it and raise WireError."""
+        if packet.header.hops_left > 1:
             return
         self._send(self.errors.time_exceeded(self.slots[packet.slot], packet.off, now, icmp.TTL_EXCEEDED))
-        raise WireError("ipv4_packet_dropped_ttl_exceeded")
+        is_ipv4 = ip.is_ipv4(packet.header.dst)
+        raise WireError(
+            "ipv4_packet_dropped_ttl_exceeded" if is_ipv4 else "ipv6_packet_dropped_hop_limit_exceeded"
+        )
 
     def refuse_protocol(self, packet: Packet, now: float) -> NoReturn:
         """Tell the sender of a packet that the gateway does not speak its protocol. Raises WireError."""
         view = self.slots[packet.slot]
         src = packet.header.dst
         self._send(self.errors.unreachable(view, packet.off, now, icmp.PROTOCOL_UNREACHABLE, src=src))
-        raise WireError("ipv4_packet_dropped_unknown_protocol")
+        is_ipv4 = ip.is_ipv4(src)
+        raise WireError(
+            "ipv4_packet_dropped_unknown_protocol" if is_ipv4 else "ipv6_packet_dropped_unknown_protocol"
+        )
+
+    def refuse_headers(self, view: memoryview, off: int, error: HeaderError, now: float) -> None:
+        """Tell the sender of the IPv6 packet at view[off:] what is wrong with its headers."""
+        self._send(self.errors.parameter_problem(view, off, now, error))
 
     def reassembly_exceeded(self, first: bytes, now: float) -> None:
         """Tell the sender of a fragmented datagram that it was given up. first: its first fragment."""
@@ -156,17 +172,17 @@ class IcmpDispatch:
             begin = reply.off + icmp.HEADER_LEN
             end = reply.off + reply.length
             payload = self.slots[reply.slot][begin:end]
-            message = icmp.build(icmp.ECHO_REPLY, 0, reply.identifier << 16 | reply.sequence, payload)
-            self.output.packet(
-                neighbor.link, neighbor.mac, ipv4.PROTO_ICMP, reply.remote_addr, reply.guest_addr, message
-            )
+            src, dst = reply.remote_addr, reply.guest_addr
+            rest = reply.identifier << 16 | reply.sequence
+            proto, message = icmp_messages.build_echo(icmp.ECHO_REPLY, rest, src, dst, payload)
+            self.output.packet(neighbor.link, neighbor.mac, proto, src, dst, message)
         self.worker.free(reply.slot)
 
     def on_error(self, error: EchoError, now: float) -> None:
         """Send a guest the error that came back for its ping."""
-        request = icmp.build(icmp.ECHO_REQUEST, 0, error.identifier << 16 | error.sequence)
-        total = ipv4.HEADER_LEN + len(request)
-        quoted = ipv4.build(total, 0, 1, ipv4.PROTO_ICMP, error.guest_addr, error.remote_addr) + request
+        quoted = icmp_engine.quote_ping(
+            error.guest_addr, error.remote_addr, error.identifier << 16 | error.sequence
+        )
         src = error.offender or None
         if error.type == icmp.TIME_EXCEEDED:
             self._send(self.errors.time_exceeded(quoted, 0, now, error.code, src=src))
@@ -190,9 +206,10 @@ class IcmpDispatch:
         """Send an ICMP error, if the engine made one and the MAC of its receiver is known."""
         if error is None:
             return
-        neighbor = self.neighbors.get(error.dst)
+        src, dst, proto, message = error
+        neighbor = self.neighbors.get(dst)
         if neighbor is not None:
-            self.output.packet(neighbor.link, neighbor.mac, error.proto, error.src, error.dst, error.message)
+            self.output.packet(neighbor.link, neighbor.mac, proto, src, dst, message)
 
 
 def _rate(limits: Limits) -> tuple[float, float]:

@@ -1,7 +1,8 @@
-"""The gateway's IPv4 input: single packets of guests, which GRO did not merge into runs.
+"""The gateway's IP input: single packets of guests, which GRO did not merge into runs.
 
 Fragments are reassembled first. Then UDP goes to its flow or to the resolver, TCP to the shard of its flow,
 and ICMP is answered or passed on. A routed packet whose TTL runs out is answered with "time exceeded".
+IPv6 packets come from ipv6.py, which reads what only IPv6 has.
 """
 
 from typing import Final
@@ -18,7 +19,18 @@ from pipeline.stages.demux.icmp import IcmpDispatch
 from pipeline.stages.demux.network import Network
 from pipeline.stages.demux.packet import Packet
 from pipeline.stages.demux.udp import UdpDispatch
-from pipeline.wire import ethernet, fragment, icmp, ip, ipv4, offload, tcp, tcp_options, virtio_net
+from pipeline.wire import (
+    ethernet,
+    fragment,
+    icmp_messages,
+    ip,
+    ip_header,
+    ipv4,
+    offload,
+    tcp,
+    tcp_options,
+    virtio_net,
+)
 from pipeline.wire.errors import WireError
 
 _PACKETS: Final = INDEX["ipv4_packets_received"]
@@ -63,14 +75,19 @@ class IpInput:
             # 0.0.0.0 is the source of a DHCP client without an address. It is not learned.
             self.neighbors.learn(header.src, mac, frame.link, now)
         if header.frag_off or header.flags & ipv4.FLAG_MF:
-            piece = fragment.from_ipv4(off, header)
-            whole = self.fragments.on_fragment(view, off, piece, self.guest_of(frame.link), now)
-            self.worker.free(frame.slot)
-            if whole is not None:
-                self._on_reassembled(whole, frame.link, mac, now)
+            self.on_fragment(frame, off, fragment.from_ipv4(off, header), mac, now)
             return
         partial = frame.vnet and view[frame.off - offload.VNET_LEN] & virtio_net.NEEDS_CSUM != 0
-        self._on_packet(Packet(header, frame.link, mac, frame.slot, off, partial), now)
+        whole_header = ip_header.of_ipv4(header, off)
+        self.on_packet(Packet(whole_header, frame.link, mac, frame.slot, off, partial), now)
+
+    def on_fragment(self, frame: Frame, off: int, piece: fragment.Piece, mac: bytes, now: float) -> None:
+        """A fragment, whose packet begins at off. Raises WireError while the caller owns the reference."""
+        view, guest = self.slots[frame.slot], self.guest_of(frame.link)
+        whole = self.fragments.on_fragment(view, off, piece, guest, now)
+        self.worker.free(frame.slot)
+        if whole is not None:
+            self._on_reassembled(whole, frame.link, mac, now)
 
     def _on_reassembled(self, whole: bytes, link: int, mac: bytes, now: float) -> None:
         """Copy a reassembled packet into a slot of demux's own, and handle it like any other packet."""
@@ -79,26 +96,28 @@ class IpInput:
             return
         slot, off = where
         try:
-            header = ipv4.parse(self.slots[slot], off, off + len(whole))
-            self._on_packet(Packet(header, link, mac, slot, off, partial=False), now)
+            header = ip_header.parse(self.slots[slot], off, off + len(whole))
+            # The guest lets the packet be cut, as it has cut it itself.
+            header = header._replace(dont_fragment=False)
+            self.on_packet(Packet(header, link, mac, slot, off, partial=False), now)
         except WireError as error:
             self.worker.free(slot)
             self.counts[INDEX[error.reason]] += 1
 
-    def _on_packet(self, packet: Packet, now: float) -> None:
+    def on_packet(self, packet: Packet, now: float) -> None:
         """One whole packet. Raises WireError while the caller owns the reference."""
         header = packet.header
-        if header.ttl <= 1 and header.proto != ipv4.PROTO_ICMP and self.icmp.is_beyond(header):
+        if header.hops_left <= 1 and not header.is_icmp and self.icmp.is_beyond(header):
             if not packet.partial:
                 # The answer quotes the packet as it would be on a wire.
                 stripped.complete_packet(self.slots[packet.slot], packet.off, packet.end)
-            self.icmp.check_ttl(packet, now)
+            self.icmp.check_hops_left(packet, now)
         if header.proto == ipv4.PROTO_UDP:
             self.udp.on_guest_packet(packet, now)
         elif header.proto == ipv4.PROTO_TCP:
             self._on_segment(packet)
-        elif header.proto == ipv4.PROTO_ICMP:
-            message = icmp.parse(self.slots[packet.slot], packet.begin, packet.end)
+        elif header.is_icmp:
+            message = icmp_messages.parse(self.slots[packet.slot], header)
             self.limit_answers(packet.link, now)
             self.icmp.on_guest_message(packet, message, now)
         else:
@@ -130,8 +149,8 @@ class IpInput:
             window=segment.wnd,
             ts_val=options.ts_val,
             ts_ecr=options.ts_ecr,
-            # Counted from where an Ethernet header would be, as if there were no IP options.
-            header_len=ethernet.HEADER_LEN + ipv4.HEADER_LEN + segment.header_len,
+            # Counted from where an Ethernet header would be, as if there were no options or extensions.
+            header_len=ethernet.HEADER_LEN + ip_header.shortest(header.dst) + segment.header_len,
             has_timestamps=options.has_ts,
             has_other_options=segment.header_len > tcp.HEADER_LEN,
             vnet=False,

@@ -4,12 +4,13 @@ from pipeline.config.choices import OPEN
 from pipeline.config.model import Config
 from pipeline.engines.flows import rss_hash
 from pipeline.engines.nat import Nat
-from pipeline.engines.neighbors.addresses import GuestAddresses, Ipv6Addresses
+from pipeline.engines.neighbors.addresses import GuestAddresses
 from pipeline.engines.neighbors.table import Neighbors
 from pipeline.engines.switch import Switch
 from pipeline.ipc.ring import Producer
 from pipeline.records.flows import Ends
 from pipeline.records.guests import UNKNOWN_GUESTS
+from pipeline.stages import ipv6_addresses
 from pipeline.stages.demux.output import Output
 from pipeline.stages.worker import Worker
 from pipeline.wire import ip
@@ -41,17 +42,17 @@ class Network:
         self.counts = worker.counts
         self.slots = ports.arena.slots
         self.own = (config.network.gateway_ip, *config.network.gateway_virtual_ips)
-        """The addresses that the gateway answers ARP for."""
+        """The IPv4 addresses that the gateway answers ARP for."""
+        self.ipv6 = ipv6_addresses.of(config)
+        """None while IPv6 is off."""
         self.targets = Nat(
             config.network,
             ec2_metadata_access=config.access.ec2_metadata_access,
             disable=config.access.disable,
+            ipv6=self.ipv6,
         )
         newest_wins = config.access.guests == OPEN
         subnet = config.network.subnet
-        prefix = config.network.ipv6_first
-        self.ipv6 = Ipv6Addresses(prefix, config.network.gateway_mac) if prefix else None
-        """None while IPv6 is off."""
         addresses = GuestAddresses(
             ip.of(subnet.network_address),
             subnet.prefixlen,
@@ -82,6 +83,16 @@ class Network:
         self.resolver_out = ports.rings_out["resolver"]
         self.egress_out = [ports.rings_out[f"egress{i}"] for i in range(config.workers.egress_workers)]
         self.tcp_out = TcpShards([ports.rings_out[f"tcp{i}"] for i in range(config.workers.tcp_workers)])
+
+    def gateway_for(self, addr: int) -> int:
+        """The gateway's address from which connections to this guest come: the one of its family.
+
+        A guest with a link-local address alone sees the gateway's link-local one.
+        """
+        network = self.config.network
+        if self.ipv6 is None or ip.is_ipv4(addr):
+            return network.gateway_ip
+        return self.ipv6.link_local if ip.is_link_local(addr) else self.ipv6.gateway
 
     def guest_of(self, link: int) -> int:
         """The number of the guest that opened a link. Each guest has one share of a bounded resource."""

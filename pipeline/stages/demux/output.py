@@ -17,9 +17,9 @@ from pipeline.records.frames import NO_LINK, Frame, FrameOut
 from pipeline.records.run import Run
 from pipeline.records.services import ServiceDatagram
 from pipeline.records.tcp import TcpRange
-from pipeline.records.udp import HEADERS_LEN, UdpOut, UdpRange
+from pipeline.records.udp import UdpOut, UdpRange
 from pipeline.stages.worker import Worker
-from pipeline.wire import checksum, ethernet, ip, ipv4, ipv6, udp
+from pipeline.wire import checksum, ethernet, ip, ip_header, ipv4, udp
 
 _NO_SLOT: Final = INDEX["demux_frame_dropped_no_slot"]
 _FRAGMENTS: Final = INDEX["ipv4_fragments_sent"]
@@ -63,14 +63,14 @@ class Output:
     def packet(
         self, link: int, mac: bytes, proto: int, src: int, dst: int, payload: bytes | memoryview, tos: int = 0
     ) -> None:
-        """Send an IPv4 packet to a guest, in fragments if it is longer than the MTU."""
-        header = ethernet.header(mac, self.gateway_mac, ethernet.TYPE_IPV4)
+        """Send an IP packet to a guest, in fragments if it is longer than the MTU."""
+        header = ethernet.header(mac, self.gateway_mac, ethernet.type_of(dst))
         self.ident = (self.ident + 1) & 0xFFFF
         cut = [*fragmentation.packets(proto, src, dst, payload, self.ident, self.mtu, tos)]
-        for ip_header, part in cut:
-            self.frame(link, b"".join((header, ip_header, part)))
+        for headers, part in cut:
+            self.frame(link, b"".join((header, headers, part)))
         if len(cut) > 1:
-            self.counts[_FRAGMENTS] += len(cut)
+            self.counts[_FRAGMENTS if ip.is_ipv4(dst) else _FRAGMENTS_V6] += len(cut)
 
     # --- datagrams of other workers -------------------------------------------------------
 
@@ -92,48 +92,21 @@ class Output:
         header = udp.build_checked(
             src, dst, ends.remote_port, ends.guest_port, length, checksum.word_sum(payload)
         )
-        if not ip.is_ipv4(src):
-            self._ipv6_datagram(link, mac, answer, ends, header)
-            return
-        total = ipv4.HEADER_LEN + udp.HEADER_LEN + length
-        if total > self.mtu:
+        headers_len = ethernet.HEADER_LEN + ip_header.shortest(src) + udp.HEADER_LEN
+        if headers_len + length > ethernet.HEADER_LEN + self.mtu:
             self.packet(link, mac, ipv4.PROTO_UDP, src, dst, b"".join((header, payload)))
             self.worker.free(slot)
             return
         self.ident = (self.ident + 1) & 0xFFFF
-        begin = off - HEADERS_LEN
+        begin = off - headers_len
         view[begin:off] = b"".join(
             (
-                ethernet.header(mac, self.gateway_mac, ethernet.TYPE_IPV4),
-                ipv4.build(total, self.ident, ipv4.DEFAULT_TTL, ipv4.PROTO_UDP, src, dst),
+                ethernet.header(mac, self.gateway_mac, ethernet.type_of(src)),
+                ip_header.build(udp.HEADER_LEN + length, self.ident, ipv4.PROTO_UDP, src, dst),
                 header,
             )
         )
-        self.ring.push(FrameOut.pack(link, slot, begin, length + HEADERS_LEN))
-
-    def _ipv6_datagram(
-        self, link: int, mac: bytes, answer: ServiceDatagram, ends: Ends, udp_header: bytes
-    ) -> None:
-        """The same for an answer over IPv6."""
-        slot, off, length = answer.slot, answer.off, answer.length
-        src, dst = ends.remote_addr, ends.guest_addr
-        view = self.slots[slot]
-        frame_header = ethernet.header(mac, self.gateway_mac, ethernet.TYPE_IPV6)
-        total = ipv6.HEADER_LEN + udp.HEADER_LEN + length
-        self.ident = (self.ident + 1) & 0xFFFF
-        if total > self.mtu:
-            whole = b"".join((udp_header, view[off : off + length]))
-            for headers, part in fragmentation.ipv6_packets(
-                ipv4.PROTO_UDP, src, dst, whole, self.ident, self.mtu
-            ):
-                self.counts[_FRAGMENTS_V6] += 1
-                self.frame(link, b"".join((frame_header, headers, part)))
-            self.worker.free(slot)
-            return
-        header = ipv6.build(udp.HEADER_LEN + length, ipv4.PROTO_UDP, ipv6.DEFAULT_HOP_LIMIT, src, dst)
-        begin = off - ethernet.HEADER_LEN - total + length
-        view[begin:off] = b"".join((frame_header, header, udp_header))
-        self.ring.push(FrameOut.pack(link, slot, begin, off + length - begin))
+        self.ring.push(FrameOut.pack(link, slot, begin, headers_len + length))
 
     # --- frames of one guest for another --------------------------------------------------
 

@@ -1,6 +1,6 @@
-"""One whole IPv4 packet in a slot, which a guest sent to or through the gateway."""
+"""One whole IP packet in a slot, which a guest sent to or through the gateway."""
 
-from pipeline.wire import ipv4
+from pipeline.wire.ip_header import IpHeader
 
 
 class Packet:
@@ -11,14 +11,12 @@ class Packet:
     partial: the guest's kernel left the UDP checksum to its network card, so it is not complete.
     """
 
-    def __init__(
-        self, header: ipv4.Header, link: int, mac: bytes, slot: int, off: int, partial: bool
-    ) -> None:
+    def __init__(self, header: IpHeader, link: int, mac: bytes, slot: int, off: int, partial: bool) -> None:
         self.header = header
         self.link = link
         self.mac = mac
         self.slot = slot
         self.off = off
-        self.begin = off + header.ihl
-        self.end = off + header.total_len
+        self.begin = header.begin
+        self.end = header.end
         self.partial = partial

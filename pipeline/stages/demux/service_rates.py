@@ -6,7 +6,7 @@ flooded to other guests. A dropped question counts as a bad frame, so a guest th
 (ingress/fairness.py). While no other guest is active, a guest may ask as often as it likes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Final
 
 from pipeline.config.limits import Limits
@@ -26,10 +26,10 @@ REPORT_EVERY_S."""
 class ServiceRates:
     """The rates of all guests, by the number of the guest."""
 
-    def __init__(self, limits: Limits, gateway: int, links: Mapping[int, int]) -> None:
-        """links: the number of the guest that opened each link."""
+    def __init__(self, limits: Limits, gateways: Set[int], links: Mapping[int, int]) -> None:
+        """gateways: the addresses of the services. links: the number of the guest that opened each link."""
         self._activity = Activity(ACTIVE_S)
-        self._gateway = gateway
+        self._gateways = gateways
         self._links = links
         self._dns = Buckets(*for_questions(limits.max_dns_queries_per_second))
         self._dhcp = Buckets(*for_questions(limits.max_dhcp_messages_per_second))
@@ -47,9 +47,9 @@ class ServiceRates:
         """Datagrams of a link came. Raises WireError if its guest asks this service too often."""
         port = ends.remote_port
         if port == nat.DNS_PORT:
-            if ends.remote_addr != self._gateway:
+            if ends.remote_addr not in self._gateways:
                 return
-        elif port != nat.DHCP_PORT or ends.remote_addr not in (ip.BROADCAST, self._gateway):
+        elif port != nat.DHCP_PORT or ends.remote_addr not in (ip.BROADCAST, *self._gateways):
             return
         self._check(port, self._links.get(link, 0), now)
 

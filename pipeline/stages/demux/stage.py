@@ -308,7 +308,9 @@ class DemuxStage:
     # --- what the worker asks for ------------------------------------------------------------
 
     def on_control(self, message: Message, fds: list[int]) -> Message:
-        """Requests ``cam`` (MAC to link), ``neighbors`` (which guests have addresses) and ``guests``."""
+        """Requests ``cam`` (MAC to link), ``neighbors`` (which guests have addresses), ``guests`` and
+        ``withdraw_route``.
+        """
         match messages.request_of(message):
             case messages.Guests():
                 found = guest_report.answer(
@@ -320,6 +322,9 @@ class DemuxStage:
                 return messages.CamAnswer(cam).encode()
             case messages.Neighbors() as ask:
                 return guest_report.neighbors(self.links, self.neighbors, ask.addresses).encode()
+            case messages.WithdrawRoute() if self.ipv6 is not None:
+                self.ipv6.discovery.withdraw()
+                return {}
         return {"error": f"demux knows no request {message.get('op')!r}"}
 
     def reload(self, config: Config) -> None:

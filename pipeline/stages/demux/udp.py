@@ -50,7 +50,7 @@ class UdpDispatch:
         self.output = network.output
         self.neighbors = network.neighbors
         self.targets = network.targets
-        self.gateway = config.network.gateway_ip
+        self.gateway_for = network.gateway_for
         self.links = network.links
         self.services = services
         self.icmp = icmp
@@ -204,7 +204,7 @@ class UdpDispatch:
     def _dial(self, egress: int, run: UdpData, now: float) -> UdpFlow | None:
         """A new flow of a forwarded port; None if the gateway has no port left for it."""
         ends = Ends.of(run.key)
-        to = flow_key(ends.guest_addr, ends.guest_port, self.gateway, 0)
+        to = flow_key(ends.guest_addr, ends.guest_port, self.gateway_for(ends.guest_addr), 0)
         neighbor = self.neighbors.get(ends.guest_addr)
         # If nobody knows the guest yet, it gets the flow when it has answered.
         link = neighbor.link if neighbor is not None else 0

@@ -17,8 +17,9 @@ from pipeline.engines.nat import Nat
 from pipeline.ipc import flow_messages, messages
 from pipeline.ipc.channel import close_all
 from pipeline.ipc.ring import BURST
+from pipeline.records.addresses import addr_of
 from pipeline.records.flows import flow_of
-from pipeline.records.guests import LinkNotice, Shared
+from pipeline.records.guests import LinkNotice, Neighbor, NeighborGone, Shared
 from pipeline.records.icmp import EchoRequest
 from pipeline.records.kinds import (
     DIAL_FAILED,
@@ -26,6 +27,8 @@ from pipeline.records.kinds import (
     LINK_DOWN,
     LINK_UP,
     NAMED,
+    NEIGHBOR,
+    NEIGHBOR_GONE,
     RECORD_BYTES,
     SHARED,
     UDP_CLOSE,
@@ -33,6 +36,7 @@ from pipeline.records.kinds import (
 )
 from pipeline.records.services import Named
 from pipeline.records.udp import UdpData
+from pipeline.stages import ipv6_addresses
 from pipeline.stages.egress.context import EgressContext
 from pipeline.stages.egress.icmp import EchoSockets
 from pipeline.stages.egress.policy_filter import PolicyFilter
@@ -63,8 +67,9 @@ class EgressStage:
             ec2_metadata_access=config.access.ec2_metadata_access,
             own_ports=config.links.loopback_ports,
             disable=config.access.disable,
+            ipv6=ipv6_addresses.of(config),
         )
-        policy = PolicyFilter(worker, config.access.egress_policy)
+        policy = PolicyFilter(worker, config.access.egress_policy, config.network.dhcp_static_leases)
         source = outbound.of(config.network.outbound_address, config.network.outbound_interface)
         self.context = EgressContext(worker, targets, policy, config.workers.tcp_workers, source)
         self.connections = Connections(self.context, config, Opener(self.context, self._drain_demux))
@@ -189,7 +194,14 @@ class EgressStage:
                 up = LinkNotice.unpack(burst, at)
                 self.context.bound.link_up(up.link, up.guest)
             elif kind == LINK_DOWN:
-                self.context.bound.link_down(LinkNotice.unpack(burst, at).link)
+                link = LinkNotice.unpack(burst, at).link
+                self.context.bound.link_down(link)
+                self.context.policy.stations.forget_link(link)
+            elif kind == NEIGHBOR:
+                neighbor = Neighbor.unpack(burst, at)
+                self.context.policy.stations.learn(neighbor.guest_addr, neighbor.mac, neighbor.link)
+            elif kind == NEIGHBOR_GONE:
+                self.context.policy.stations.forget(NeighborGone.unpack(burst, at).guest_addr)
             elif kind == NAMED:
                 self.context.policy.learn(Named.unpack(burst, at))
         return len(burst) // RECORD_BYTES
@@ -203,10 +215,11 @@ class EgressStage:
         """
         match messages.request_of(message):
             case messages.Accepted() as ask:
-                self.connections.accepted(socket.socket(fileno=fds[0]), ask.addr, ask.port, ask.first)
+                accepted = socket.socket(fileno=fds[0])
+                self.connections.accepted(accepted, addr_of(ask.addr), ask.port, ask.first)
                 return {"ok": True}
             case messages.UdpForward() as ask:
-                self.udp.forwards.add(ask.key, socket.socket(fileno=fds[0]), ask.addr, ask.port)
+                self.udp.forwards.add(ask.key, socket.socket(fileno=fds[0]), addr_of(ask.addr), ask.port)
                 return {"ok": True}
             case messages.Guests():
                 sums = {"sockets": self.context.bound.sums(), "slots": self.connections.slots()}
@@ -245,6 +258,7 @@ class EgressStage:
             **self.udp.held(),
             "pings": len(self.icmp.flows),
             "sockets": len(self.context.bound),
+            "stations": len(self.context.policy.stations),
             "evictable_sockets": self.context.bound.evictable,
         }
 

@@ -14,6 +14,7 @@ from pipeline.stages.worker import Worker
 from pipeline.wire import checksum, ethernet, ip, ipv4, udp
 
 _FRAGMENTS: Final = INDEX["ipv4_fragments_sent"]
+_FRAGMENTS6: Final = INDEX["ipv6_fragments_sent"]
 
 
 class Datagrams:
@@ -62,6 +63,9 @@ class Datagrams:
         for payload in run.views(self._slots[run.slot]):
             whole = gso_udp.frame6(eth_header, ends, payload)
             self._ident6 = self._ident6 + 1 & 0xFFFFFFFF
-            for part in stripped.cut(memoryview(whole), self._mtu, self._ident6):
+            parts = stripped.cut(memoryview(whole), self._mtu, self._ident6)
+            for part in parts:
                 made += segmenter.frame(part)
+            if len(parts) > 1:
+                self._counts[_FRAGMENTS6] += len(parts)
         return made

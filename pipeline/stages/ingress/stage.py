@@ -34,8 +34,9 @@ TIMERS_EVERY_S: Final = 0.05
 class IngressStage:
     """All guest links of the daemon."""
 
-    def __init__(self, worker: Worker, config: Config, *, ipv6: bool = False) -> None:
-        """ipv6: whether IPv6 packets for the gateway become ranges, as those of IPv4 do."""
+    def __init__(self, worker: Worker, config: Config) -> None:
+        ipv6 = config.network.ipv6_first != 0
+        """Whether IPv6 packets for the gateway become ranges, as those of IPv4 do."""
         self._worker = worker
         self._timers_at = 0.0
         self._shared = False

@@ -34,6 +34,7 @@ MAX_FRAGMENTED: Final = 256
 """The most flows with fragments that are remembered, since demux may allow steering after the fragments."""
 
 _PACKETS: Final = INDEX["ipv4_packets_received"]
+_PACKETS6: Final = INDEX["ipv6_packets_received"]
 _DATAGRAMS: Final = INDEX["udp_datagrams_from_guest"]
 _STEERED: Final = INDEX["link_runs_steered"]
 
@@ -115,7 +116,7 @@ class Steering:
         """Push the records that GRO made of the frames in the slot ``view``, each to its worker."""
         push = self._demux.push
         neighbors = self.neighbors
-        past = packets = 0
+        past = packets = packets6 = 0
         for item in items:
             if isinstance(item, TcpRange):
                 ends = Ends.of(item.key)
@@ -128,7 +129,10 @@ class Steering:
                 ):
                     self._shard(ends).push(item.pack())
                     past += 1
-                    packets += item.segments
+                    if ends.remote_addr < _FIRST_IPV6:
+                        packets += item.segments
+                    else:
+                        packets6 += item.segments
                     if now >= neighbor.report_at:
                         self._report(ends.guest_addr, neighbor, now)
                     continue
@@ -142,7 +146,10 @@ class Steering:
                         and self._to_socket(item, now)
                     ):
                         past += 1
-                        packets += item.piece_count()
+                        if ends.remote_addr < _FIRST_IPV6:
+                            packets += item.piece_count()
+                        else:
+                            packets6 += item.piece_count()
                         if now >= neighbor.report_at:
                             self._report(ends.guest_addr, neighbor, now)
                         continue
@@ -153,6 +160,7 @@ class Steering:
         if past:
             self._counts[_STEERED] += past
             self._counts[_PACKETS] += packets
+            self._counts[_PACKETS6] += packets6
 
     def _is_judged(self, view: memoryview, begin: int, neighbor: Whereabouts, remote: Addr) -> bool:
         """Whether demux need not judge the frame at ``begin``: the MACs are known, the destination is one

@@ -13,12 +13,11 @@ from pipeline.engines.router_advertiser import MAX_INTERVAL
 from pipeline.records import kinds
 from pipeline.records.flows import Ends
 from pipeline.records.guests import LinkNotice
-from pipeline.records.services import Named, ServiceDatagram
+from pipeline.records.services import ServiceDatagram
 from pipeline.topology import DEMUX
 from pipeline.wire import ethernet, icmpv6, ip, ipv4, ipv6, udp
 from tests.stages.demux.test_guard import Card
 from tests.support import bursts
-from tests.support.attempts import arp_frame
 from tests.support.configured import changed
 from tests.support.frames import GATEWAY_MAC
 from tests.support.fuzz import mutations
@@ -34,7 +33,7 @@ from tests.support.one_process import OneProcess
 
 PREFIX = "fd12:3456:789a:1::/64"
 NET = ip.network(PREFIX)[0]
-ADDRESSES = Ipv6Addresses(NET, GATEWAY_MAC)
+ADDRESSES = Ipv6Addresses(NET, GATEWAY_MAC, gateway=NET | 1, host=NET | 0xFE)
 GATEWAY, LINK_LOCAL = ADDRESSES.gateway, ADDRESSES.link_local
 MACS = {1: bytes.fromhex("5a94ef000001"), 2: bytes.fromhex("5a94ef000002")}
 LOCAL = {link: ipv6.link_local(mac) for link, mac in MACS.items()}
@@ -47,7 +46,12 @@ class Rig(OneProcess):
     """Demux is real, the guests of two links are the test's."""
 
     def __init__(self, **settings: Any) -> None:
-        on = {"ipv6_enabled": "on", "ipv6_prefix": PREFIX}
+        on = {
+            "ipv6_enabled": "on",
+            "ipv6_prefix": PREFIX,
+            "ipv6_gateway": ADDRESSES.gateway,
+            "ipv6_host": ADDRESSES.host,
+        }
         super().__init__((DEMUX,), played={"ingress": Card}, **(on | settings))
         card = self.neighbours["ingress"]
         assert isinstance(card, Card)
@@ -163,20 +167,6 @@ def test_a_changed_search_list_is_advertised_at_once(rig: Rig) -> None:
     assert b"\x03new\x07example\0" in frame
 
 
-def test_packets_to_route_and_fragments_are_dropped_and_counted(rig: Rig) -> None:
-    fragment = ipv6.build_fragment(ipv4.PROTO_UDP, 0, True, 1) + bytes(8)
-    routed = bytes((ipv4.PROTO_UDP, 0, 0, 1)) + bytes(12)
-    for proto, dst, payload, cause in (
-        (ipv4.PROTO_UDP, 0x2001 << 112 | 1, bytes(8), "no_route"),
-        (43, GATEWAY, routed, "no_route"),
-        (44, GATEWAY, fragment, "fragment"),
-        (132, GATEWAY, bytes(12), "unknown_protocol"),
-    ):
-        header = ethernet.header(GATEWAY_MAC, MACS[1], ethernet.TYPE_IPV6)
-        assert rig.send(1, header + ipv6.build(len(payload), proto, 64, GLOBAL[1], dst) + payload) == []
-        assert rig.count(f"ipv6_packet_dropped_{cause}") == 1 + (proto == 43)
-
-
 def test_a_fragmented_question_of_discovery_is_ignored(rig: Rig) -> None:
     message = icmpv6.build_solicitation(GATEWAY, MACS[1], LOCAL[1], GATEWAY)
     payload = ipv6.build_fragment(ipv6.PROTO_ICMPV6, 0, False, 1) + message
@@ -224,9 +214,9 @@ def answered(rig: Rig, key: bytes, payload: bytes) -> list[bytes]:
     ("frame", "cause"),
     [
         (udp_frame(b"x", GLOBAL[1], GATEWAY, MACS[1], dport=54), "nat_flow_refused_gateway_port"),
-        (udp_frame(b"x", GLOBAL[1], LINK_LOCAL, MACS[1]), "nat_flow_refused_gateway_port"),
+        (udp_frame(b"x", GLOBAL[1], LINK_LOCAL, MACS[1], dport=54), "nat_flow_refused_gateway_port"),
         (udp_frame(b"x", GLOBAL[1], GATEWAY, MACS[1], summed=False), "udp_datagram_dropped_no_checksum"),
-        (udp_frame(b"x", 0, GATEWAY, MACS[1]), "udp_datagram_dropped_no_source_address"),
+        (udp_frame(b"x", 0, GATEWAY, MACS[1]), "ipv6_packet_dropped_no_route"),
     ],
 )
 def test_other_datagrams_reach_no_service(rig: Rig, frame: bytes, cause: str) -> None:
@@ -240,19 +230,6 @@ def test_without_the_name_server_its_address_takes_no_question() -> None:
         rig.send(1, udp_frame(b"x", GLOBAL[1], GATEWAY, MACS[1]))
         assert rig.count("nat_flow_refused_dns_off") == 1
         rig.leave()
-
-
-def test_a_name_that_a_guest_asked_for_over_ipv6_counts_for_its_ipv4_address(rig: Rig) -> None:
-    own = ip.parse_ipv4("192.168.127.7")
-    rig.meet()
-    rig.send(1, arp_frame(1, (MACS[1], own), MACS[1], ethernet.BROADCAST, ip.parse_ipv4("192.168.127.1")))
-    rig.neighbours["resolver"].push(DEMUX, Named.pack(GLOBAL[1], ip.parse_ipv4("10.9.9.9"), 5, 60))
-    rig.settle()
-    found = [record.fields for record in rig.neighbours["egress0"].take(kinds.NAMED)]
-    assert [(named.guest_addr, named.pattern, named.ttl_s) for named in found] == [
-        (GLOBAL[1], 5, 60),
-        (own, 5, 60),
-    ]
 
 
 # --- between guests -----------------------------------------------------------------------------
@@ -390,7 +367,7 @@ def test_a_guest_that_wants_the_gateways_address_is_told(rig: Rig) -> None:
 
 
 def test_while_it_is_off_frames_pass_or_are_dropped_as_before() -> None:
-    with Rig(ipv6_enabled="off", ipv6_prefix="") as rig:
+    with Rig(ipv6_enabled="off", ipv6_prefix="", ipv6_gateway=0, ipv6_host=0) as rig:
         assert rig.count("router_advertisements_sent") == 0
         assert rig.send(1, ping(GLOBAL[1], GATEWAY, MACS[1])) == []
         assert rig.count("demux_frame_dropped_unknown_ethertype") == 1

@@ -19,6 +19,7 @@ from pipeline.ipc.channel import ControlChannel
 from pipeline.ipc.fabric import Fabric
 from pipeline.ipc.ring import Consumer
 from pipeline.records import kinds
+from pipeline.records.addresses import addr_bytes
 from pipeline.records.flows import flow_key
 from pipeline.records.icmp import EchoRequest
 from pipeline.records.run import Run
@@ -249,7 +250,9 @@ def test_open_connections_of_guests_are_never_closed_for_others_and_leave_a_rese
     assert small.count("icmp_echo_dropped_send_failed") == 0
     # Forwarded connections use the reserve.
     ours, theirs = socket.socketpair()
-    small.stage.on_control({"op": "accepted", "addr": GUEST, "port": 80, "first": b""}, [ours.detach()])
+    small.stage.on_control(
+        {"op": "accepted", "addr": addr_bytes(GUEST), "port": 80, "first": b""}, [ours.detach()]
+    )
     assert len(small.states()) == 4
     theirs.close()
 

@@ -58,7 +58,7 @@ class Opener:
 
     def _try(self, target: nat.Target, ends: Ends, request: Connect) -> tuple[socket.socket | None, int]:
         if target.service:
-            guest = f"{ip.text(ends.guest_addr)}:{ends.guest_port}"
+            guest = ip.host_port(ends.guest_addr, ends.guest_port)
             return open_service(self._worker, target.service, guest, request)
         return host_tcp.connect(ip.text(target.addr), ends.remote_port, self._outbound)
 

@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.config.model import EgressPolicy, PolicyRule
 from pipeline.engines import nat
+from pipeline.engines.neighbors.addresses import Ipv6Addresses
 from pipeline.host import udp as host_udp
 from pipeline.records import kinds
 from pipeline.records.flows import Ends, flow_key
@@ -44,7 +45,7 @@ class Rig(EgressRig):
             gateway_virtual_ips=(),
             nat=table,
         )
-        targets = nat.Nat(network, network6=HOST6)
+        targets = nat.Nat(network, ipv6=Ipv6Addresses(HOST6 & ~0xFF, bytes(6), gateway=HOST6 | 1, host=HOST6))
         super().__init__(targets, lambda worker: PolicyFilter(worker, policy), outbound)
         self.udp = UdpSockets(self.context, 10, full_cone=True)
         self.flows = self.udp.table.flows_by_id

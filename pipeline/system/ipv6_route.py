@@ -1,0 +1,25 @@
+"""Whether this host reaches other hosts over IPv6."""
+
+import socket
+
+from pipeline.system.outbound import Outbound
+
+_SOMEWHERE = "2000::1"
+"""An address of the global unicast space (RFC 4291 section 2.4). Nothing is sent to it."""
+_DISCARD_PORT = 9
+
+
+def exists(outbound: Outbound | None = None) -> bool:
+    """Whether the system has a route to global IPv6 addresses, and an address for it.
+
+    outbound: what sockets for guests are bound to. Connecting a UDP socket makes the system choose a route
+    and a source address, and sends nothing. False also on a system without IPv6.
+    """
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+            if outbound is not None:
+                outbound.bind(sock, _SOMEWHERE)
+            sock.connect((_SOMEWHERE, _DISCARD_PORT))
+    except OSError:
+        return False
+    return True
