@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, make_dataclass
 from typing import Annotated, ClassVar, Final, Self
 
 from pipeline.config import limits
-from pipeline.config.choices import DISABLED, GUARDED, GUESTS, IPV6, OFF, SYMMETRIC, UDP_NATS
+from pipeline.config.choices import AUTO, DISABLED, GUARDED, GUESTS, IPV6, NAT64, OFF, SYMMETRIC, UDP_NATS
 from pipeline.config.model import (
     BUSY_POLL,
     SLOTS,
@@ -122,6 +122,7 @@ class Ipv6Keys(Map):
     ipv6_prefix: Ipv6Prefix = field(default="", metadata=_key("prefix"))
     ipv6_gateway: OptionalIpv6 = field(default=0, metadata=_key("gateway"))
     ipv6_host: OptionalIpv6 = field(default=0, metadata=_key("host"))
+    ipv6_nat64: Annotated[str, switch(*NAT64)] = field(default=AUTO, metadata=_key("nat64"))
 
 
 LimitKeys: Final[type[Map]] = make_dataclass(

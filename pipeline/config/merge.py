@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from pipeline.config import default_mode, derived, forward_words, ipv6, limits, outside
 from pipeline.config.access import check_policy, check_token_file, with_proxy_protocol
-from pipeline.config.choices import GUESTS, PLACEMENTS, SEPARATE, STREAM_SCHEMES, UDP_NATS
+from pipeline.config.choices import GUESTS, NAT64, PLACEMENTS, SEPARATE, STREAM_SCHEMES, UDP_NATS
 from pipeline.config.endpoints import check, further_links, links_of, metrics_url, web_url
 from pipeline.config.errors import ConfigError
 from pipeline.config.keys import NO_GUEST_API, FileKeys, StackKeys
@@ -276,6 +276,7 @@ def _network(parsed: flags.Parsed, keys: FileKeys, network: Addresses, warnings:
         "udp_nat": _one_of("udp-nat", parsed.text("udp-nat") or keys.udp_nat, UDP_NATS),
         "state_file": _state_file(parsed.text("state-file") or keys.state_file),
         **ipv6.settings(parsed.text("ipv6"), keys.ipv6, mac, network.subnet, mtu),
+        "ipv6_nat64": _one_of("nat64", parsed.text("nat64") or keys.ipv6.ipv6_nat64, NAT64),
     }
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import Annotated, Final, get_type_hints
 from urllib.parse import urlsplit
 
-from pipeline.config.choices import GUARDED, OFF, SYMMETRIC
+from pipeline.config.choices import AUTO, GUARDED, OFF, SYMMETRIC
 from pipeline.config.limits import Limits
 from pipeline.config.scalars import (
     AnyNetwork,
@@ -146,6 +146,7 @@ class Network:
     ipv6_prefix: str = ""  # a /64; not empty while IPv6 is on
     ipv6_gateway: int = 0  # 0 while IPv6 is off
     ipv6_host: int = 0  # means the host's ::1; 0 while IPv6 is off
+    ipv6_nat64: str = AUTO  # one of NAT64
 
     @property
     def reserved(self) -> frozenset[int]:
@@ -156,6 +157,11 @@ class Network:
     def ipv6_first(self) -> int:
         """The first address of the /64 of guests; 0 while IPv6 is off."""
         return ip.network(self.ipv6_prefix)[0] if self.ipv6_enabled != OFF else 0
+
+    @property
+    def has_nat64(self) -> bool:
+        """Whether guests are told how to reach IPv4 hosts over IPv6: by DNS64 and PREF64."""
+        return self.ipv6_first != 0 and self.ipv6_nat64 != OFF
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from pipeline.config.choices import (
     IPV6,
     LINK_SCHEMES,
     METRICS_SCHEMES,
+    NAT64,
     PLACEMENTS,
     STREAM_SCHEMES,
     UDP_NATS,
@@ -106,6 +107,12 @@ OWN: Final[tuple[Flag, ...]] = (
         words=GUESTS,
     ),
     Flag("ipv6", "string", "whether guests have IPv6; off if empty", words=IPV6),
+    Flag(
+        "nat64",
+        "string",
+        "with IPv6, names of IPv4 hosts get IPv6 addresses: off; on; or auto, if asked for over IPv6",
+        words=NAT64,
+    ),
     Flag(
         "disable",
         "string",

@@ -89,3 +89,22 @@ def test_gateway_and_host_are_addresses_of_the_prefix(file) -> None:
 def test_wrong_addresses_of_gateway_and_host_are_refused(file, keys: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         build("-config", file(f"ipv6: {{enabled: on, prefix: 'fd12:3456:789a:1::/64', {keys}}}"))
+
+
+def test_nat64_is_there_while_ipv6_is_on_unless_it_is_off(file) -> None:
+    assert build()[0].network.ipv6_nat64 == "auto"
+    assert not build()[0].network.has_nat64
+    assert build("-ipv6", "on")[0].network.has_nat64
+    assert not build("-ipv6", "on", "-nat64", "off")[0].network.has_nat64
+    assert not build("-nat64", "on")[0].network.has_nat64
+    for word, found in (("no", "off"), ("yes", "on"), ("auto", "auto")):
+        made, warnings = build("-config", file(f"ipv6: {{enabled: on, nat64: {word}}}"))
+        assert (made.network.ipv6_nat64, warnings) == (found, ())
+        assert build("-config", file(yaml.safe_dump(as_file(made))))[0] == made
+    assert build("-config", file("ipv6: {nat64: on}"), "-nat64", "off")[0].network.ipv6_nat64 == "off"
+
+
+def test_other_words_for_nat64_are_refused(file) -> None:
+    assert refusal("-nat64", "maybe") == "nat64 must be one of off, on, auto, not 'maybe'"
+    with pytest.raises(ConfigError, match=r"ipv6\.nat64: must be off or on or auto"):
+        build("-config", file("ipv6: {nat64: maybe}"))

@@ -47,7 +47,8 @@ GOOD = [
     "egress-policy: {rules: [{action: allow, names: ['*.example.com', Example.ORG., a_b]}]}",
     "egress-policy: {rules: [{action: allow, names: ~}]}",
     "guest-api: {enabled: false, unix: on, addresses: [127.0.0.0/8, '::1', 'fd00::/8'], ports: [1024-65535]}",
-    "ipv6: {enabled: on}",
+    "ipv6: {enabled: on, nat64: auto}",
+    "ipv6: {nat64: no}",
     "ipv6: {enabled: 'off', prefix: 'fd12:3456:789a:1::/64'}",
     "ipv6: {enabled: no, prefix: ''}",
     "ipv6: {enabled: auto, gateway: 'fd12:3456:789a:1::53', host: ''}",
@@ -101,6 +102,7 @@ BAD = [
     "udp-nat: cone",
     "ipv6: on",
     "ipv6: {enabled: maybe}",
+    "ipv6: {nat64: maybe}",
     "ipv6: {enabled: 'yes'}",
     "ipv6: {host: 10.0.0.1}",
     "ipv6: {prefix: 'fd00::/48'}",
@@ -178,7 +180,7 @@ SHOWN = {
         "{regexp: 'c.*', ip: 10.1.0.3}]}]}\n"
         "udp-nat: full-cone\nstate-file: /var/lib/leases.json\ndns-servers: [10.0.0.1, '[fd00::1]:5353']\n"
         "outbound-address: 10.9.9.9\noutbound-interface: eth0\nguest-names: vm.internal\n"
-        "ipv6: {enabled: on, prefix: 'fd12:3456:789a:1::/64'}\n"
+        "ipv6: {enabled: on, prefix: 'fd12:3456:789a:1::/64', nat64: off}\n"
     ),
     "links": (
         "listen: [unix:///a, vsock://:1024]\nservices: unix:///s\nmetrics: 127.0.0.1:9100\n"
