@@ -1,6 +1,7 @@
-"""What the gateway advertises as a router (RFC 4861 section 6.2, RFC 8106), and when.
+"""What the gateway advertises as a router (RFC 4861 section 6.2, RFC 8106, RFC 8781), and when.
 
 Guests make addresses of the prefix (SLAAC, RFC 4862), and get the MTU, the name server and the search list.
+With NAT64 they also get the prefix of addresses that stand for IPv4 addresses.
 The gateway is a default router, or only a router of the prefix: then the router lifetime is 0.
 
 An advertisement for one guest is an ordinary multicast packet in a frame to that guest alone. So the rate
@@ -11,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from pipeline.engines.neighbors.addresses import Ipv6Addresses
-from pipeline.wire import dhcp, icmpv6, ipv6
+from pipeline.wire import dhcp, icmpv6, ip, ipv6
 
 MIN_INTERVAL: Final = 200.0
 MAX_INTERVAL: Final = 600.0
@@ -23,6 +24,8 @@ ROUTER_S: Final = 3 * int(MAX_INTERVAL)
 """Lifetime of the gateway as default router (RFC 4861 section 6.2.1, AdvDefaultLifetime)."""
 NAMES_S: Final = 3 * int(MAX_INTERVAL)
 """Lifetime of the name server and the search list (RFC 8106 section 5.1)."""
+NAT64_S: Final = 3 * int(MAX_INTERVAL)
+"""Lifetime of the prefix of NAT64 (RFC 8781 section 4.1)."""
 MAX_SEARCH_LIST: Final = 1024
 """Bytes of the search list. So an advertisement is shorter than IPv6's least MTU."""
 
@@ -40,13 +43,17 @@ class RouterAdvertiser:
         *,
         search_domains: Sequence[str],
         has_dns: bool,
+        has_nat64: bool = False,
         random: Callable[[], float],
     ) -> None:
-        """mtu: of guests' packets. has_dns: the gateway has a name server. random: returns 0 to 1."""
+        """mtu: of guests' packets. has_dns: the gateway has a name server. has_nat64: guests reach IPv4
+        hosts over IPv6. random: returns 0 to 1.
+        """
         self._mac = mac
         self._addresses = addresses
         self._mtu = mtu
         self._has_dns = has_dns
+        self._nat64 = ip.NAT64 if has_nat64 else 0
         self._random = random
         self._due = _INF
         self._search_domains = search_domains
@@ -64,6 +71,8 @@ class RouterAdvertiser:
             name_server=self._addresses.gateway if self._has_dns else 0,
             search_list=_search_list(self._search_domains) if self._has_dns else b"",
             names_lifetime=NAMES_S,
+            nat64=self._nat64,
+            nat64_lifetime=NAT64_S,
         )
         return icmpv6.build_router_advertisement(says, self._addresses.link_local, ipv6.ALL_NODES)
 

@@ -1,4 +1,4 @@
-"""ICMPv6: echo and errors (RFC 4443), neighbour discovery and router advertisements (RFC 4861, RFC 8106).
+"""ICMPv6: echo and errors (RFC 4443), neighbour discovery, router advertisements (RFC 4861, 8106, 8781).
 
 The first eight bytes are as in ICMP, and ``rest`` is again the *rest of the header* as one integer. In an
 echo it is identifier << 16 | sequence number. The checksum covers a pseudo-header with the addresses.
@@ -89,6 +89,7 @@ _PREFIX: Final = 3
 _MTU: Final = 5
 _SERVERS: Final = 25
 _SEARCH_LIST: Final = 31
+_PREF64: Final = 38
 _UNIT: Final = 8
 _TARGET_LEN: Final = 16
 _ON_LINK_AUTONOMOUS: Final = 0xC0
@@ -99,6 +100,10 @@ _ADVERTISEMENT: Final = Struct("!II")  # reachable time, retransmission timer
 _PREFIX_OPTION: Final = Struct("!BBBBII4x16s")  # type, length, prefix length, flags, valid, preferred, prefix
 _MTU_OPTION: Final = Struct("!BBxxI")
 _LIST_OPTION: Final = Struct("!BBxxI")  # type, length, lifetime
+_PREF64_OPTION: Final = Struct("!BBH12s")  # type, length, scaled lifetime and prefix length code, prefix
+_PREF64_UNIT_S: Final = 8
+_PREF64_MAX: Final = 0x1FFF
+"""The scaled lifetime of PREF64 has 13 bits. The prefix length code in the other 3 is 0, for a /96."""
 
 _L4: Final = Struct("!HHI")
 
@@ -267,7 +272,7 @@ class RouterAdvertisement(NamedTuple):
 
     lifetime: of the router as default router; 0: it is none. prefix: the first address of a /64 of which
     hosts make their addresses. name_server: 0 for none. search_list: names in wire form, without compression,
-    or empty.
+    or empty. nat64: the first address of the /96 that embeds IPv4 addresses; 0 for none.
     """
 
     mac: bytes
@@ -279,6 +284,8 @@ class RouterAdvertisement(NamedTuple):
     name_server: int
     search_list: bytes
     names_lifetime: int
+    nat64: int = 0
+    nat64_lifetime: int = 0
 
 
 def build_router_advertisement(says: RouterAdvertisement, src: int, dst: int) -> bytes:
@@ -298,8 +305,19 @@ def build_router_advertisement(says: RouterAdvertisement, src: int, dst: int) ->
             _LIST_OPTION.pack(_SEARCH_LIST, units, says.names_lifetime),
             says.search_list.ljust((units - 1) * _UNIT, b"\0"),
         ]
+    if says.nat64:
+        parts.append(_pref64(says.nat64, says.nat64_lifetime))
     rest = ipv6.DEFAULT_HOP_LIMIT << 24 | says.lifetime
     return build(ROUTER_ADVERTISEMENT, 0, rest, src, dst, b"".join(parts))
+
+
+def _pref64(prefix: int, lifetime: int) -> bytes:
+    """The PREF64 option (RFC 8781 section 4). lifetime: seconds, rounded up to a multiple of 8.
+
+    A lifetime that the option cannot express becomes its longest one, 65528 seconds.
+    """
+    scaled = min(-(-lifetime // _PREF64_UNIT_S), _PREF64_MAX)
+    return _PREF64_OPTION.pack(_PREF64, 2, scaled << 3, (prefix >> 32).to_bytes(12, "big"))
 
 
 def frame(mac: bytes, src_mac: bytes, src: int, dst: int, message: bytes) -> bytes:

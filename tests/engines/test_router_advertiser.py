@@ -13,9 +13,17 @@ ADDRESSES = Ipv6Addresses(0xFD00 << 112, MAC, gateway=0xFD00 << 112 | 1, host=0x
 INF = float("inf")
 
 
-def advertiser(*domains: str, has_dns: bool = True, random: float = 0.5) -> RouterAdvertiser:
+def advertiser(
+    *domains: str, has_dns: bool = True, has_nat64: bool = False, random: float = 0.5
+) -> RouterAdvertiser:
     return RouterAdvertiser(
-        MAC, ADDRESSES, 1400, search_domains=domains, has_dns=has_dns, random=lambda: random
+        MAC,
+        ADDRESSES,
+        1400,
+        search_domains=domains,
+        has_dns=has_dns,
+        has_nat64=has_nat64,
+        random=lambda: random,
     )
 
 
@@ -41,6 +49,14 @@ def test_without_the_name_server_it_names_none() -> None:
     assert set(said(advertiser("a.example", has_dns=False).frame())) == {1, 3, 5}
 
 
+def test_with_nat64_it_says_its_prefix_for_as_long_as_the_names() -> None:
+    # RFC 8781 section 4.1: three times the longest interval, which is 225 times 8 seconds.
+    pref64 = (225 << 3).to_bytes(2, "big") + bytes.fromhex("0064ff9b0000000000000000")
+    assert said(advertiser(has_nat64=True).frame())[38] == pref64
+    assert said(advertiser(has_nat64=True, has_dns=False).frame())[38] == pref64
+    assert 38 not in said(advertiser("a.example").frame())
+
+
 def test_a_frame_for_one_guest_has_its_mac_and_the_same_packet() -> None:
     made = advertiser()
     alone, all_nodes = made.frame(GUEST_MAC), made.frame()
@@ -50,7 +66,7 @@ def test_a_frame_for_one_guest_has_its_mac_and_the_same_packet() -> None:
 
 
 def test_a_search_list_without_end_is_cut_so_that_the_packet_fits_the_least_mtu() -> None:
-    frame = advertiser(*[f"{number:050}.example" for number in range(100)]).frame()
+    frame = advertiser(*[f"{number:050}.example" for number in range(100)], has_nat64=True).frame()
     assert len(frame) - ethernet.HEADER_LEN <= ipv6.MIN_MTU
     assert MAX_SEARCH_LIST - 60 < len(said(frame)[31]) <= MAX_SEARCH_LIST + 6
 

@@ -194,6 +194,20 @@ def test_without_names_there_is_no_option_about_them() -> None:
     assert set(options(icmpv6.build_router_advertisement(says, SRC, DST))) == {1, 3, 5}
 
 
+@pytest.mark.parametrize(
+    ("seconds", "lifetime_and_length"),
+    # 13 bits in units of 8 seconds, rounded up, then the prefix length code 0.
+    [(0, "0000"), (1, "0008"), (8, "0008"), (9, "0010"), (1800, "0708"), (65528, "fff8"), (70000, "fff8")],
+)
+def test_pref64_has_a_scaled_lifetime_and_the_first_96_bits(seconds: int, lifetime_and_length: str) -> None:
+    says = icmpv6.RouterAdvertisement(MAC, 0, 1500, TARGET, 1, 1, 0, b"", 1, ip.NAT64, seconds)
+    message = icmpv6.build_router_advertisement(says, SRC, ipv6.ALL_NODES)
+    # RFC 8781 section 4: type 38, length 2, lifetime, prefix.
+    assert message.endswith(bytes.fromhex(f"2602 {lifetime_and_length} 0064ff9b 00000000 00000000"))
+    assert set(options(message)) == {1, 3, 5, 38}
+    assert icmpv6.parse(message, 0, len(message), SRC, ipv6.ALL_NODES).type == 134
+
+
 def test_packets_of_neighbour_discovery_have_the_hop_limit_255_and_others_have_not() -> None:
     for message, hops in ((icmpv6.build_solicitation(TARGET, MAC, SRC, DST), 255), (raw(129, b""), 64)):
         packet = icmpv6.frame(MAC, MAC, SRC, DST, message)[14:]

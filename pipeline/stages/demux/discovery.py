@@ -48,6 +48,7 @@ class Discovery:
             config.network.mtu,
             search_domains=config.network.dns_search_domains,
             has_dns=DNS not in config.access.disable,
+            has_nat64=config.network.has_nat64,
             random=random,
         )
         self.log = network.worker.log

@@ -30,6 +30,7 @@ from tests.support.ipv6 import (
     udp_frame,
 )
 from tests.support.one_process import OneProcess
+from tests.wire.test_icmpv6 import options
 
 PREFIX = "fd12:3456:789a:1::/64"
 NET = ip.network(PREFIX)[0]
@@ -145,6 +146,7 @@ def test_a_guest_that_asks_for_a_router_gets_an_advertisement_alone(rig: Rig, sr
     ours = [(link, frame) for link, _, frame in rig.take() if frame[6:12] == GATEWAY_MAC]
     assert [(link, frame[:6]) for link, frame in ours] == [(1, MACS[1])]
     assert message_of(ours[0][1])[1].type == icmpv6.ROUTER_ADVERTISEMENT
+    assert 38 in options(ours[0][1][54:]), "the prefix of NAT64, which auto has"
 
 
 def test_each_link_hears_an_advertisement_at_its_start_and_all_do_again_later(rig: Rig) -> None:
