@@ -439,6 +439,7 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter(
         "dhcp_release_dropped_not_holder", "messages", "DHCP releases of an address the client does not hold"
     ),
+    Counter("dns_answers_synthesized", "answers", "answers made of those about an IPv4 address (DNS64)"),
     Counter("dns_cache_entries", "answers", "answers of upstream servers in the cache now", "gauge"),
     Counter(
         "dns_connection_closed_not_reading", "connections", "DNS connections whose guest reads no answers"

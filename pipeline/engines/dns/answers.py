@@ -31,7 +31,7 @@ class Summary(NamedTuple):
 
 
 class Given(NamedTuple):
-    """IPv4 addresses, and the seconds for which they belong to the name: the lowest TTL in the answer."""
+    """Addresses, and the seconds for which they belong to the name: the lowest TTL in the answer."""
 
     addresses: tuple[int, ...]
     ttl: int
@@ -57,11 +57,10 @@ def given(payload: bytes) -> Given:
     except dns.exception.DNSException:
         return Given((), 0)
     found = [
-        ip.parse_ipv4(record.address)
+        ip.parse(record.address)
         for rrset in message.answer
-        if rrset.rdtype == dns.rdatatype.A
         for record in rrset
-        if isinstance(record, A)
+        if isinstance(record, (A, AAAA))
     ]
     return Given(tuple(found), min((rrset.ttl for rrset in message.answer), default=0))
 

@@ -1,4 +1,4 @@
-"""Reads the name and the IPv4 addresses of the gateway's own replies, and nothing else.
+"""Reads the name and the addresses of the gateway's own replies, and nothing else.
 
 answers.py parses a reply in full, which costs twenty times as much.
 """
@@ -16,7 +16,8 @@ _HEADER_LEN: Final = 12
 _COUNTS: Final = struct.Struct("!4x2H4x")
 _RECORD: Final = struct.Struct("!2HIH")
 _IN: Final = 1
-_A: Final = 1
+_SIZES: Final = {1: 4, 28: 16}
+"""Bytes of an address, by the type of its record: A, AAAA."""
 _POINTER: Final = 0xC0
 
 
@@ -41,7 +42,7 @@ def name_asked(payload: bytes) -> str:
 
 
 def addresses(payload: bytes) -> list[int]:
-    """The IPv4 addresses in the answer section, up to where it cannot be parsed."""
+    """The addresses in the answer section, up to where it cannot be parsed."""
     found = []
     try:
         questions, answers = _COUNTS.unpack_from(payload)
@@ -52,8 +53,9 @@ def addresses(payload: bytes) -> list[int]:
             at = _after_name(payload, at)
             rdtype, rdclass, _, length = _RECORD.unpack_from(payload, at)
             at += _RECORD.size
-            if rdtype == _A and rdclass == _IN and length == 4 and at + 4 <= len(payload):
-                found.append(ip.from_ipv4(int.from_bytes(payload[at : at + 4], "big")))
+            if rdclass == _IN and length == _SIZES.get(rdtype) and at + length <= len(payload):
+                bits = int.from_bytes(payload[at : at + length], "big")
+                found.append(ip.from_ipv4(bits) if length == 4 else bits)
             at += length
     except (struct.error, IndexError):
         return found

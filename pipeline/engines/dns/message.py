@@ -82,7 +82,8 @@ class Body(NamedTuple):
 
     ``counts``: records of the answer, authority and additional sections (no OPT). ``ends``: where in
     ``records`` each of them ends. ``ttls``: where its TTL is. ``flags``: AD and TC. ``lifetime``: seconds for
-    which the body may answer other queries; 0 if it may not.
+    which the body may answer other queries; 0 if it may not. ``negative``: the lowest negative TTL of its SOA
+    records; -1 without one.
     """
 
     rcode: int
@@ -92,6 +93,7 @@ class Body(NamedTuple):
     ttls: tuple[int, ...] = ()
     flags: int = 0
     lifetime: int = 0
+    negative: int = -1
 
 
 class Malformed(NamedTuple):
@@ -211,6 +213,13 @@ def text_wire(name: str) -> bytes:
     return b"".join(bytes((len(label),)) + label.encode("ascii") for label in labels) + b"\0"
 
 
+def about(query: Query, labels: tuple[bytes, ...], rdtype: int) -> Query:
+    """The same query about another name, whose labels are short enough, and another type."""
+    name = b"".join(bytes((len(label),)) + label for label in labels) + b"\0"
+    question = name + TAIL.pack(rdtype, query.rdclass)
+    return query._replace(question=question, labels=labels, rdtype=rdtype)
+
+
 def upstream_query(query: Query) -> bytes:
     """The query to send upstream, with id 0. Its name is in lower case, so all spellings are one question.
 
@@ -270,12 +279,12 @@ def _aged(records: bytes, ttls: tuple[int, ...], age: int) -> bytes:
     return bytes(aged)
 
 
-def own_body(query: Query, rcode: int, records: Iterable[tuple[int, bytes]] = ()) -> Body:
-    """The gateway's own answer. records: (type, data); each gets the name as asked and TTL 0."""
+def own_body(query: Query, rcode: int, records: Iterable[tuple[int, bytes]] = (), ttl: int = 0) -> Body:
+    """The gateway's own answer. records: (type, data); each gets the name as asked."""
     name = query.question[: -TAIL.size]
     parts: list[bytes] = []
     ends: list[int] = []
     for rdtype, data in records:
-        parts.append(name + RECORD.pack(rdtype, CLASS_IN, 0, len(data)) + data)
+        parts.append(name + RECORD.pack(rdtype, CLASS_IN, ttl, len(data)) + data)
         ends.append(len(parts[-1]) + (ends[-1] if ends else 0))
     return Body(rcode, b"".join(parts), (len(parts), 0, 0), tuple(ends))

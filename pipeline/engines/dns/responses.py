@@ -71,7 +71,8 @@ def upstream_body(query: Query, wire: bytes, *, max_ttl: int, max_negative_ttl: 
     if query.dnssec and not found.edns:
         lifetime = min(lifetime, DEAF_TTL)
     flags = found.flags & (m.AD | m.TC)
-    return Body(found.rcode, found.records, found.counts, found.ends, found.ttls, flags, lifetime)
+    records = found.records
+    return Body(found.rcode, records, found.counts, found.ends, found.ttls, flags, lifetime, found.negative)
 
 
 # --- common types ---------------------------------------------------------------------------

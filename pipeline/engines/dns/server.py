@@ -8,6 +8,7 @@ Sans-IO. ``on_query`` gets a guest's message and decides. The first case that ho
     a local zone's name ...... Answer            (zones.py)
     localhost, hosts file .... Answer            (hosts.py)
     in the cache ............. Answer            (cache.py)
+    made of the cache ........ Answer            (lookup.py) with DNS64
     too many queries wait .... Answer (SERVFAIL) in all, or of this client
     question under way ....... Joined            the query waits for the same answer
     too many under way ....... Queued            in all, or for this client (turns.py)
@@ -17,20 +18,26 @@ Sans-IO. ``on_query`` gets a guest's message and decides. The first case that ho
 it exactly once for each Forward, with its key. Then it must call ``next_forwards``, since an answer makes
 room for a waiting question. ``expire`` gives up queries that waited for too long. At ``deadline()`` both are
 due. pipeline/host/upstream asks the servers, and retries.
+
+With DNS64, a query for AAAA whose answer lacks addresses goes on with the question for A: from the cache, or
+as one more question that waits for its turn.
 """
 
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple
 
 from pipeline.engines import tally
 from pipeline.engines.dns import message as m
 from pipeline.engines.dns import turns
-from pipeline.engines.dns.cache import Cached, DnsCache
+from pipeline.engines.dns.cache import Cached
+from pipeline.engines.dns.dns64 import Dns64
 from pipeline.engines.dns.hosts import Hosts
+from pipeline.engines.dns.lookup import Lookup
+from pipeline.engines.dns.pending import Key, Pending, W, Waiting, Wanted, key_of
 from pipeline.engines.dns.ready import ReadyReplies
 from pipeline.engines.dns.responses import upstream_body
-from pipeline.engines.dns.zones import AAAA, ANY, PTR, A, Zone, Zones
+from pipeline.engines.dns.zones import AAAA, ANY, PTR, A, Local, Zone, Zones
 from pipeline.wire.errors import WireError
 
 MAX_WAITERS: Final = 8192
@@ -53,23 +60,6 @@ FAILURE_TTL: Final = 1
 _REFUSED_TYPES: Final = frozenset({41, 249, 250, 251, 252})
 """OPT, TKEY, TSIG, IXFR, AXFR: types that a forwarder does not serve."""
 _FOREVER: Final = float("inf")
-
-W = TypeVar("W", bound=Hashable)
-
-
-class Key(NamedTuple):
-    """Two questions with the same key are equal: name in lower case (wire form), type, class, DO, CD, AD.
-
-    The answer to a query without AD and DO does not say whether its data is authentic (RFC 6840 section 5.8).
-    So it does not serve a query with one of these bits.
-    """
-
-    name: bytes
-    rdtype: int
-    rdclass: int
-    dnssec: bool
-    checking_disabled: bool
-    authentic: bool
 
 
 class Answer(NamedTuple):
@@ -114,39 +104,6 @@ class Ignored(NamedTuple):
 Decision = Answer | Forward | Joined | Queued | Ignored
 
 
-class _Pending(Generic[W]):
-    """A question and the queries that wait for its answer, each with its client and time.
-
-    ``begun``: whether the question is under way. ``client``: the client whose turn it was. ``clients``: how
-    many queries wait, by client.
-    """
-
-    __slots__ = ("begun", "client", "clients", "query", "waiters")
-
-    def __init__(self, query: m.Query) -> None:
-        self.query = query
-        self.client: Hashable = None
-        self.begun = False
-        self.waiters: dict[W, tuple[m.Query, Hashable, float]] = {}
-        self.clients: dict[Hashable, int] = {}
-
-    def begin(self, client: Hashable) -> None:
-        """The question goes upstream, in the turn of this client."""
-        self.begun = True
-        self.client = client
-
-    def add(self, waiter: W, query: m.Query, client: Hashable, now: float) -> None:
-        """One more query waits for the answer."""
-        self.waiters[waiter] = (query, client, now)
-        tally.add(self.clients, client, 1)
-
-    def remove(self, waiter: W) -> tuple[m.Query, Hashable]:
-        """A query does not wait any more. Returns it with its client."""
-        query, client, _ = self.waiters.pop(waiter)
-        tally.add(self.clients, client, -1)
-        return query, client
-
-
 class Dns(Generic[W]):
     """The server. A waiter (W) says where to send a reply. A client is a guest, and has bounds of its own."""
 
@@ -155,19 +112,32 @@ class Dns(Generic[W]):
         zones: Zones,
         max_begun: int = turns.MAX_BEGUN,
         per_second: int = turns.MAX_PER_SECOND,
+        dns64: Dns64 | None = None,
     ) -> None:
-        """max_begun: the most questions under way. per_second: a client's rate, see set_crowded()."""
+        """max_begun: the most questions under way. per_second: a client's rate, see set_crowded().
+
+        dns64: None for no synthetic addresses.
+        """
         self.zones = zones
-        self.cache = DnsCache()
+        self.dns64 = dns64
+        self._lookup = Lookup(dns64)
+        self.cache = self._lookup.cache
         self._ready = ReadyReplies()
+        self._ready6 = ReadyReplies()
+        """Those to queries that came over IPv6."""
         self._hosts = Hosts()
-        self._pending: dict[Key, _Pending[W]] = {}
+        self._pending: dict[Key, Pending[W]] = {}
         self._turns: turns.Turns[Key] = turns.Turns(max_begun, per_second)
-        self._queue: OrderedDict[tuple[Key, W], float] = OrderedDict()
+        self._queue: OrderedDict[tuple[Key, tuple[W, int]], float] = OrderedDict()
         """Queries whose question waits for its turn, and since when. The oldest comes first."""
         self._waiting = 0
         self._clients: dict[Hashable, int] = {}
         """Waiting queries by client."""
+
+    @property
+    def made_count(self) -> int:
+        """Answers that DNS64 has made of others."""
+        return self._lookup.made
 
     @property
     def pending_count(self) -> int:
@@ -186,17 +156,17 @@ class Dns(Generic[W]):
 
     def set_hosts(self, names: Mapping[str, Sequence[bytes]]) -> None:
         """Replace the names of the host's hosts file: name -> addresses (4 or 16 bytes)."""
-        self._ready.clear()
+        self._forget_replies()
         self._hosts.replace(names)
 
     def add_zone(self, zone: Zone) -> None:
         """Add a zone, or extend the one with its name. Raises ZoneError."""
-        self._ready.clear()
+        self._forget_replies()
         self.zones.add(zone)
 
     def set_zones(self, zones: Zones) -> None:
         """Replace all zones."""
-        self._ready.clear()
+        self._forget_replies()
         self.zones = zones
 
     def set_rate(self, per_second: int) -> None:
@@ -205,21 +175,33 @@ class Dns(Generic[W]):
 
     def on_guest_names(self) -> None:
         """A name of a guest came or went."""
-        self._ready.clear()
+        self._forget_replies()
 
     def forget_answers(self) -> None:
         """Forget the answers of upstream servers: the host has other servers now."""
-        self._ready.clear()
+        self._forget_replies()
         self.cache.clear()
+
+    def _forget_replies(self) -> None:
+        self._ready.clear()
+        self._ready6.clear()
 
     # --- queries ------------------------------------------------------------------------
 
     def on_query(
-        self, wire: bytes, waiter: W, client: Hashable, now: float, *, tcp: bool = False
+        self,
+        wire: bytes,
+        waiter: W,
+        client: Hashable,
+        now: float,
+        *,
+        tcp: bool = False,
+        over_ipv6: bool = False,
     ) -> Decision:
-        """Decide on a guest's message."""
+        """Decide on a guest's message. over_ipv6: how it came, which matters for DNS64."""
+        kept = self._ready6 if over_ipv6 else self._ready
         if not tcp:
-            ready = self._ready.get(wire, now)
+            ready = kept.get(wire, now)
             if ready is not None:
                 return Answer(ready[0], ready[1])
         query = m.parse_query(wire, tcp=tcp)
@@ -227,58 +209,54 @@ class Dns(Generic[W]):
             return Answer(query.reply, query.counter) if query.reply else Ignored(query.counter)
         if query.rdtype in _REFUSED_TYPES:
             return Answer(m.render(query, m.Body(m.REFUSED)), "dns_query_refused_type")
-        local = self._own_answer(query)
+        wanted = self._lookup.wanted(query, over_ipv6)
+        found: Cached | Wanted
+        counter = "dns_query_answered_local"
+        local = self._own_answer(wanted)
         if local is not None:
-            return self._answer(wire, query, Cached(local, 0, _FOREVER), "dns_query_answered_local", tcp)
-        key = Key(
-            query.question[:-4].lower(),
-            query.rdtype,
-            query.rdclass,
-            query.dnssec,
-            bool(query.flags & m.CD),
-            bool(query.flags & m.AD),
-        )
-        cached = self.cache.get(key, now)
-        if cached is not None:
-            return self._answer(wire, query, cached, "dns_query_answered_from_cache", tcp)
-        return self._wait(key, query, waiter, client, now)
-
-    def _answer(self, wire: bytes, query: m.Query, cached: Cached, counter: str, tcp: bool) -> Answer:
-        """Answer a query at once, and keep the reply for the next query with the same bytes.
-
-        Negative replies are not kept: a guest may make up any number of names that do not exist.
-        """
-        payload = m.render(query, cached.body, cached.age)
-        if not tcp and cached.body.rcode == m.NOERROR:
-            self._ready.put(wire, payload, cached.until, counter)
+            found = Cached(local, 0, _FOREVER)
+        else:
+            found = self._lookup.find(wanted, now)
+            counter = "dns_query_answered_from_cache"
+        if isinstance(found, Wanted):
+            return self._wait(found, waiter, client, now, now)
+        payload = m.render(query, found.body, found.age)
+        # Negative replies are not kept: a guest may make up any number of names that do not exist.
+        if not tcp and found.body.rcode == m.NOERROR:
+            kept.put(wire, payload, found.until, counter)
         return Answer(payload, counter)
 
-    def _wait(self, key: Key, query: m.Query, waiter: W, client: Hashable, now: float) -> Decision:
+    def _wait(
+        self, wanted: Wanted, waiter: W, client: Hashable, since: float, now: float, *, in_turn: bool = False
+    ) -> Decision:
+        """Let a query wait for an answer. since: when the guest asked. in_turn: after those that wait."""
+        key = key_of(wanted.asked)
+        slot = (waiter, wanted.query.rdtype)
         pending = self._pending.get(key)
-        if pending is not None and waiter in pending.waiters:
+        if pending is not None and slot in pending.waiters:
             return Ignored("dns_query_ignored_repeated")
         most = MAX_WAITERS if self._clients.get(client, 0) < LEAST_WAITERS else SHARED_WAITERS
         alike = pending.clients.get(client, 0) if pending is not None else 0
         if self._waiting >= most or alike >= MAX_ALIKE:
-            return Answer(m.render(query, m.Body(m.SERVFAIL)), "dns_query_refused_busy")
+            return Answer(m.render(wanted.query, m.Body(m.SERVFAIL)), "dns_query_refused_busy")
         if pending is None:
-            pending = self._pending[key] = _Pending(query)
-        pending.add(waiter, query, client, now)
+            pending = self._pending[key] = Pending(wanted.asked)
+        pending.add(slot, Waiting(wanted, client, since))
         tally.add(self._clients, client, 1)
         self._waiting += 1
         if pending.begun:
             return Joined(key, "dns_query_joined")
-        if self._turns.begin(client, now):
-            return self._forward(key, pending, client, now)
+        if not in_turn and self._turns.begin(client, now):
+            return self._forward(key, pending, client, since)
         # Several clients may wait for this question. The first client that has a turn begins it.
         self._turns.wait(client, key)
-        self._queue[key, waiter] = now
+        self._queue[key, slot] = now
         return Queued(key, "dns_query_queued")
 
-    def _forward(self, key: Key, pending: _Pending[W], client: Hashable, since: float) -> Forward:
+    def _forward(self, key: Key, pending: Pending[W], client: Hashable, since: float) -> Forward:
         """Begin a question for a client."""
-        for waiter in pending.waiters:
-            self._queue.pop((key, waiter), None)
+        for slot in pending.waiters:
+            self._queue.pop((key, slot), None)
         for each in pending.clients:
             self._turns.leave(each, key)
         pending.begin(client)
@@ -290,7 +268,7 @@ class Dns(Generic[W]):
         while (turn := self._turns.next(now)) is not None:
             client, key = turn
             pending = self._pending[key]
-            _, _, since = next(iter(pending.waiters.values()))
+            since = next(iter(pending.waiters.values())).since
             forwards.append(self._forward(key, pending, client, since))
         return forwards
 
@@ -313,10 +291,10 @@ class Dns(Generic[W]):
         """(waiter, reply) of queries whose question waited too long for its turn, at most MAX_EXPIRED."""
         replies: list[tuple[W, bytes]] = []
         while self._expiry() <= now and len(replies) < MAX_EXPIRED:
-            (key, waiter), _ = self._queue.popitem(last=False)
+            (key, slot), _ = self._queue.popitem(last=False)
             pending = self._pending[key]
-            query, client = pending.remove(waiter)
-            replies.append((waiter, m.render(query, m.Body(m.SERVFAIL))))
+            wanted, client, _ = pending.remove(slot)
+            replies.append((slot[0], m.render(wanted.query, m.Body(m.SERVFAIL))))
             self._waiting -= 1
             tally.add(self._clients, client, -1)
             if client not in pending.clients:
@@ -347,24 +325,48 @@ class Dns(Generic[W]):
         if body.rcode == m.SERVFAIL:
             body = body._replace(lifetime=FAILURE_TTL)
         self.cache.put(key, body, now)
-        replies = []
-        for waiter, (query, client, _) in pending.waiters.items():
-            replies.append((waiter, m.render(query, body)))
+        replies: list[tuple[W, bytes]] = []
+        results: dict[tuple[int, bool, bool], Cached | Wanted] = {}
+        for (waiter, _), (wanted, client, since) in pending.waiters.items():
             self._waiting -= 1
             tally.add(self._clients, client, -1)
+            found = results.get(wanted.kind)
+            if found is None:
+                found = results[wanted.kind] = self._lookup.follow(wanted, body, now)
+            if isinstance(found, Cached):
+                replies.append((waiter, m.render(wanted.query, found.body, found.age)))
+                continue
+            # The query goes on with its next question.
+            wanted = found._replace(query=wanted.query)
+            decision = self._wait(wanted, waiter, client, since, now, in_turn=True)
+            if isinstance(decision, Answer):
+                replies.append((waiter, decision.payload))
         return replies, counter
 
-    def _own_answer(self, query: m.Query) -> m.Body | None:
+    def _own_answer(self, wanted: Wanted) -> m.Body | None:
         """The gateway's own answer; None if it must ask upstream."""
-        labels, rdtype = query.labels, query.rdtype
-        local = self.zones.resolve(labels, rdtype)
-        if local is None and query.rdclass == m.CLASS_IN:
-            local = self._hosts.answer(query)
+        query = wanted.query
+        local = self._local(wanted.asked)
         if local is None:
             return None
         if query.rdclass not in (m.CLASS_IN, ANY):
             return m.own_body(query, local.rcode)
+        if wanted.synthesizes and self.dns64 is not None and not local.addresses:
+            # The name has no AAAA record, or does not exist. Then it has no A record either.
+            other = self._local(m.about(query, query.labels, A))
+            local = self.dns64.translated(other) if other is not None else local
         records = [(A if len(address) == 4 else AAAA, address) for address in local.addresses]
         if local.pointer and (pointer := m.text_wire(local.pointer)):
             records.append((PTR, pointer))
-        return m.own_body(query, local.rcode, records)
+        return m.own_body(query, local.rcode, records, local.ttl)
+
+    def _local(self, query: m.Query) -> Local | None:
+        """What the gateway knows itself: special names, its zones, the hosts file."""
+        if self.dns64 is not None and query.rdclass == m.CLASS_IN:
+            special = self.dns64.special(query)
+            if special is not None:
+                return special
+        local = self.zones.resolve(query.labels, query.rdtype)
+        if local is None and query.rdclass == m.CLASS_IN:
+            local = self._hosts.answer(query)
+        return local

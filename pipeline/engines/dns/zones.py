@@ -62,11 +62,15 @@ class Zone(NamedTuple):
 
 
 class Local(NamedTuple):
-    """The gateway's own answer: response code and addresses (4 or 16 bytes) or, for PTR, a name."""
+    """The gateway's own answer: response code and addresses (4 or 16 bytes) or, for PTR, a name.
+
+    ttl: of its records, in seconds.
+    """
 
     rcode: int
     addresses: tuple[bytes, ...] = ()
     pointer: str = ""
+    ttl: int = 0
 
 
 def _label_text(label: bytes) -> str:

@@ -1,5 +1,7 @@
 """Reports to the egress workers the addresses that a guest gets for names of the egress policy.
 
+An address of 64:ff9b::/96 counts as the IPv4 address in it (pipeline.engines.policy).
+
 The records (NAMED) go through demux before the reply itself. So they reach egress before any packet that the
 guest sends to these addresses. If the policy has no names, the resolver does not look into replies.
 """
@@ -9,12 +11,15 @@ from pipeline.engines.dns import answers
 from pipeline.engines.policy import Names
 from pipeline.ipc.ring import Producer
 from pipeline.records.services import Named
+from pipeline.wire import ip
 
 
 class NameReports:
     """Reads replies to guests. ``wanted``: whether the policy has names."""
 
-    def __init__(self, policy: EgressPolicy, demux_out: Producer) -> None:
+    def __init__(self, policy: EgressPolicy, demux_out: Producer, *, has_ipv6: bool = False) -> None:
+        """has_ipv6: guests can reach IPv6 addresses, so these are reported too."""
+        self._has_ipv6 = has_ipv6
         self._names = Names(policy)
         self._demux_out = demux_out
         self.wanted = bool(self._names)
@@ -31,5 +36,7 @@ class NameReports:
             return
         addresses, ttl_s = answers.given(payload)
         for address in addresses:
+            if not (self._has_ipv6 or ip.is_ipv4(address)):
+                continue
             for pattern in patterns:
                 self._demux_out.push(Named.pack(guest_addr, address, pattern, ttl_s))

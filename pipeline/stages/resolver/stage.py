@@ -16,6 +16,7 @@ from pipeline.engines.buckets import Buckets, for_questions
 from pipeline.engines.dhcp.server import Dhcp, Reply
 from pipeline.engines.dns import server as dns
 from pipeline.engines.dns.message import MAX_QUERY
+from pipeline.engines.dns.pending import Key
 from pipeline.engines.dns.zones import ZoneError, parse_zone
 from pipeline.events.network import GATEWAY, UPSTREAM
 from pipeline.histograms import BY_NAME
@@ -29,6 +30,7 @@ from pipeline.records.guests import UNKNOWN_GUESTS, LinkNotice
 from pipeline.records.kinds import RECORD_BYTES
 from pipeline.records.services import ServiceDatagram
 from pipeline.stages.resolver.descriptors import question_sockets
+from pipeline.stages.resolver.dns64 import dns64_of
 from pipeline.stages.resolver.guest_names import GuestNames
 from pipeline.stages.resolver.leases import LeaseKeeper
 from pipeline.stages.resolver.names import NameReports
@@ -55,6 +57,7 @@ _PENDING: Final = INDEX["dns_pending"]
 _QUEUED: Final = INDEX["dns_queued"]
 _WAITED: Final = INDEX["dns_query_refused_waited_too_long"]
 _CACHED: Final = INDEX["dns_cache_entries"]
+_MADE: Final = INDEX["dns_answers_synthesized"]
 _FORGED: Final = INDEX["dns_upstream_response_ignored"]
 _OVER_TCP: Final = INDEX["dns_upstream_asked_over_tcp"]
 _UPSTREAM_TIME: Final = BY_NAME["dns_upstream"]
@@ -102,6 +105,7 @@ class ResolverStage:
             zones,
             min(MAX_QUESTIONS, sockets),
             config.limits.max_dns_questions_per_second,
+            dns64_of(config.network),
         )
         self.rates = Buckets(*for_questions(config.limits.max_dns_queries_per_second))
         """What is left of each guest's rate of queries for TCP. Demux limits queries over UDP."""
@@ -115,7 +119,7 @@ class ResolverStage:
             # A server with the gateway's address would be this program itself.
             self.servers = name_files.ServerList(resolv_conf, {ip.text(config.network.gateway_ip)}, dns_port)
         self.hosts = name_files.HostsFile(hosts)
-        self.upstream: Upstream[dns.Key] = Upstream(
+        self.upstream: Upstream[Key] = Upstream(
             worker,
             lambda: self.servers.servers,
             monotonic,
@@ -125,9 +129,13 @@ class ResolverStage:
         )
         self.streams = DnsStreams(worker, self.counts, self._on_stream_query, monotonic)
         self.leases = LeaseKeeper(worker, self.dhcp, config.network.state_file, monotonic())
-        self.names = NameReports(config.access.egress_policy, worker.ports.rings_out["demux"])
+        self.names = NameReports(
+            config.access.egress_policy,
+            worker.ports.rings_out["demux"],
+            has_ipv6=config.network.ipv6_first != 0,
+        )
         self.told = ToldNames()
-        self._asked_at: dict[dns.Key, float] = {}
+        self._asked_at: dict[Key, float] = {}
         """When each question was sent upstream that has no result yet."""
         self._failing = False
         if has_dns:
@@ -167,6 +175,7 @@ class ResolverStage:
             counts[_PENDING] = self.dns.pending_count
             counts[_QUEUED] = self.dns.queued_count
             counts[_CACHED] = len(self.dns.cache)
+            counts[_MADE] = self.dns.made_count
             counts[_FORGED] = self.upstream.ignored
             counts[_OVER_TCP] = self.upstream.over_tcp
         else:
@@ -257,7 +266,8 @@ class ResolverStage:
     def _on_query(self, wire: bytes, client: Client, guest: int, now: float, *, tcp: bool) -> bool:
         """Decide on a query of the guest with this number. Returns whether a reply was or will be sent."""
         self._reload_files(now)
-        decision = self.dns.on_query(wire, client, guest, now, tcp=tcp)
+        over_ipv6 = self.dns.dns64 is not None and _is_ipv6(self._asker(client)[0])
+        decision = self.dns.on_query(wire, client, guest, now, tcp=tcp, over_ipv6=over_ipv6)
         self.counts[INDEX[decision.counter]] += 1
         if isinstance(decision, dns.Answer):
             self._reply(client, decision.payload, SOURCES.get(decision.counter, GATEWAY))
@@ -293,7 +303,7 @@ class ResolverStage:
                 return False
         return self._on_query(wire, client, guest, now, tcp=True)
 
-    def _on_result(self, key: dns.Key, response: bytes | None, now: float) -> None:
+    def _on_result(self, key: Key, response: bytes | None, now: float) -> None:
         replies, counter = self.dns.on_upstream(key, response, now)
         self.counts[INDEX[counter]] += 1
         asked_at = self._asked_at.pop(key, now)
@@ -415,3 +425,7 @@ class ResolverStage:
         self.streams.close()
         self.upstream.close()
         self.replies.close()
+
+
+def _is_ipv6(addr: int) -> bool:
+    return addr != ip.NOTHING and not ip.is_ipv4(addr)

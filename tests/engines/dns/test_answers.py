@@ -23,7 +23,7 @@ def test_the_addresses_are_the_names_for_the_least_ttl_on_the_way() -> None:
         ("cdn.example.net.", 300, "AAAA", "2001:db8::1"),
     )
     assert answers.asked(wire) == [b"www", b"example", b"com"]
-    assert answers.given(wire) == ((ip.parse_ipv4("203.0.113.9"),), 30)
+    assert answers.given(wire) == ((ip.parse("203.0.113.9"), ip.parse("2001:db8::1")), 30)
 
 
 def test_an_empty_answer_gives_nothing() -> None:
