@@ -15,6 +15,7 @@ from pipeline.engines.dns import answers
 from pipeline.engines.dns import message as m
 from pipeline.engines.dns.server import Forward
 from pipeline.engines.nat import Nat
+from pipeline.engines.neighbors.addresses import Ipv6Addresses
 from pipeline.wire import ip
 from tests.engines.dns.test_server import asked, reply
 from tests.engines.dns.test_synthesis import (
@@ -68,7 +69,8 @@ def test_the_gateway_translates_each_synthetic_address_back(bits: int) -> None:
         return
     assert ip.embedded(found) == ip.from_ipv4(bits)
     config = SimpleNamespace(subnet=SUBNET, gateway_ip=GATEWAY, gateway_virtual_ips=(HOST,), nat={HOST: 1})
-    nat = Nat(config, network6=GATEWAY6 - 1, gateway6=GATEWAY6, ec2_metadata_access=True)
+    ipv6 = Ipv6Addresses(GATEWAY6 - 1, bytes(6), gateway=GATEWAY6, host=GATEWAY6 | 0xFE)
+    nat = Nat(config, ipv6=ipv6, ec2_metadata_access=True)
     assert nat.tcp_target(found, 443) == nat.tcp_target(ip.from_ipv4(bits), 443)
     if not ip.is_link_local(ip.from_ipv4(bits)):
         assert not nat.tcp_target(found, 443).refused
