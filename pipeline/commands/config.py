@@ -9,6 +9,7 @@ import yaml
 
 from pipeline import release
 from pipeline.config import merge, options
+from pipeline.config.choices import AUTO
 from pipeline.config.errors import ConfigError
 from pipeline.config.schema import json_schema
 from pipeline.config.shown import as_file
@@ -38,7 +39,7 @@ def check(parsed: flags.Parsed, _words: Sequence[str]) -> int:
 def show(parsed: flags.Parsed, words: Sequence[str]) -> int:
     """Print the configuration as a file. Returns the exit code."""
     try:
-        config, warnings = merge.build(parsed, words)
+        config, warnings = merge.build(parsed, words, ipv6_default=AUTO)
     except ConfigError as error:
         sys.stderr.write(f"{release.PROGRAM}: {error}\n")
         return FAILED

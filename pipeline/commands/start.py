@@ -36,7 +36,9 @@ def _start(parsed: flags.Parsed, words: Sequence[str], program: supervisor.Progr
         opened.append(path)
 
     try:
-        config, warnings = merge.build(parsed, words, try_log_file=try_log_file, guests=program.guests)
+        config, warnings = merge.build(
+            parsed, words, try_log_file=try_log_file, guests=program.guests, ipv6_default=program.ipv6
+        )
         logs.setup(config.logging.log_file, config.logging.log_level)
     except (ConfigError, OSError) as error:
         logs.fatal(str(error), program.name)
@@ -52,7 +54,8 @@ def _start(parsed: flags.Parsed, words: Sequence[str], program: supervisor.Progr
     _report_version(program.name)
     # gvproxy has no reload, and without a file there is nothing to read again.
     reloads = program is supervisor.OWN and parsed.text("config")
-    reread = partial(merge.build, parsed, words, guests=program.guests, again=True) if reloads else None
+    rebuild = partial(merge.build, parsed, words, guests=program.guests, ipv6_default=program.ipv6)
+    reread = partial(rebuild, again=True) if reloads else None
     try:
         return supervisor.run(config, program, release.version(), reread)
     finally:

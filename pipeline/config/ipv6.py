@@ -17,9 +17,15 @@ _LOCAL: Final = 0xFD << 120
 _GLOBAL_ID_BYTES: Final = 5
 
 
-def settings(flag: str, keys: Ipv6Keys, mac: bytes, subnet: ipaddress.IPv4Network, mtu: int) -> Settings:
-    """The settings by name. flag: wins over the key ``enabled``. Raises ConfigError."""
-    enabled = flag or keys.ipv6_enabled
+def settings(
+    flag: str, keys: Ipv6Keys, default: str, mac: bytes, subnet: ipaddress.IPv4Network, mtu: int
+) -> Settings:
+    """The settings by name. flag: wins over the key ``enabled``. Raises ConfigError.
+
+    default: counts if neither is there. It means "off" if the MTU is too small for IPv6.
+    """
+    named = flag or (keys.ipv6_enabled if "ipv6_enabled" in keys.named else "")
+    enabled = named or (default if mtu >= ipv6.MIN_MTU else OFF)
     if enabled not in IPV6:
         raise ConfigError(f"ipv6 must be one of {', '.join(IPV6)}, not {enabled!r}")
     found = {"ipv6_enabled": enabled, "ipv6_prefix": keys.ipv6_prefix}

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from pipeline.config import default_mode, derived, forward_words, ipv6, limits, outside
 from pipeline.config.access import check_policy, check_token_file, with_proxy_protocol
-from pipeline.config.choices import GUESTS, NAT64, PLACEMENTS, SEPARATE, STREAM_SCHEMES, UDP_NATS
+from pipeline.config.choices import GUESTS, NAT64, OFF, PLACEMENTS, SEPARATE, STREAM_SCHEMES, UDP_NATS
 from pipeline.config.endpoints import check, further_links, links_of, metrics_url, web_url
 from pipeline.config.errors import ConfigError
 from pipeline.config.keys import NO_GUEST_API, FileKeys, StackKeys
@@ -64,13 +64,15 @@ def build(
     try_log_file: Callable[[str], None] | None = None,
     resolv_conf: str = default_mode.RESOLV_CONF,
     guests: GuestApi | None = None,
+    ipv6_default: str = OFF,
     again: bool = False,
 ) -> tuple[Config, tuple[str, ...]]:
     """Config and warnings from the parsed flags. words: the command line as typed.
 
     Checks run in gvproxy's order. The first that fails raises ConfigError. try_log_file is called with the
     path of the log before all checks but those of the file. guests: what guests may do if the file has no
-    guest-api. again: the program runs with these flags already, and has bound its sockets.
+    guest-api. ipv6_default: whether guests have IPv6 if neither a flag nor the file says it. again: the
+    program runs with these flags already, and has bound its sockets.
     """
     warnings: list[str] = []
     path = parsed.text("config")
@@ -95,7 +97,7 @@ def build(
     given = _limits(parsed)
     set_limits: Set[str] = keys.limits.named  # type: ignore[attr-defined]  # made at run time
     settings |= derived.limits({*given, *set_limits}, memory.available_bytes()) | given
-    settings |= _network(parsed, keys, network, warnings)
+    settings |= _network(parsed, keys, network, warnings, ipv6_default)
     settings |= _workers(parsed, keys)
     settings |= _access(parsed, keys)
     settings |= outside.settings(parsed, keys, network.gateway_ip)
@@ -264,7 +266,9 @@ def _limits(parsed: flags.Parsed) -> Settings:
     return values
 
 
-def _network(parsed: flags.Parsed, keys: FileKeys, network: Addresses, warnings: list[str]) -> Settings:
+def _network(
+    parsed: flags.Parsed, keys: FileKeys, network: Addresses, warnings: list[str], ipv6_default: str
+) -> Settings:
     stack, host = keys.stack, network.host_ip
     mtu = checked_mtu(parsed.number("mtu") or stack.mtu or DEFAULT_MTU, warnings)
     mac = stack.gateway_mac or GATEWAY_MAC
@@ -275,7 +279,7 @@ def _network(parsed: flags.Parsed, keys: FileKeys, network: Addresses, warnings:
         "gateway_virtual_ips": stack.gateway_virtual_ips or (host,),
         "udp_nat": _one_of("udp-nat", parsed.text("udp-nat") or keys.udp_nat, UDP_NATS),
         "state_file": _state_file(parsed.text("state-file") or keys.state_file),
-        **ipv6.settings(parsed.text("ipv6"), keys.ipv6, mac, network.subnet, mtu),
+        **ipv6.settings(parsed.text("ipv6"), keys.ipv6, ipv6_default, mac, network.subnet, mtu),
         "ipv6_nat64": _one_of("nat64", parsed.text("nat64") or keys.ipv6.ipv6_nat64, NAT64),
     }
 

@@ -106,7 +106,7 @@ OWN: Final[tuple[Flag, ...]] = (
         "what guests may send each other: guarded, honest frames; isolated, nothing; or open, anything",
         words=GUESTS,
     ),
-    Flag("ipv6", "string", "whether guests have IPv6; off if empty", words=IPV6),
+    Flag("ipv6", "string", "whether guests have IPv6; by default auto, in gvtap-gvproxy off", words=IPV6),
     Flag(
         "nat64",
         "string",

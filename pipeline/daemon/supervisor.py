@@ -20,6 +20,7 @@ from time import monotonic
 from typing import Final, NamedTuple
 
 from pipeline import logs
+from pipeline.config.choices import AUTO, OFF
 from pipeline.config.model import Config, GuestApi
 from pipeline.control.facts import Facts, Process
 from pipeline.control.flows.flow_log import FlowLog
@@ -67,16 +68,18 @@ class Program(NamedTuple):
 
     ``one_guest``: of a protocol in ONE_GUEST, serve only the first guest, and end when it leaves.
     ``guests``: what guests may do through the API if the configuration has no guest-api.
+    ``ipv6``: whether guests have IPv6 if the configuration does not say it.
     """
 
     name: str
     one_guest: bool = False
     guests: GuestApi = GuestApi()
+    ipv6: str = AUTO
 
 
 OWN: Final = Program("gvtap-pipeline")
-GVPROXY: Final = Program("gvproxy", one_guest=True, guests=GuestApi(unix=True))
-"""The original's own clients open unix forwards from the guest, and none of them over ssh."""
+GVPROXY: Final = Program("gvproxy", one_guest=True, guests=GuestApi(unix=True), ipv6=OFF)
+"""The original's own clients open unix forwards from the guest, and none of them over ssh. It has no IPv6."""
 
 
 def run(config: Config, program: Program, version: str, reread: Reread | None = None) -> int:

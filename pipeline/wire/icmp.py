@@ -18,7 +18,7 @@ from pipeline.wire import ip, ipv4
 from pipeline.wire.errors import WireError
 
 FIXED: Final = Struct("!BBHI")
-HEADER_LEN: Final = FIXED.size
+HEADER_LEN: Final[int] = FIXED.size
 
 ECHO_REPLY: Final = 0
 UNREACHABLE: Final = 3

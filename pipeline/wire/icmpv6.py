@@ -29,7 +29,7 @@ from pipeline.wire.errors import WireError
 from pipeline.wire.ipv6 import PROTO_ICMPV6
 
 FIXED: Final = Struct("!BBHI")
-HEADER_LEN: Final = FIXED.size
+HEADER_LEN: Final[int] = FIXED.size
 
 UNREACHABLE: Final = 1
 PACKET_TOO_BIG: Final = 2

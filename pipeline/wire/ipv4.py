@@ -15,7 +15,7 @@ from pipeline.wire import ip
 from pipeline.wire.errors import WireError
 
 FIXED: Final = Struct("!BBHHHBBHII")
-HEADER_LEN: Final = FIXED.size
+HEADER_LEN: Final[int] = FIXED.size
 MAX_TOTAL_LEN: Final = 0xFFFF
 
 PROTO_ICMP: Final = 1

@@ -15,7 +15,7 @@ from pipeline.wire.errors import WireError
 from pipeline.wire.ipv4 import PROTO_UDP
 
 FIXED: Final = Struct("!HHHH")
-HEADER_LEN: Final = FIXED.size
+HEADER_LEN: Final[int] = FIXED.size
 
 
 class Header(NamedTuple):

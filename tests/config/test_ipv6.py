@@ -1,12 +1,15 @@
 """IPv6 of guests: off by default, and a prefix that is the same at every start."""
 
 import ipaddress
+import os
 
 import pytest
 import yaml
 
+from pipeline.config import merge, options
 from pipeline.config.errors import ConfigError
 from pipeline.config.shown import as_file
+from pipeline.go import flags
 from pipeline.wire import ip
 from tests.config.built import build, refusal
 
@@ -108,3 +111,19 @@ def test_other_words_for_nat64_are_refused(file) -> None:
     assert refusal("-nat64", "maybe") == "nat64 must be one of off, on, auto, not 'maybe'"
     with pytest.raises(ConfigError, match=r"ipv6\.nat64: must be off or on or auto"):
         build("-config", file("ipv6: {nat64: maybe}"))
+
+
+def with_default(*words: str) -> str:
+    """What guests have where the default is auto."""
+    parsed = flags.parse(options.START, words)
+    made, _ = merge.build(parsed, words, resolv_conf=os.devnull, ipv6_default="auto")
+    return made.network.ipv6_enabled
+
+
+def test_the_default_counts_only_if_nothing_is_said_and_the_mtu_is_large_enough(file) -> None:
+    assert with_default() == "auto"
+    assert with_default("-ipv6", "off") == with_default("-config", file("ipv6: {enabled: off}")) == "off"
+    assert with_default("-config", file("ipv6: {nat64: off}")) == "auto"
+    assert with_default("-ipv6", "on") == "on"
+    assert with_default("-mtu", "1279") == "off"
+    assert with_default("-mtu", "1280") == "auto"

@@ -15,7 +15,7 @@ WORDS = "cannot receive packets from @, disconnecting: cannot read size from soc
 
 def session(directory: Path, *, original: bool) -> list[dict[str, Any]]:
     """The log of a daemon whose guest leaves, from this event on until the end."""
-    daemon = LoneDaemon(directory)
+    daemon = LoneDaemon(directory, "-ipv6", "off")
     if original:
         command = [sys.executable, "-m", "pipeline.gvproxy", "-ssh-port", "-1"]
         daemon.command = [*command, "-listen", f"unix://{daemon.socket}"]
@@ -28,7 +28,7 @@ def session(directory: Path, *, original: bool) -> list[dict[str, Any]]:
         if original:
             wait_for(lambda: WORDS in daemon.errors(), "the original's line", 10)
     lines = [json.loads(line) for line in daemon.errors().splitlines()]
-    begin = next(at for at, line in enumerate(lines) if line["kind"] == "guest-gone")
+    begin = next(at for at, line in enumerate(lines) if line.get("kind") == "guest-gone")
     return lines[begin:]
 
 
@@ -40,6 +40,6 @@ def test_for_gvtap_pipeline_it_is_no_error(tmp_path: Path) -> None:
 
 def test_for_gvtap_gvproxy_it_is_an_error_in_the_originals_words(tmp_path: Path) -> None:
     lines = session(tmp_path, original=True)
-    (line,) = [line for line in lines if line["kind"] == "original-guest-gone"]
+    (line,) = [line for line in lines if line.get("kind") == "original-guest-gone"]
     assert (line["level"], line["event"]) == ("error", WORDS)
     assert (line["protocol"], line["peer"], line["worker"]) == ("connect", "@", "supervisor")

@@ -214,6 +214,14 @@ def test_forwards_join_any_two_families(
 # --- routes -----------------------------------------------------------------------------------------
 
 
+def test_ipv6_is_there_without_a_flag(network: Network) -> None:
+    with (
+        Daemon(network, ipv4_only=False) as daemon,
+        Agent(network.guests[0], daemon.socket, mac=MACS[0]) as agent,
+    ):
+        wait_for(lambda: is_usable(agent.guest, ADDRS[0]) and has_route(agent), "an address and a route")
+
+
 def test_the_default_route_follows_the_hosts(network: Network) -> None:
     with guest_of(network) as (_, agent):
         network.host.ip("-6", "route", "del", "default")
@@ -235,7 +243,8 @@ def test_a_host_without_ipv6_serves_ipv4(network: Network, outside: Servers) -> 
             wait_for(lambda: is_usable(agent.guest, ADDRS[0]), "an address")
             assert not has_route(agent)
             assert agent.run("transfer", INTERNET_ADDR, DATA, MIB, MIB)["errors"] == []
-            assert daemon.log_text().count("no IPv6 default route") <= 1
+            told = [line["event"] for line in daemon.log() if "over IPv6" in line["event"]]
+            assert told == ["guests have no default route over IPv6, as the host"]
     finally:
         network.host.run("sysctl", "-q", "-w", "net.ipv6.conf.all.disable_ipv6=0")
         add_host_ipv6(network)

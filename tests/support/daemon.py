@@ -48,8 +48,12 @@ class Daemon:
         ssh_port: int = -1,
         system: str = "",
         plain: bool = False,
+        ipv4_only: bool = True,
     ) -> None:
-        """flags: further flags. ssh_port: port of the default ssh forward. system, plain: see program()."""
+        """flags: further flags. ssh_port: port of the default ssh forward. system, plain: see program().
+
+        ipv4_only: without a flag -ipv6, guests have no IPv6, although that is not the default.
+        """
         self.network = network
         self.namespace: Namespace = network.host
         self.socket = network.directory / f"{name}.sock"
@@ -59,6 +63,8 @@ class Daemon:
             *("-listen", f"unix://{self.socket}", "-listen-qemu", f"unix://{self.qemu_socket}"),
             *("-ssh-port", str(ssh_port), *flags),
         ]
+        if ipv4_only and "-ipv6" not in flags:
+            self.flags += ["-ipv6", "off"]
         self.command = program(system, plain=plain)
         self.start_seconds = 0.0
         self.expect_errors = False

@@ -55,6 +55,8 @@ class Discovery:
         self.outbound = outbound.of(config.network.outbound_address, config.network.outbound_interface)
         self.looks_at = _INF
         """When to look again whether the host has a route; inf if that does not matter."""
+        self.has_route: bool | None = None
+        """What the last look has found."""
         if config.network.ipv6_enabled == AUTO:
             self.looks_at = 0.0
         else:
@@ -139,12 +141,11 @@ class Discovery:
             return False
         self.looks_at = now + LOOK_EVERY_S
         has_route = ipv6_route.exists(self.outbound)
-        if not self.advertiser.set_default(has_route):
-            return False
-        self.log.info(
-            "guests have an IPv6 default route" if has_route else "guests have no IPv6 default route"
-        )
-        return True
+        if has_route != self.has_route:
+            self.has_route = has_route
+            have = "have a" if has_route else "have no"
+            self.log.info(f"guests {have} default route over IPv6, as the host", host_has_route=has_route)
+        return self.advertiser.set_default(has_route)
 
     def withdraw(self) -> None:
         """The daemon ends: the gateway is no default router any more (RFC 4861 section 6.2.5)."""
