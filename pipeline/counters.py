@@ -9,6 +9,7 @@ histograms.
 
 from typing import Final
 
+from pipeline.counter_tables.dhcp import DHCP
 from pipeline.counter_tables.ipv6 import IPV6
 from pipeline.counter_tables.row import Counter
 
@@ -83,7 +84,11 @@ TABLE: Final[tuple[Counter, ...]] = (
         "messages",
         "pings, ARP and ND requests over max-answers-per-second",
     ),
-    Counter("dhcp_message_dropped_rate_limit", "messages", "DHCP messages over max-dhcp-messages-per-second"),
+    Counter(
+        "dhcp_message_dropped_rate_limit",
+        "messages",
+        "DHCP and DHCPv6 messages over max-dhcp-messages-per-second",
+    ),
     Counter("dns_query_dropped_rate_limit", "messages", "DNS queries over max-dns-queries-per-second"),
     Counter("demux_frame_dropped_tcp_to_group", "frames", "TCP segments in frames to a group address"),
     Counter("demux_frame_dropped_unknown_ethertype", "frames", "frames that are neither IPv4 nor ARP"),
@@ -396,49 +401,7 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("listen_forward_refused_too_many", "forwards", "forwards over the limit max-forwards"),
     Counter("listen_forwards", "forwards", "forwards open now", "gauge"),
     # --- resolver: DHCP, DNS ----------------------------------------------------------
-    Counter("dhcp_ack_sent", "messages", "DHCP acknowledgements"),
-    Counter("dhcp_bootp_reply_sent", "messages", "BOOTP requests answered"),
-    Counter("dhcp_decline_accepted", "messages", "addresses that a client found in use"),
-    Counter(
-        "dhcp_decline_dropped_not_holder", "messages", "DHCP declines of an address the client does not hold"
-    ),
-    Counter(
-        "dhcp_host_name_refused_invalid",
-        "names",
-        "host names of clients that are not one label of letters and digits",
-    ),
-    Counter(
-        "dhcp_host_name_refused_taken",
-        "names",
-        "host names of clients that the configuration or another client has, or that no client may have",
-    ),
-    Counter("dhcp_host_name_refused_too_many", "names", "host names of clients beyond what is kept"),
-    Counter("dhcp_host_names", "names", "clients whose host name the name server answers for now", "gauge"),
-    Counter("dhcp_leases", "leases", "addresses given out, static ones included", "gauge"),
-    Counter("dhcp_message_dropped_bad_chaddr", "messages", "DHCP messages without a usable hardware address"),
-    Counter("dhcp_message_dropped_bad_header", "messages", "DHCP messages of unknown op"),
-    Counter("dhcp_message_dropped_bad_options", "messages", "DHCP messages whose options leave their bounds"),
-    Counter("dhcp_message_dropped_gateway_mac", "messages", "DHCP messages that claim the gateway's MAC"),
-    Counter(
-        "dhcp_message_dropped_loan_over",
-        "messages",
-        "DHCP requests for a lease beyond the guest's share, while others need addresses",
-    ),
-    Counter("dhcp_message_dropped_no_address", "messages", "DHCP requests while no address is left"),
-    Counter(
-        "dhcp_message_dropped_too_many_of_guest",
-        "messages",
-        "DHCP requests of new clients on a link that has its share of the addresses",
-    ),
-    Counter("dhcp_message_dropped_truncated", "messages", "DHCP messages shorter than their fixed fields"),
-    Counter("dhcp_message_ignored_not_request", "messages", "DHCP messages of another server"),
-    Counter("dhcp_message_ignored_other_server", "messages", "DHCP messages that name another server"),
-    Counter("dhcp_message_ignored_unknown_type", "messages", "DHCP messages of a type that gets no reply"),
-    Counter("dhcp_offer_sent", "messages", "DHCP offers"),
-    Counter("dhcp_release_accepted", "messages", "leases given back"),
-    Counter(
-        "dhcp_release_dropped_not_holder", "messages", "DHCP releases of an address the client does not hold"
-    ),
+    *DHCP,
     Counter("dns_answers_synthesized", "answers", "answers made of those about an IPv4 address (DNS64)"),
     Counter("dns_cache_entries", "answers", "answers of upstream servers in the cache now", "gauge"),
     Counter(

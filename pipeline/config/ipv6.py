@@ -2,6 +2,7 @@
 
 import hashlib
 import ipaddress
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from pipeline.config.choices import IPV6, OFF
@@ -41,7 +42,18 @@ def settings(
             raise ConfigError(f"ipv6.{key}: {ip.text(addr)} must be in {prefix}, and not its first address")
     if gateway == host:
         raise ConfigError(f"ipv6.host: {ip.text(host)} is the gateway's address (allowed: another one)")
+    _check_static_leases(prefix, keys.ipv6_static_leases, (gateway, host))
     return {**found, "ipv6_prefix": prefix, "ipv6_gateway": gateway, "ipv6_host": host}
+
+
+def _check_static_leases(prefix: str, addresses: Iterable[int], own: Collection[int]) -> None:
+    """Raises ConfigError for an address that no guest of this /64 may have. own: the gateway's."""
+    first, last = ip.network(prefix)
+    for each in addresses:
+        if not first < each <= last or each in own:
+            words = "is not an address of a guest"
+            allowed = f"of {prefix}, and not the gateway's"
+            raise ConfigError(f"ipv6.static-leases: {ip.text(each)} {words} (allowed: {allowed})")
 
 
 def derived_prefix(mac: bytes, subnet: ipaddress.IPv4Network) -> ipaddress.IPv6Network:

@@ -147,6 +147,7 @@ class Network:
     ipv6_gateway: int = 0  # 0 while IPv6 is off
     ipv6_host: int = 0  # means the host's ::1; 0 while IPv6 is off
     ipv6_nat64: str = AUTO  # one of NAT64
+    ipv6_static_leases: Mapping[int, bytes] = field(default_factory=dict)
 
     @property
     def reserved(self) -> frozenset[int]:

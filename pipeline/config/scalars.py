@@ -324,6 +324,7 @@ def _pattern(*patterns: str) -> dict[str, str]:
 Text = Annotated[str, Check(_text, schema=_ANY_SCALAR)]
 Flag = Annotated[bool, Check(_true)]
 Ip = Annotated[int, Check(_ipv4, ip.text, _IPV4_SCHEMA)]
+Ip6 = Annotated[int, Check(_ipv6, ip.text, _pattern(_IPV6_SHAPE))]
 Mac = Annotated[bytes, Check(_mac, ethernet.mac_text, _pattern(ethernet.MAC_PATTERN))]
 OptionalMac = Annotated[
     bytes, Check(_optional(_mac, b""), ethernet.mac_text, _pattern("", ethernet.MAC_PATTERN))

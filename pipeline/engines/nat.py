@@ -18,11 +18,12 @@ from ipaddress import IPv4Network
 from typing import Final, NamedTuple, Protocol
 
 from pipeline.engines.neighbors.addresses import Ipv6Addresses
-from pipeline.wire import ip
+from pipeline.wire import dhcpv6, ip
 
 DNS_PORT: Final = 53
 API_PORT: Final = 80
 DHCP_PORT: Final = 67
+DHCPV6_PORT: Final = 547
 LINK_LOCAL: Final = "nat_flow_refused_link_local"
 OWN_PORT: Final = "nat_flow_refused_own_port"
 DNS_OFF: Final = "nat_flow_refused_dns_off"
@@ -88,6 +89,8 @@ class Nat:
         self.gateway = config.gateway_ip
         self.gateways = frozenset((self.gateway, *((ipv6.gateway, ipv6.link_local) if ipv6 else ())))
         """The addresses at which the gateway's services are."""
+        self._dhcpv6 = (*self.gateways, dhcpv6.ALL_SERVERS) if ipv6 else ()
+        """Where guests ask the DHCPv6 server. The server answers by RFC 8415 section 18.4."""
         self.own = frozenset((self.gateway, *config.gateway_virtual_ips, *(ipv6.own if ipv6 else ())))
         self.table = {**config.nat, **({ipv6.host: ip.LOOPBACK6} if ipv6 else {})}
         loopback_off = "host-loopback" in disable
@@ -124,6 +127,8 @@ class Nat:
 
     def udp_target(self, remote_addr: int, port: int) -> Target:
         """Where a guest's datagram to this address and port goes."""
+        if port == DHCPV6_PORT and remote_addr in self._dhcpv6:
+            return Target(remote_addr, service="dhcp")
         target = self._target(self._udp_services, remote_addr, port)
         if self._udp_off and not (target.service or target.refused):
             return Target(target.addr, refused=UDP_OFF, errno=errno.EACCES)

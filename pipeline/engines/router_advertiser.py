@@ -69,12 +69,16 @@ class RouterAdvertiser:
             valid=VALID_S,
             preferred=PREFERRED_S,
             name_server=self._addresses.gateway if self._has_dns else 0,
-            search_list=_search_list(self._search_domains) if self._has_dns else b"",
+            search_list=self._search_list(),
             names_lifetime=NAMES_S,
             nat64=self._nat64,
             nat64_lifetime=NAT64_S,
         )
         return icmpv6.build_router_advertisement(says, self._addresses.link_local, ipv6.ALL_NODES)
+
+    def _search_list(self) -> bytes:
+        """The first valid domains in wire form, as many as fit."""
+        return dhcp.search_list_of(self._search_domains, MAX_SEARCH_LIST) if self._has_dns else b""
 
     def set_search_domains(self, search_domains: Sequence[str]) -> bool:
         """Change the search list. Returns whether the advertisement is another one now."""
@@ -107,14 +111,3 @@ class RouterAdvertiser:
     def deadline(self) -> float:
         """When the next advertisement is due; inf when never."""
         return self._due
-
-
-def _search_list(domains: Sequence[str]) -> bytes:
-    """The first valid domains in wire form, as many as fit."""
-    found = b""
-    for domain in domains:
-        longer = found + dhcp.build_search_list((domain,))
-        if len(longer) > MAX_SEARCH_LIST:
-            break
-        found = longer
-    return found

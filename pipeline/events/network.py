@@ -73,12 +73,18 @@ MACS: Final = (
     ),
 )
 
-_LEASE: Final = {"guest": _GUEST, "link": _LINK, "mac": _MAC, "address": _ADDRESS, "host_name": _HOST_NAME}
+_LEASE: Final = {
+    "guest": _GUEST,
+    "link": _LINK,
+    "mac": _MAC,
+    "address": "address that the lease is for, of IPv6 if it is one of DHCPv6",
+    "host_name": _HOST_NAME,
+}
 
 DHCP: Final = (
     published(
         *("lease-given", INFO, "lease given"),
-        "DHCP has given a guest an address that it did not have before on this link.",
+        "DHCP or DHCPv6 has given a guest an address that it did not have before on this link.",
         **_LEASE,
         seconds="length of the lease; null for one without end (BOOTP)",
     ),
@@ -95,13 +101,13 @@ DHCP: Final = (
     ),
     published(
         *("lease-declined", WARNING, "lease declined"),
-        "A guest has found that another one uses the address that DHCP gave it.",
+        "A guest has found that another one uses the address that DHCP or DHCPv6 gave it.",
         **_LEASE,
     ),
     published(
         *("lease-refused", WARNING, "lease refused"),
-        "A guest gets no address from DHCP.",
-        **{**_LEASE, "address": "IPv4 address that the guest asked for; null for none"},
+        "A guest gets no address from DHCP or DHCPv6.",
+        **{**_LEASE, "address": "address that the guest asked for; null for none"},
         reason="the counter of the refusal (docs/metrics.md)",
     ),
 )

@@ -1,15 +1,16 @@
-"""Reads and writes the file that keeps DHCP leases while the program does not run.
+"""Reads and writes the file that keeps the leases of DHCP and DHCPv6 while the program does not run.
 
 The file is JSON: ``{"version": 1, "leases": [{"ip", "mac", "expires"}]}``. ``expires`` is in seconds since
-1970. save() replaces the whole file, so a crash cannot leave half of it. load() refuses a file that it does
-not understand, and does not change it.
+1970. Leases of DHCPv6 are in a list ``leases6``, which also has "iaid" and "duid". It may be missing. save()
+replaces the whole file, so a crash cannot leave half of it. load() refuses a file that it does not
+understand, and does not change it.
 """
 
 import json
 import re
 from collections.abc import Iterable
 from math import isfinite
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pipeline.system import output_file, small_file
 from pipeline.wire import ip
@@ -21,21 +22,32 @@ ALLOWED: Final = (
 )
 
 _MAC: Final = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+_DUID: Final = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){2,129}")
+_IAID_LEN: Final = 4
 
 Row = tuple[int, bytes, float]
 """Address, MAC, seconds left."""
+Row6 = tuple[int, bytes, float, bytes]
+"""Address, IAID (4 bytes) and DUID, seconds left, MAC."""
+
+
+class Rows(NamedTuple):
+    """The leases of a file."""
+
+    ipv4: list[Row]
+    ipv6: list[Row6]
 
 
 class LeaseFileError(Exception):
     """The file exists and cannot be read. The text says why."""
 
 
-def load(path: str, wall_now: float) -> list[Row]:
-    """The rows of the file; an empty list if there is no file yet. Raises LeaseFileError."""
+def load(path: str, wall_now: float) -> Rows:
+    """The rows of the file; none if there is no file yet. Raises LeaseFileError."""
     try:
         document = json.loads(small_file.read(path).decode("utf-8"))
     except FileNotFoundError:
-        return []
+        return Rows([], [])
     except RecursionError:
         raise LeaseFileError(
             f"state file {path} cannot be read: it is nested too deeply ({ALLOWED})"
@@ -49,21 +61,41 @@ def load(path: str, wall_now: float) -> list[Row]:
     try:
         if document["version"] != VERSION:
             raise LeaseFileError(f"state file {path} is of version {document['version']}, not {VERSION}")
-        return [_row(lease, wall_now) for lease in document["leases"]]
+        return Rows(
+            [_row(lease, wall_now) for lease in document["leases"]],
+            [_row6(lease, wall_now) for lease in document.get("leases6", [])],
+        )
     except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
         raise LeaseFileError(f"state file {path} is not a list of leases: {error!r} ({ALLOWED})") from error
 
 
 def _row(lease: Any, wall_now: float) -> Row:
+    address, mac, seconds = _common(lease, wall_now)
+    return ip.parse_ipv4(address), mac, seconds
+
+
+def _common(lease: Any, wall_now: float) -> tuple[str, bytes, float]:
+    """Address, MAC and seconds left, which both kinds of lease have."""
     address, mac, expires = lease["ip"], lease["mac"], lease["expires"]
     if not isinstance(address, str) or not isinstance(mac, str) or not _MAC.fullmatch(mac):
         raise ValueError(f"bad address {address!r} or MAC address {mac!r}")
     if isinstance(expires, bool) or not isinstance(expires, int | float) or not isfinite(expires):
         raise ValueError(f"bad time {expires!r}")
-    return ip.parse_ipv4(address), bytes.fromhex(mac.replace(":", "")), float(expires) - wall_now
+    return address, bytes.fromhex(mac.replace(":", "")), float(expires) - wall_now
 
 
-def save(path: str, rows: Iterable[Row], wall_now: float) -> None:
+def _row6(lease: Any, wall_now: float) -> Row6:
+    address, mac, seconds = _common(lease, wall_now)
+    iaid, duid = lease["iaid"], lease["duid"]
+    if isinstance(iaid, bool) or not isinstance(iaid, int):
+        raise ValueError(f"bad IAID {iaid!r}")
+    if not isinstance(duid, str) or not _DUID.fullmatch(duid):
+        raise ValueError(f"bad DUID {duid!r}")
+    client = iaid.to_bytes(_IAID_LEN, "big") + bytes.fromhex(duid.replace(":", ""))
+    return ip.parse(address), client, seconds, mac
+
+
+def save(path: str, rows: Iterable[Row], wall_now: float, rows6: Iterable[Row6] = ()) -> None:
     """Replace the file. Raises OSError if that fails. The old file then stays."""
     leases = [
         {
@@ -73,5 +105,18 @@ def save(path: str, rows: Iterable[Row], wall_now: float) -> None:
         }
         for address, mac, seconds in sorted(rows)
     ]
-    text = json.dumps({"version": VERSION, "leases": leases}, indent=1) + "\n"
+    document: dict[str, object] = {"version": VERSION, "leases": leases}
+    leases6 = [
+        {
+            "ip": ip.text(address),
+            "mac": mac.hex(":"),
+            "iaid": int.from_bytes(client[:_IAID_LEN], "big"),
+            "duid": client[_IAID_LEN:].hex(":"),
+            "expires": round(wall_now + seconds),
+        }
+        for address, client, seconds, mac in sorted(rows6)
+    ]
+    if leases6:
+        document["leases6"] = leases6
+    text = json.dumps(document, indent=1) + "\n"
     output_file.replace(path, text.encode(), MODE)

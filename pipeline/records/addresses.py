@@ -1,12 +1,15 @@
 """How records hold addresses: an IP address as one number, a MAC address as two."""
 
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 Addr: TypeAlias = int
 """An IP address of either family as a number (pipeline.wire.ip). 0 means that there is none.
 
 Only the layouts of this package know how many bytes an address takes.
 """
+
+NO_MAC: Final = bytes(6)
+"""No MAC address."""
 
 
 def addr_bytes(addr: Addr) -> bytes:

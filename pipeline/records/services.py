@@ -3,11 +3,12 @@
 from struct import Struct
 from typing import Final
 
-from pipeline.records.addresses import Addr, addr_bytes, addr_of
+from pipeline.records.addresses import NO_MAC, Addr, addr_bytes, addr_of, mac_bytes, mac_numbers
 from pipeline.records.flows import FlowKey
 from pipeline.records.kinds import NAMED, SERVICE_DATAGRAM
 
-_DATAGRAM: Final = Struct("<B?H4xIII28x36s12x")  # kind, crowded, link, slot, off, length, key
+# kind, crowded, link, slot, off, length, mac (two numbers), key
+_DATAGRAM: Final = Struct("<B?H4xIII8xIH14x36s12x")
 _NAMED: Final = Struct("<B27xI16x16s16sQ8x")  # kind, ttl_s, guest_addr, remote_addr, pattern
 
 
@@ -17,11 +18,18 @@ class ServiceDatagram:
     key: the remote end is the service's, in both directions. The guest's address is 0 if the guest has none
     yet. An answer to 255.255.255.255 goes to the broadcast MAC on the link. The reader may overwrite the
     HEADER_ROOM bytes (pipeline.records.udp) before an answer with headers. ``crowded``, in a question: other
-    guests than this one are active.
+    guests than this one are active. ``mac``, in a question over IPv6: the source of its frame; else zeros.
     """
 
     def __init__(
-        self, link: int, key: FlowKey, slot: int, off: int, length: int, crowded: bool = False
+        self,
+        link: int,
+        key: FlowKey,
+        slot: int,
+        off: int,
+        length: int,
+        crowded: bool = False,
+        mac: bytes = NO_MAC,
     ) -> None:
         self.link = link
         self.key = key
@@ -29,17 +37,27 @@ class ServiceDatagram:
         self.off = off
         self.length = length
         self.crowded = crowded
+        self.mac = mac
 
     @staticmethod
     def unpack(burst: memoryview, at: int) -> "ServiceDatagram":
         """The record at burst[at:]."""
-        _, crowded, link, slot, off, length, key = _DATAGRAM.unpack_from(burst, at)
-        return ServiceDatagram(link, key, slot, off, length, crowded)
+        _, crowded, link, slot, off, length, high, low, key = _DATAGRAM.unpack_from(burst, at)
+        return ServiceDatagram(link, key, slot, off, length, crowded, mac_bytes(high, low))
 
     @staticmethod
-    def pack(link: int, key: FlowKey, slot: int, off: int, length: int, crowded: bool = False) -> bytes:
+    def pack(
+        link: int,
+        key: FlowKey,
+        slot: int,
+        off: int,
+        length: int,
+        crowded: bool = False,
+        mac: bytes = NO_MAC,
+    ) -> bytes:
         """A record with these fields."""
-        return _DATAGRAM.pack(SERVICE_DATAGRAM, crowded, link, slot, off, length, key)
+        high, low = mac_numbers(mac)
+        return _DATAGRAM.pack(SERVICE_DATAGRAM, crowded, link, slot, off, length, high, low, key)
 
 
 class Named:

@@ -214,3 +214,14 @@ def build_search_list(domains: Iterable[str]) -> bytes:
         if all(label.isascii() and 0 < len(label) <= MAX_LABEL for label in labels):
             parts.append(b"".join(bytes((len(label),)) + label.encode("ascii") for label in labels) + b"\0")
     return b"".join(parts)
+
+
+def search_list_of(domains: Iterable[str], room: int) -> bytes:
+    """The first valid domains in the same form, as many as fit into room bytes."""
+    found = b""
+    for domain in domains:
+        longer = found + build_search_list((domain,))
+        if len(longer) > room:
+            break
+        found = longer
+    return found

@@ -94,6 +94,8 @@ _UNIT: Final = 8
 _TARGET_LEN: Final = 16
 _ON_LINK_AUTONOMOUS: Final = 0xC0
 _PREFIX_LEN: Final = 64
+_MANAGED_OTHER: Final = 0xC0
+"""Flags M and O of a router: addresses and other parameters are available by DHCPv6."""
 
 _ADDRESS_OPTION: Final = Struct("!BB6s")
 _ADVERTISEMENT: Final = Struct("!II")  # reachable time, retransmission timer
@@ -289,7 +291,7 @@ class RouterAdvertisement(NamedTuple):
 
 
 def build_router_advertisement(says: RouterAdvertisement, src: int, dst: int) -> bytes:
-    """A whole message (RFC 4861 section 4.2). Its timers are 0, so hosts keep theirs."""
+    """A whole message (RFC 4861 section 4.2), with flags M and O. Its timers are 0, so hosts keep theirs."""
     prefix = says.prefix.to_bytes(16, "big")
     parts = [
         _ADVERTISEMENT.pack(0, 0),
@@ -307,7 +309,7 @@ def build_router_advertisement(says: RouterAdvertisement, src: int, dst: int) ->
         ]
     if says.nat64:
         parts.append(_pref64(says.nat64, says.nat64_lifetime))
-    rest = ipv6.DEFAULT_HOP_LIMIT << 24 | says.lifetime
+    rest = ipv6.DEFAULT_HOP_LIMIT << 24 | _MANAGED_OTHER << 16 | says.lifetime
     return build(ROUTER_ADVERTISEMENT, 0, rest, src, dst, b"".join(parts))
 
 

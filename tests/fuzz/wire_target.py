@@ -11,6 +11,7 @@ from pipeline.engines.offload import gro
 from pipeline.wire import (
     arp,
     dhcp,
+    dhcpv6,
     ethernet,
     fragment,
     framing,
@@ -24,6 +25,7 @@ from pipeline.wire import (
     virtio_net,
 )
 from pipeline.wire.errors import WireError
+from tests.support.fuzz import parsed
 from tests.support.segments import segment_of
 
 MAX_FRAMES = 16
@@ -106,6 +108,12 @@ def _options(view: memoryview) -> None:
 
 
 def _dhcp(view: memoryview) -> None:
+    """A message of DHCPv6, then one of DHCP."""
+    message = parsed(dhcpv6.parse, view, 0, len(view))
+    if message is not None:
+        assert dhcpv6.build(message) == view
+        parsed(list, message.ias())
+        parsed(message.requested)
     dhcp.parse(view, 0, len(view))
 
 

@@ -28,12 +28,13 @@ def test_what_was_saved_is_loaded_with_the_time_that_passed_taken_off(tmp_path: 
         "192.168.127.3",
     ]
     loaded = lease_file.load(str(path), 1_000_600.0)
-    assert loaded == [(ROWS[1][0], ROWS[1][1], -600.0), (ROWS[0][0], ROWS[0][1], 1200.0)]
+    assert loaded.ipv6 == []
+    assert loaded.ipv4 == [(ROWS[1][0], ROWS[1][1], -600.0), (ROWS[0][0], ROWS[0][1], 1200.0)]
     assert [each.name for each in tmp_path.iterdir()] == ["leases.json"]
 
 
 def test_without_a_file_there_are_no_leases(tmp_path: Path) -> None:
-    assert lease_file.load(str(tmp_path / "nothing"), 0.0) == []
+    assert lease_file.load(str(tmp_path / "nothing"), 0.0) == ([], [])
 
 
 @pytest.mark.parametrize(

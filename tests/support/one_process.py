@@ -25,9 +25,10 @@ from pipeline.records.kinds import RECORD_BYTES
 from pipeline.records.run import Run
 from pipeline.stages.demux.stage import DemuxStage
 from pipeline.stages.egress.stage import EgressStage
+from pipeline.stages.resolver.stage import ResolverStage
 from pipeline.stages.tcp.stage import TcpStage
 from pipeline.stages.worker import Message, Worker
-from pipeline.topology import DEMUX, EGRESS, TCP, Layout
+from pipeline.topology import DEMUX, EGRESS, RESOLVER, TCP, Layout
 from tests.support.configured import changed
 from tests.support.received import Received
 
@@ -41,7 +42,12 @@ workers."""
 LONGEST = 8000.0
 """Virtual seconds after which a silent guest has lost every connection (keep-alive: two hours)."""
 
-_STAGES: Final[dict[str, Callable[..., Any]]] = {DEMUX: DemuxStage, TCP: TcpStage, EGRESS: EgressStage}
+_STAGES: Final[dict[str, Callable[..., Any]]] = {
+    DEMUX: DemuxStage,
+    TCP: TcpStage,
+    EGRESS: EgressStage,
+    RESOLVER: ResolverStage,
+}
 
 
 class Neighbour:

@@ -16,6 +16,7 @@ from pipeline.config import merge, options
 from pipeline.counters import INDEX
 from pipeline.go import flags
 from pipeline.ipc.fabric import Fabric
+from pipeline.records.addresses import NO_MAC
 from pipeline.records.flows import Ends, flow_key
 from pipeline.records.kinds import RECORD_BYTES
 from pipeline.records.services import ServiceDatagram
@@ -132,12 +133,13 @@ class Rig:
         guest_port: int = 4000,
         link: int = 3,
         crowded: bool = False,
+        mac: bytes = NO_MAC,
     ) -> None:
         """Send a guest's datagram to the stage, as demux does."""
         slot = self.ingress.alloc()
         self.slots[slot][500 : 500 + len(payload)] = payload
         key = flow_key(guest_addr, guest_port, remote, port)
-        self.to_stage.push(ServiceDatagram.pack(link, key, slot, 500, len(payload), crowded))
+        self.to_stage.push(ServiceDatagram.pack(link, key, slot, 500, len(payload), crowded, mac))
         self.to_stage.publish()
         self.given += 1
 

@@ -173,7 +173,8 @@ def test_a_router_advertisement_says_what_it_was_made_of(
     says = icmpv6.RouterAdvertisement(mac, lifetime, mtu, prefix, valid, preferred, TARGET, search, 1800)
     message = icmpv6.build_router_advertisement(says, SRC, ipv6.ALL_NODES)
     head = icmpv6.parse(message, 0, len(message), SRC, ipv6.ALL_NODES)
-    assert (head.type, head.code, head.rest) == (134, 0, 64 << 24 | lifetime)
+    # RFC 4861 section 4.2: M and O say that DHCPv6 has addresses and other parameters.
+    assert (head.type, head.code, head.rest) == (134, 0, 64 << 24 | 0xC0 << 16 | lifetime)
     found = options(message)
     assert found[1] == mac
     assert found[5] == bytes(2) + mtu.to_bytes(4, "big")

@@ -114,6 +114,7 @@ WRITERS: Final[Mapping[str, tuple[str, ...]]] = {
     "listen": (LISTEN,),
     "dhcp": (RESOLVER,),
     "dhcp_message_dropped_rate_limit": (DEMUX,),
+    "dhcpv6": (RESOLVER,),
     "dns": (RESOLVER,),
     "dns_query_dropped_rate_limit": (DEMUX, RESOLVER),
     "resolver": (RESOLVER,),
@@ -123,7 +124,9 @@ WRITERS: Final[Mapping[str, tuple[str, ...]]] = {
 """First words of a row's name -> the roles that can change it. The longest entry wins."""
 
 
-_ACRONYMS: Final = frozenset({"api", "arp", "dhcp", "dns", "icmp", "mac", "nat", "nd", "tcp", "udp"})
+_ACRONYMS: Final = frozenset(
+    {"api", "arp", "dhcp", "dhcpv6", "dns", "icmp", "mac", "nat", "nd", "tcp", "udp"}
+)
 
 
 class Series(NamedTuple):

@@ -1,4 +1,4 @@
-"""One DHCP lease: its state, how long it lasts, and in which guest's share it counts.
+"""One lease of DHCP or DHCPv6: its state, how long it lasts, and in which guest's share it counts.
 
 =========  ==================================================  =========================================
 lease      means                                               may go to another client
@@ -13,7 +13,9 @@ bootp      a BOOTP request was answered                        when its link is 
 A BOOTP client never renews, so its lease does not expire.
 """
 
-from typing import Final, NamedTuple
+from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network
+from typing import Final, NamedTuple, Protocol
 
 LEASE_SECONDS: Final = 3600
 LOAN_SECONDS: Final = 120
@@ -43,6 +45,25 @@ BORROWER: Final = -2
 """In place of a guest: the lease is beyond the share of the guest that has it, so it is a loan."""
 
 
+class LeaseConfig(Protocol):
+    """The part of the configuration that Leases needs. Addresses are ints, MACs 6 bytes.
+
+    subnet: its first and its last address are no client's.
+    """
+
+    @property
+    def subnet(self) -> IPv4Network | IPv6Network: ...
+    @property
+    def gateway_ip(self) -> int: ...
+    @property
+    def gateway_mac(self) -> bytes: ...
+    @property
+    def dhcp_static_leases(self) -> Mapping[int, bytes]: ...
+    @property
+    def reserved(self) -> frozenset[int]:
+        """Addresses that no client gets, besides those of the gateway, the network and broadcast."""
+
+
 class Grant(NamedTuple):
     """A client's address, and the lease in seconds. Without an address (0): the counter that says why.
 
@@ -55,14 +76,39 @@ class Grant(NamedTuple):
     fresh: bool = True
 
 
+class Kept(NamedTuple):
+    """A lease for a state file. seconds: those left. ident: as Lease.ident."""
+
+    addr: int
+    client: bytes
+    seconds: float
+    ident: bytes = b""
+
+
+class Change(NamedTuple):
+    """What a message did to a lease: the kind of the event (pipeline.events.network.DHCP).
+
+    addr: 0 if none is known. seconds: of the lease, 0 without a lease. host_name: option 12 of DHCP, empty if
+    none. reason: the counter of a refusal, else empty.
+    """
+
+    kind: str
+    mac: bytes
+    addr: int
+    seconds: int
+    host_name: bytes = b""
+    reason: str = ""
+
+
 class Lease:
     """A dynamic lease. ``expires``: when it may go to another client. ``link``: where its client asked last.
 
     ``before``: another link that is still up, over which the lease was asked for first. A guest may ask in
     the name of another guest's client, and leave. Then the lease belongs to the first link again.
 
-    ``guest``: the guest in whose share the lease counts, or NO_LINK, GONE or BORROWER. ``ident``: the client
-    identifier (option 61), empty if the client sends none.
+    ``guest``: the guest in whose share the lease counts, or NO_LINK, GONE or BORROWER. ``ident``: what the
+    client says of itself besides its name. In DHCP that is the client identifier (option 61), empty if the
+    client sends none. In DHCPv6 it is the MAC of its frames.
     """
 
     __slots__ = ("addr", "before", "expires", "guest", "ident", "link", "state")

@@ -1,8 +1,9 @@
-"""Leases of the DHCP server: which client has which address, and which may get one (RFC 2131 section 4.3).
+"""Leases of a DHCP server: which client has which address, and which may get one (RFC 2131 section 4.3).
 
-A client is a hardware address. Each client gets the lowest free address of the subnet and keeps it. A lease
-that expired, was released or was never confirmed (lease.py) stays with its client until another client needs
-the address.
+A client is a name in bytes. For DHCP that is its hardware address (server.py), for DHCPv6 its DUID and the
+IAID of one of its identity associations (server6.py). Each client gets the lowest free address of the subnet,
+or that of ``first_choice``, and keeps it. A lease that expired, was released or was never confirmed
+(lease.py) stays with its client until another client needs the address.
 
 **Shares.** A guest may make up any number of hardware addresses. So leases count for the guest whose link
 they were asked over. Each guest may have LEAST_OF_A_GUEST leases. Beyond that, it gets an address only while
@@ -28,9 +29,8 @@ This module does not know messages.
 """
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Mapping
-from ipaddress import IPv4Network
-from typing import Final, Protocol
+from collections.abc import Callable, Iterable
+from typing import Final
 
 from pipeline.engines import tally
 from pipeline.engines.dhcp.lease import (
@@ -47,7 +47,9 @@ from pipeline.engines.dhcp.lease import (
     RELEASED,
     SECONDS,
     Grant,
+    Kept,
     Lease,
+    LeaseConfig,
 )
 from pipeline.engines.dhcp.pool import Pool
 from pipeline.engines.guest_of import by_link
@@ -69,22 +71,6 @@ NO_ADDRESS: Final = "dhcp_message_dropped_no_address"
 LOAN_OVER: Final = "dhcp_message_dropped_loan_over"
 
 
-class LeaseConfig(Protocol):
-    """The part of the configuration that Leases needs. Addresses are ints, MACs 6 bytes."""
-
-    @property
-    def subnet(self) -> IPv4Network: ...
-    @property
-    def gateway_ip(self) -> int: ...
-    @property
-    def gateway_mac(self) -> bytes: ...
-    @property
-    def dhcp_static_leases(self) -> Mapping[int, bytes]: ...
-    @property
-    def reserved(self) -> frozenset[int]:
-        """Addresses that no client gets, besides those of the gateway, the network and broadcast."""
-
-
 class Leases:
     """The leases of one subnet."""
 
@@ -93,25 +79,29 @@ class Leases:
         config: LeaseConfig,
         guest_of: Callable[[int], int] = by_link,
         on_end: Callable[[bytes], object] | None = None,
+        first_choice: Callable[[bytes], int] | None = None,
     ) -> None:
         """guest_of: the number of the guest that opened a link, above 0. All links of a peer share it.
 
-        on_end: called with a client's MAC when its lease ends before its time, or moves to another link.
+        on_end: called with a client when its lease ends before its time, or moves to another link.
+        first_choice: the address that a new client gets if it is free.
         """
         self._config = config
         self._guest_of = guest_of
         self._on_end = on_end
+        self._first_choice = first_choice
         self._pool = Pool(config.subnet, config.reserved | {config.gateway_ip, *config.dhcp_static_leases})
         self._reserve = min(MAX_RESERVE, self._pool.capacity // 8)
         # A MAC with two static addresses gets the lower one, the same in every run.
-        self._static = {mac: addr for addr, mac in sorted(config.dhcp_static_leases.items(), reverse=True)}
+        static = sorted(config.dhcp_static_leases.items(), reverse=True)
+        self._static = {client: addr for addr, client in static}
         self._static_links: dict[bytes, int] = {}
         """The link over which each static lease was taken last."""
         self._leases: dict[bytes, Lease] = {}
         self._by_state: dict[str, OrderedDict[bytes, None]] = {
             state: OrderedDict() for state in RECLAIM_ORDER
         }
-        """MACs by state, in the order in which their leases expire."""
+        """Clients by state, in the order in which their leases expire."""
         self._of_guest: dict[int, int] = {}
         """How many leases are in the share of each guest."""
         self._no_loans_until = float("-inf")
@@ -124,38 +114,47 @@ class Leases:
         return len(self._leases) + len(self._config.dhcp_static_leases)
 
     def by_addr(self) -> dict[int, bytes]:
-        """Address -> MAC of the gateway, of the static leases and of every client that has an address."""
+        """Address -> the gateway's MAC, and the client of each static lease and of each other address."""
         return {
             self._config.gateway_ip: self._config.gateway_mac,
             **self._config.dhcp_static_leases,
-            **{lease.addr: mac for mac, lease in self._leases.items()},
+            **{lease.addr: client for client, lease in self._leases.items()},
         }
 
-    def export(self, now: float) -> list[tuple[int, bytes, float]]:
-        """(address, MAC, seconds left) of the dynamic leases that clients use, for a state file.
+    def has_static(self, client: bytes) -> bool:
+        """Whether the configuration has an address for the client."""
+        return client in self._static
+
+    def ident_of(self, client: bytes) -> bytes:
+        """The identifier that give() was told; empty without a dynamic lease."""
+        lease = self._leases.get(client)
+        return lease.ident if lease is not None else b""
+
+    def export(self, now: float) -> list[Kept]:
+        """The dynamic leases that clients use, for a state file.
 
         A BOOTP client's lease has LEASE_SECONDS from the restart. If the client sends nothing in that time,
         it may lose the address. So clients that a guest made up do not keep addresses over restarts.
         """
         return [
-            (lease.addr, mac, min(max(0.0, lease.expires - now), LEASE_SECONDS))
+            Kept(lease.addr, client, min(max(0.0, lease.expires - now), LEASE_SECONDS), lease.ident)
             for state in (BOUND, LENT, BOOTP)
-            for mac in self._by_state[state]
-            for lease in (self._leases[mac],)
+            for client in self._by_state[state]
+            for lease in (self._leases[client],)
         ]
 
-    def restore(self, rows: Iterable[tuple[int, bytes, float]], now: float) -> int:
+    def restore(self, rows: Iterable[Kept], now: float) -> int:
         """Take over the result of export() from an earlier run, except rows that are not valid any more.
 
         Returns how many leases were taken over.
         """
         count = 0
-        for addr, mac, seconds in sorted(rows, key=lambda row: row[2]):
-            known = mac in self._static or mac in self._leases
-            if known or len(mac) != 6 or not self._pool.claim(addr):
+        for addr, client, seconds, ident in sorted(rows, key=lambda row: row.seconds):
+            if client in self._static or client in self._leases or not self._pool.claim(addr):
                 continue
-            lease = self._add(mac, Lease(addr, NO_LINK, NO_LINK, BOUND))
-            self._move(mac, lease, BOUND, now + min(max(seconds, 0.0), LEASE_SECONDS))
+            lease = self._add(client, Lease(addr, NO_LINK, NO_LINK, BOUND))
+            lease.on_asked(NO_LINK, ident)
+            self._move(client, lease, BOUND, now + min(max(seconds, 0.0), LEASE_SECONDS))
             count += 1
         return count
 
@@ -165,15 +164,15 @@ class Leases:
         """How many leases each guest has, by its number, loans included."""
         return Counter(self._guest_of(lease.link) for lease in self._leases.values() if lease.link > 0)
 
-    def give(self, mac: bytes, ident: bytes, link: int, state: str, now: float) -> Grant:
-        """Give a client its address, perhaps a new one. ident: its identifier (option 61), or empty."""
-        if static := self._static.get(mac):
-            return Grant(static, fresh=self._is_first_static(mac, link, state))
+    def give(self, client: bytes, ident: bytes, link: int, state: str, now: float) -> Grant:
+        """Give a client its address, perhaps a new one. ident: as Lease.ident."""
+        if static := self._static.get(client):
+            return Grant(static, fresh=self._is_first_static(client, link, state))
         guest = self._guest_of(link)
-        lease = self._leases.get(mac)
+        lease = self._leases.get(client)
         fresh = lease is None or lease.link != link or not lease.is_held(now)
         if lease is None:
-            lease = self._new(mac, guest, link, state, now)
+            lease = self._new(client, guest, link, state, now)
             if lease is None:
                 return self._refuse(guest, now)
         elif not self._recount(lease, guest, link, state, now):
@@ -182,58 +181,65 @@ class Leases:
         # A DISCOVER of a client that starts again does not shorten a lease that was acknowledged.
         if state != OFFERED or not lease.is_held(now):
             held = LENT if state == BOUND and lease.is_lent else state
-            self._move(mac, lease, held, now + SECONDS[held])
+            self._move(client, lease, held, now + SECONDS[held])
         return Grant(lease.addr, LOAN_SECONDS if lease.is_lent else LEASE_SECONDS, fresh=fresh)
 
-    def _is_first_static(self, mac: bytes, link: int, state: str) -> bool:
+    def _is_first_static(self, client: bytes, link: int, state: str) -> bool:
         """Whether the client takes its static lease on this link for the first time."""
-        first = self._static_links.get(mac) != link
+        first = self._static_links.get(client) != link
         if state != OFFERED:
-            self._static_links[mac] = link
+            self._static_links[client] = link
         return first
 
-    def is_owner(self, mac: bytes, link: int) -> bool:
+    def is_owner(self, client: bytes, link: int) -> bool:
         """Whether a client's lease may be changed over this link. A static lease may be changed over any."""
-        lease = self._leases.get(mac)
-        return lease.owner == link if lease is not None else mac in self._static
+        lease = self._leases.get(client)
+        return lease.owner == link if lease is not None else client in self._static
 
-    def turn_down(self, mac: bytes, link: int, now: float) -> None:
+    def is_holder(self, client: bytes, link: int, now: float) -> bool:
+        """Whether a client has a lease now that may be changed over this link, or a static one."""
+        lease = self._leases.get(client)
+        if lease is None:
+            return client in self._static
+        return lease.is_held(now) and lease.owner == link
+
+    def turn_down(self, client: bytes, link: int, now: float) -> None:
         """The client took another server's offer, so the offered address is free. A bound lease stays."""
-        lease = self._leases.get(mac)
+        lease = self._leases.get(client)
         if lease is not None and lease.state == OFFERED and link == lease.owner:
-            self._move(mac, lease, RELEASED, now)
+            self._move(client, lease, RELEASED, now)
 
-    def release(self, mac: bytes, addr: int, link: int, now: float) -> bool:
+    def release(self, client: bytes, addr: int, link: int, now: float) -> bool:
         """The client does not need its address any more. Returns False if the message is not the client's.
 
         Another guest may write the client's hardware address into a message, and may even have asked in its
         name. So the message must come over the link that owns the lease.
         """
-        lease = self._leases.get(mac)
+        lease = self._leases.get(client)
         if lease is None or addr != lease.addr or link != lease.owner:
             return False
-        self._move(mac, lease, RELEASED, now)
-        self._notify_end(mac)
+        self._move(client, lease, RELEASED, now)
+        self._notify_end(client)
         return True
 
-    def decline(self, mac: bytes, ident: bytes, addr: int, link: int, now: float) -> bool:
+    def decline(self, client: bytes, ident: bytes, addr: int, link: int, now: float) -> bool:
         """The client found its address in use. No client gets it for a while. False as in release().
 
         A client sends the same identifier in all messages (RFC 2131 section 2), so it must be that one.
         """
-        lease = self._leases.get(mac)
+        lease = self._leases.get(client)
         if lease is None or (addr, link, ident) != (lease.addr, lease.owner, lease.ident):
             return False
-        self._pool.decline(self._forget(mac), now)
+        self._pool.decline(self._forget(client), now)
         return True
 
     def on_link_down(self, link: int) -> None:
         """A guest's link is gone. Another guest may get its number."""
-        for mac, lease in self._leases.items():
+        for client, lease in self._leases.items():
             owner = lease.owner
             changed = lease.link_down(link)
             if lease.owner not in (owner, GONE):
-                self._notify_end(mac)
+                self._notify_end(client)
             if not changed:
                 continue
             if lease.link == GONE:
@@ -275,8 +281,8 @@ class Leases:
         """How many expired leases there are, except those of ``excluded``. Stops counting at ``enough``."""
         count = 0
         for state in RECLAIM_ORDER:
-            for mac in self._by_state[state]:
-                lease = self._leases[mac]
+            for client in self._by_state[state]:
+                lease = self._leases[client]
                 if lease.expires > now or count >= enough:
                     break
                 if lease.guest not in excluded:
@@ -294,16 +300,17 @@ class Leases:
         """Whether a loan is allowed now. used: how many more addresses it needs (0 or 1)."""
         return state != BOOTP and now >= self._no_loans_until and self._has_spare(now, used)
 
-    def _new(self, mac: bytes, guest: int, link: int, state: str, now: float) -> Lease | None:
+    def _new(self, client: bytes, guest: int, link: int, state: str, now: float) -> Lease | None:
         """A lease for a client that has none; None if there is no address for it."""
         counts_for = guest
         if self._may_have_new(guest, now):
-            addr = self._take_address(now, restored=self._of_guest.get(guest, 0) < LEAST_OF_A_GUEST)
+            restored = self._of_guest.get(guest, 0) < LEAST_OF_A_GUEST
+            addr = self._take_address(client, now, restored=restored)
         elif not (addr := self._reclaim(now, guest)) and self._may_borrow(state, now, 1):
             counts_for = BORROWER
             # Leases of links that are gone are not reclaimed for a loan before they expire.
-            addr = self._pool.take(now) or self._reclaim(now)
-        return self._add(mac, Lease(addr, link, counts_for, state)) if addr else None
+            addr = self._take_free(client, now) or self._reclaim(now)
+        return self._add(client, Lease(addr, link, counts_for, state)) if addr else None
 
     def _recount(self, lease: Lease, guest: int, link: int, state: str, now: float) -> bool:
         """A client asks for the lease that it has. Decide in whose share it counts from now on.
@@ -331,9 +338,9 @@ class Leases:
 
     # --- tables ---------------------------------------------------------------------------
 
-    def _add(self, mac: bytes, lease: Lease) -> Lease:
+    def _add(self, client: bytes, lease: Lease) -> Lease:
         tally.add(self._of_guest, lease.guest, 1)
-        self._leases[mac] = lease
+        self._leases[client] = lease
         return lease
 
     def _count(self, lease: Lease, guest: int, link: int) -> None:
@@ -342,31 +349,35 @@ class Leases:
         tally.add(self._of_guest, guest, 1)
         lease.count_for(guest, link)
 
-    def _notify_end(self, mac: bytes) -> None:
+    def _notify_end(self, client: bytes) -> None:
         if self._on_end is not None:
-            self._on_end(mac)
+            self._on_end(client)
 
-    def _move(self, mac: bytes, lease: Lease, state: str, expires: float) -> None:
-        self._by_state[lease.state].pop(mac, None)
-        self._by_state[state][mac] = None
+    def _move(self, client: bytes, lease: Lease, state: str, expires: float) -> None:
+        self._by_state[lease.state].pop(client, None)
+        self._by_state[state][client] = None
         lease.move(state, expires)
 
-    def _forget(self, mac: bytes) -> int:
+    def _forget(self, client: bytes) -> int:
         """The client has no lease any more. Returns its address."""
-        lease = self._leases.pop(mac)
-        self._notify_end(mac)
+        lease = self._leases.pop(client)
+        self._notify_end(client)
         tally.add(self._of_guest, lease.guest, -1)
-        del self._by_state[lease.state][mac]
+        del self._by_state[lease.state][client]
         return lease.addr
 
-    def _take_address(self, now: float, *, restored: bool) -> int:
+    def _take_free(self, client: bytes, now: float) -> int:
+        """A free address for a new client: its first choice, or the lowest one; 0 if there is none."""
+        return self._pool.take(now, self._first_choice(client) if self._first_choice is not None else 0)
+
+    def _take_address(self, client: bytes, now: float, *, restored: bool) -> int:
         """An address for a new client; 0 if there is none. The first of these that there is:
 
-        the lowest free address, one of an expired lease, one of a link that is gone, and with ``restored``,
+        a free address, one of an expired lease, one of a link that is gone, and with ``restored``,
         one of the state file.
         """
         return (
-            self._pool.take(now)
+            self._take_free(client, now)
             or self._reclaim(now)
             or self._reclaim_oldest(GONE)
             or (self._reclaim_oldest(NO_LINK) if restored else 0)
@@ -375,12 +386,12 @@ class Leases:
     def _reclaim(self, now: float, guest: int | None = None) -> int:
         """Take back the address of an expired lease; 0 if there is none. guest: only of this guest."""
         for state in RECLAIM_ORDER:
-            for mac in self._by_state[state]:
-                lease = self._leases[mac]
+            for client in self._by_state[state]:
+                lease = self._leases[client]
                 if lease.expires > now:
                     break
                 if guest is None or guest == lease.guest:
-                    return self._forget(mac)
+                    return self._forget(client)
         return 0
 
     def _reclaim_oldest(self, guest: int) -> int:
@@ -388,7 +399,7 @@ class Leases:
         if guest not in self._of_guest:
             return 0
         for state in RECLAIM_ORDER:
-            for mac in self._by_state[state]:
-                if self._leases[mac].guest == guest:
-                    return self._forget(mac)
+            for client in self._by_state[state]:
+                if self._leases[client].guest == guest:
+                    return self._forget(client)
         return 0

@@ -1,13 +1,14 @@
 """The dynamic addresses of a subnet: which are free, and which are kept back for a while.
 
-The lowest free address is given first. An address that a client found in use (DHCPDECLINE) is kept back. At
-most a quarter of the subnet and MAX_DECLINED addresses are kept back, so that a guest cannot use it up.
+The lowest free address is given first, or a wanted one. An address that a client found in use (DHCPDECLINE)
+is kept back. At most a quarter of the subnet and MAX_DECLINED addresses are kept back, so that a guest cannot
+use it up.
 """
 
 import heapq
 from collections import OrderedDict
 from collections.abc import Iterable
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 
 from pipeline.wire import ip
@@ -22,7 +23,7 @@ MAX_TAKEN: Final = 16384
 class Pool:
     """The dynamic addresses of one subnet."""
 
-    def __init__(self, subnet: IPv4Network, never: Iterable[int]) -> None:
+    def __init__(self, subnet: IPv4Network | IPv6Network, never: Iterable[int]) -> None:
         """never: addresses that no client may have."""
         self._network = ip.of(subnet.network_address)
         self._broadcast = ip.of(subnet.broadcast_address)
@@ -37,20 +38,25 @@ class Pool:
         self._next = self._network + 1
         """The first address that take() has not reached yet."""
         self._returned: list[int] = []
+        """A heap of addresses that may be free again. Each one is in it once."""
+        self._in_heap: set[int] = set()
 
     def free_count(self, now: float) -> int:
         """How many addresses are free."""
         declined = sum(until > now for until in self._declined.values())
         return self.capacity - len(self._taken) - declined
 
-    def take(self, now: float) -> int:
-        """Take the lowest free address. Returns 0 if there is none."""
+    def take(self, now: float, wanted: int = 0) -> int:
+        """Take the wanted address, or if it is not free the lowest one. Returns 0 if there is none."""
         while self._declined and next(iter(self._declined.values())) <= now:
-            heapq.heappush(self._returned, self._declined.popitem(last=False)[0])
+            self._return(self._declined.popitem(last=False)[0])
         if len(self._taken) >= MAX_TAKEN:
             return 0
+        if self.claim(wanted):
+            return wanted
         while self._returned:
             addr = heapq.heappop(self._returned)
+            self._in_heap.remove(addr)
             if self.claim(addr):
                 return addr
         while self._next < self._broadcast:
@@ -71,11 +77,16 @@ class Pool:
     def put_back(self, addr: int) -> None:
         """An address that was taken is free again."""
         self._taken.remove(addr)
-        heapq.heappush(self._returned, addr)
+        self._return(addr)
 
     def decline(self, addr: int, now: float) -> None:
         """The client that has the address found it in use. No client gets it for DECLINE_SECONDS."""
         self._taken.remove(addr)
         self._declined[addr] = now + DECLINE_SECONDS
         while len(self._declined) > self._max_declined:
-            heapq.heappush(self._returned, self._declined.popitem(last=False)[0])
+            self._return(self._declined.popitem(last=False)[0])
+
+    def _return(self, addr: int) -> None:
+        if addr not in self._in_heap:
+            self._in_heap.add(addr)
+            heapq.heappush(self._returned, addr)

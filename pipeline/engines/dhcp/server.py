@@ -13,11 +13,11 @@ The server does not probe whether an address is in use.
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple, Protocol
 
-from pipeline.engines.dhcp.lease import BOOTP, BOUND, OFFERED, Grant
-from pipeline.engines.dhcp.leases import LeaseConfig, Leases
+from pipeline.engines.dhcp.lease import BOOTP, BOUND, OFFERED, Change, Grant, Kept, LeaseConfig
+from pipeline.engines.dhcp.leases import Leases
 from pipeline.engines.dhcp.names import HostNames
 from pipeline.engines.guest_of import by_link
-from pipeline.wire import dhcp, ip
+from pipeline.wire import dhcp, ethernet, ip
 from pipeline.wire.errors import WireError
 
 MAX_ECHOED_OPTION: Final = 255
@@ -26,19 +26,6 @@ MAX_SEARCH_LIST: Final = 512
 """The most bytes of option 119, whatever a client accepts, so that a reply stays one small datagram."""
 MAX_MTU_OPTION: Final = 0xFFFF
 _OTHER_SERVER: Final = "dhcp_message_ignored_other_server"
-
-
-class Change(NamedTuple):
-    """What a message did to a lease: the kind of the event (pipeline.events.network.DHCP).
-
-    addr: 0 if none is known. seconds: of the lease, 0 without a lease. host_name: option 12, empty if none.
-    """
-
-    kind: str
-    mac: bytes
-    addr: int
-    seconds: int
-    host_name: bytes
 
 
 class Reply(NamedTuple):
@@ -121,11 +108,11 @@ class Dhcp:
 
     def export(self, now: float) -> list[tuple[int, bytes, float]]:
         """The leases for a state file: (address, MAC, seconds left)."""
-        return self._leases.export(now)
+        return [(row.addr, row.client, row.seconds) for row in self._leases.export(now)]
 
     def restore(self, rows: Iterable[tuple[int, bytes, float]], now: float) -> int:
         """Take over the result of export() from an earlier run. Returns how many leases were taken over."""
-        return self._leases.restore(rows, now)
+        return self._leases.restore((Kept(*row) for row in rows if len(row[1]) == ethernet.MAC_LEN), now)
 
     def on_link_down(self, link: int) -> None:
         """A guest's link is gone. Another guest may get its number."""
@@ -297,7 +284,8 @@ def _given(message: dhcp.Message, mac: bytes, grant: Grant) -> Change:
 
 def _refused(message: dhcp.Message, mac: bytes, grant: Grant) -> Ignored:
     addr = message.option_addr(dhcp.REQUESTED_ADDRESS)
-    return Ignored(grant.refusal, _changed("lease-refused", message, mac, addr))
+    change = _changed("lease-refused", message, mac, addr)
+    return Ignored(grant.refusal, change._replace(reason=grant.refusal))
 
 
 def _ident(message: dhcp.Message) -> bytes:

@@ -105,7 +105,7 @@ class FrameInput:
         self.counts[_PACKETS if ip.is_ipv4(ends.remote_addr) else _PACKETS6] += count
         if ends.guest_addr:
             self.neighbors.learn(ends.guest_addr, src, run.link, now)
-        self.udp.on_guest_datagrams(run, now)
+        self.udp.on_guest_datagrams(run, src, now)
 
     def on_frame(self, frame: Frame, now: float) -> None:
         """A single frame."""

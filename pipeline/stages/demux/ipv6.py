@@ -13,7 +13,7 @@ from pipeline.stages.demux.dropped import DroppedFrames, shape_of_frame
 from pipeline.stages.demux.ip import IpInput
 from pipeline.stages.demux.network import Network
 from pipeline.stages.demux.packet import Packet
-from pipeline.wire import ethernet, fragment, icmpv6, ip_header, ipv6, offload, virtio_net
+from pipeline.wire import dhcpv6, ethernet, fragment, icmpv6, ip_header, ipv4, ipv6, offload, virtio_net
 from pipeline.wire.errors import HeaderError, WireError
 from pipeline.wire.ip import is_link_local, is_multicast
 
@@ -34,7 +34,7 @@ class Ipv6Input:
         self.dropped = dropped
         self.ip = ip
         self.discovery = Discovery(network, addresses, ip)
-        self.own = addresses.own
+        self.to_gateway = frozenset((*addresses.own, dhcpv6.ALL_SERVERS))
 
     def on_frame(self, frame: Frame, mac: bytes, now: float) -> None:
         """A frame for the gateway's MAC address or for a group."""
@@ -67,10 +67,10 @@ class Ipv6Input:
         if upper.is_routed:
             # RFC 5095: source routes are not followed.
             self._drop(_NO_ROUTE, frame)
-        elif is_multicast(header.dst):
+        elif is_multicast(header.dst) and not _is_for_dhcp(header, upper):
             # For groups of guests, such as mDNS. They have got the frame from the switch.
             self.worker.free(frame.slot)
-        elif not header.src or (header.dst not in self.own and _stays_on_link(header)):
+        elif not header.src or (header.dst not in self.to_gateway and _stays_on_link(header)):
             self._drop(_NO_ROUTE, frame)
         elif upper.has_fragment and (upper.frag_off or upper.more):
             self.ip.on_fragment(frame, off, fragment.from_ipv6(off, header, upper), mac, now)
@@ -97,6 +97,12 @@ class Ipv6Input:
         self.discovery.learn(header, found, mac, frame.link, now)
         self.discovery.answer(header, found, mac, frame.link, now)
         self.worker.free(frame.slot)
+
+
+def _is_for_dhcp(header: ipv6.Header, upper: ipv6.Upper) -> bool:
+    """Whether a whole datagram is for all DHCPv6 servers (RFC 8415 section 7.1)."""
+    is_whole = not (upper.frag_off or upper.more)
+    return header.dst == dhcpv6.ALL_SERVERS and upper.proto == ipv4.PROTO_UDP and is_whole
 
 
 def _stays_on_link(header: ipv6.Header) -> bool:

@@ -15,9 +15,11 @@ from pipeline.engines.activity import Activity
 from pipeline.engines.buckets import Buckets, for_questions
 from pipeline.records.flows import Ends
 from pipeline.records.kinds import REPORT_EVERY_S
-from pipeline.wire import ip
+from pipeline.wire import dhcpv6, ip
 from pipeline.wire.errors import WireError
 
+_ALL_SERVERS: Final = frozenset((ip.BROADCAST, dhcpv6.ALL_SERVERS))
+_DHCP_PORTS: Final = frozenset((nat.DHCP_PORT, nat.DHCPV6_PORT))
 ACTIVE_S: Final = 1.5 * REPORT_EVERY_S
 """Seconds for which a guest counts as active after a frame. Ingress reports steered guests every
 REPORT_EVERY_S."""
@@ -30,6 +32,7 @@ class ServiceRates:
         """gateways: the addresses of the services. links: the number of the guest that opened each link."""
         self._activity = Activity(ACTIVE_S)
         self._gateways = gateways
+        self._dhcp_addrs = frozenset(gateways) | _ALL_SERVERS
         self._links = links
         self._dns = Buckets(*for_questions(limits.max_dns_queries_per_second))
         self._dhcp = Buckets(*for_questions(limits.max_dhcp_messages_per_second))
@@ -49,7 +52,7 @@ class ServiceRates:
         if port == nat.DNS_PORT:
             if ends.remote_addr not in self._gateways:
                 return
-        elif port != nat.DHCP_PORT or ends.remote_addr not in (ip.BROADCAST, *self._gateways):
+        elif port not in _DHCP_PORTS or ends.remote_addr not in self._dhcp_addrs:
             return
         self._check(port, self._links.get(link, 0), now)
 
@@ -62,14 +65,14 @@ class ServiceRates:
         guest = self._links.get(link, 0)
         if not self._check(port, guest, now):
             return False
-        (self._dhcp if port == nat.DHCP_PORT else self._dns).charge(guest, count, now)
+        (self._dhcp if port in _DHCP_PORTS else self._dns).charge(guest, count, now)
         return True
 
     def _check(self, port: int, guest: int, now: float) -> bool:
         """Whether other guests are active. Raises WireError if they are and the guest asks too often."""
         if not self._activity.has_others(guest, now):
             return False
-        if port == nat.DHCP_PORT:
+        if port in _DHCP_PORTS:
             if self._dhcp.level(guest, now) < 1.0:
                 raise WireError("dhcp_message_dropped_rate_limit")
         elif self._dns.level(guest, now) < 1.0:

@@ -8,6 +8,7 @@ from typing import Final
 from pipeline.counters import INDEX
 from pipeline.engines import nat
 from pipeline.records import kinds
+from pipeline.records.addresses import NO_MAC
 from pipeline.records.flows import Ends
 from pipeline.records.guests import Leased
 from pipeline.records.kinds import RECORD_BYTES
@@ -36,15 +37,16 @@ class Services:
         self.rates = ServiceRates(network.config.limits, network.targets.gateways, network.links)
         self.holders = LeaseHolders(network.worker, network.neighbors, network.switch)
 
-    def to_resolver(self, run: UdpRange, port: int, now: float) -> None:
+    def to_resolver(self, run: UdpRange, port: int, now: float, mac: bytes = NO_MAC) -> None:
         """Pass datagrams on one by one. Several together are rare. They are copied, to get a reference each.
 
-        Raises WireError if the guest asks too often. The caller then still owns the reference.
+        mac: see ServiceDatagram. Raises WireError if the guest asks too often. The caller then still owns the
+        reference.
         """
         crowded = self.rates.admit(port, run.link, run.piece_count(), now)
         if run.length <= run.piece_size:
             self.resolver_out.push(
-                ServiceDatagram.pack(run.link, run.key, run.slot, run.off, run.length, crowded)
+                ServiceDatagram.pack(run.link, run.key, run.slot, run.off, run.length, crowded, mac)
             )
             return
         view = self.slots[run.slot]
@@ -53,7 +55,7 @@ class Services:
             if where is not None:
                 slot, off = where
                 self.resolver_out.push(
-                    ServiceDatagram.pack(run.link, run.key, slot, off, end - begin, crowded)
+                    ServiceDatagram.pack(run.link, run.key, slot, off, end - begin, crowded, mac)
                 )
         self.worker.free(run.slot)
 
@@ -83,5 +85,7 @@ class Services:
                 self.worker.free(answer.slot)
                 return
             link, mac = neighbor.link, neighbor.mac
+        if ends.remote_port == nat.DHCPV6_PORT:
+            self.holders.on_reply(answer, mac, now)
         self.counts[_SENT] += 1
         self.output.service_datagram(link, mac, answer)

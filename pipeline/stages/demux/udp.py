@@ -93,17 +93,20 @@ class UdpDispatch:
             key=flow_key(ip.src, header.src_port, ip.dst, header.dst_port),
             vnet=False,
         )
-        self.on_guest_datagrams(datagram, now)
+        self.on_guest_datagrams(datagram, packet.mac, now)
 
-    def on_guest_datagrams(self, run: UdpRange, now: float) -> None:
-        """Datagrams with verified checksums. Raises WireError while the caller owns the reference."""
+    def on_guest_datagrams(self, run: UdpRange, mac: bytes, now: float) -> None:
+        """Datagrams with verified checksums, in frames from mac.
+
+        Raises WireError while the caller owns the reference.
+        """
         count = run.piece_count()
         self.counts[_RECEIVED] += count
         flow = self.flows.find(run.key, now)
         if flow is None:
             flow = self._open(run, now)
             if flow is None:
-                self.services.to_resolver(run, Ends.of(run.key).remote_port, now)
+                self.services.to_resolver(run, Ends.of(run.key).remote_port, now, mac)
                 return
         elif flow.link != run.link:
             # The guest is back, or uses another link.

@@ -1,4 +1,4 @@
-"""Keeps the DHCP leases in a state file: reads it at the start, and writes it when a lease has changed.
+"""Keeps the leases of DHCP and DHCPv6 in a state file: reads it at the start, writes it after a change.
 
 The resolver reports the leases that it read to demux. So no guest can take the address of another guest that
 is not back yet. If a write fails, it is tried again: at first after SPACING, then less and less often.
@@ -7,7 +7,9 @@ is not back yet. If a write fails, it is tried again: at first after SPACING, th
 from time import time
 from typing import Final
 
+from pipeline.engines.dhcp.lease import Kept
 from pipeline.engines.dhcp.server import Dhcp
+from pipeline.engines.dhcp.server6 import Dhcp6
 from pipeline.host import lease_file
 from pipeline.records.guests import Leased
 from pipeline.stages.worker import Worker
@@ -19,11 +21,13 @@ LAST_RETRY: Final = 60.0
 
 
 class LeaseKeeper:
-    """The state file of the DHCP server. Without a path there is no file."""
+    """The state file of the DHCP servers. Without a path there is no file."""
 
-    def __init__(self, worker: Worker, dhcp: Dhcp, path: str, now: float) -> None:
+    def __init__(self, worker: Worker, dhcp: Dhcp, dhcp6: Dhcp6 | None, path: str, now: float) -> None:
+        """dhcp6: None while IPv6 is off."""
         self._worker = worker
         self._dhcp = dhcp
+        self._dhcp6 = dhcp6
         self._path = path
         self._save_at = float("inf")
         self._retry = 0.0
@@ -39,11 +43,19 @@ class LeaseKeeper:
             self._worker.log.error("leases not taken over", error=str(error))
             self._path = ""
             return
-        count = self._dhcp.restore(rows, now)
+        count = self._dhcp.restore(rows.ipv4, now)
+        if self._dhcp6 is not None:
+            count += self._dhcp6.restore([Kept(*row) for row in rows.ipv6], now)
         to_demux = self._worker.ports.rings_out["demux"]
         for addr, holder, _ in self._dhcp.export(now):
             to_demux.push(Leased.pack(addr, holder))
-        self._worker.log.info("leases taken over", count=count, of=len(rows), path=self._path)
+        for lease in self._rows6(now):
+            to_demux.push(Leased.pack(lease.addr, lease.ident))
+        total = len(rows.ipv4) + len(rows.ipv6)
+        self._worker.log.info("leases taken over", count=count, of=total, path=self._path)
+
+    def _rows6(self, now: float) -> list[Kept]:
+        return self._dhcp6.export(now) if self._dhcp6 is not None else []
 
     def on_change(self, now: float) -> None:
         """A guest got, renewed or released a lease."""
@@ -59,7 +71,7 @@ class LeaseKeeper:
         if self._save_at == float("inf"):
             return
         try:
-            lease_file.save(self._path, self._dhcp.export(now), time())
+            lease_file.save(self._path, self._dhcp.export(now), time(), self._rows6(now))
         except OSError as error:
             if not self._retry:
                 self._worker.log.warning("leases not written yet", path=self._path, error=str(error))

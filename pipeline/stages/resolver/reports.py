@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from pipeline.engines.dhcp.server import Change
+from pipeline.engines.dhcp.lease import Change
 from pipeline.engines.dns import answers
 from pipeline.events.network import CACHE, MAX_ADDRESSES, ZONE
 from pipeline.stages.reporter import Reporter
@@ -13,8 +13,8 @@ SOURCES: Final = {"dns_query_answered_local": ZONE, "dns_query_answered_from_cac
 """Where an answer comes from that the name server gives at once, by its counter."""
 
 
-def report_lease(events: Reporter, change: Change, guest: int, link: int, counter: str) -> None:
-    """A DHCP message has changed a lease. counter: of the outcome."""
+def report_lease(events: Reporter, change: Change, guest: int, link: int) -> None:
+    """A message of DHCP or DHCPv6 has changed a lease."""
     if not events.wants(change.kind):
         return
     fields: dict[str, object] = {
@@ -27,7 +27,7 @@ def report_lease(events: Reporter, change: Change, guest: int, link: int, counte
     if change.kind in ("lease-given", "lease-renewed"):
         fields["seconds"] = change.seconds or None
     elif change.kind == "lease-refused":
-        fields["reason"] = counter
+        fields["reason"] = change.reason
     events.report(change.kind, **fields)
 
 

@@ -1,7 +1,8 @@
 """The resolver worker: the gateway's DHCP and DNS servers.
 
 Guests' datagrams come from demux, and replies go back to it. For DNS over TCP, the supervisor passes sockets.
-pipeline.engines.dhcp and pipeline.engines.dns make the answers. pipeline.host.upstream asks upstream servers.
+dhcp.py has the DHCP servers. pipeline.engines.dns makes the answers of DNS. pipeline.host.upstream asks
+upstream servers.
 """
 
 import os
@@ -13,7 +14,6 @@ from pipeline.config.choices import DNS
 from pipeline.config.model import Config
 from pipeline.counters import INDEX
 from pipeline.engines.buckets import Buckets, for_questions
-from pipeline.engines.dhcp.server import Dhcp, Reply
 from pipeline.engines.dns import server as dns
 from pipeline.engines.dns.message import MAX_QUERY
 from pipeline.engines.dns.pending import Key
@@ -25,17 +25,17 @@ from pipeline.host.upstream.resolver import MAX_QUESTIONS, Upstream
 from pipeline.ipc import flow_messages, messages
 from pipeline.ipc.channel import close_all
 from pipeline.records import kinds
-from pipeline.records.flows import Ends, FlowKey, flow_key
+from pipeline.records.flows import Ends, FlowKey
 from pipeline.records.guests import UNKNOWN_GUESTS, LinkNotice
 from pipeline.records.kinds import RECORD_BYTES
 from pipeline.records.services import ServiceDatagram
 from pipeline.stages.resolver.descriptors import question_sockets
 from pipeline.stages.resolver.dns64 import dns64_of
+from pipeline.stages.resolver.dhcp import DhcpService
 from pipeline.stages.resolver.guest_names import GuestNames
-from pipeline.stages.resolver.leases import LeaseKeeper
 from pipeline.stages.resolver.names import NameReports
 from pipeline.stages.resolver.replies import Replies
-from pipeline.stages.resolver.reports import QUESTION, SOURCES, report_answer, report_lease
+from pipeline.stages.resolver.reports import QUESTION, SOURCES, report_answer
 from pipeline.stages.resolver.streams import DnsStreams, StreamClient
 from pipeline.stages.resolver.told import ToldNames
 from pipeline.stages.resolver.zones import LocalZones
@@ -43,7 +43,6 @@ from pipeline.stages.worker import Message, Worker
 from pipeline.system import outbound
 from pipeline.wire import ethernet, ip
 
-DHCP_PORT: Final = 67
 DNS_PORT: Final = 53
 CROWDED_S: Final = 1.0
 """Seconds for which clients have a rate after a question that came while several guests were active."""
@@ -51,7 +50,6 @@ BURSTS_A_STEP: Final = 4
 """The most bursts of guests' datagrams before the answers to them are published."""
 
 _UNKNOWN_PORT: Final = INDEX["resolver_datagram_dropped_unknown_port"]
-_LEASES: Final = INDEX["dhcp_leases"]
 _OVER_RATE: Final = INDEX["dns_query_dropped_rate_limit"]
 _PENDING: Final = INDEX["dns_pending"]
 _QUEUED: Final = INDEX["dns_queued"]
@@ -94,12 +92,14 @@ class ResolverStage:
         self.replies = Replies(worker)
         self.guests: dict[int, int] = {}
         """The number of the guest that opened each link. Links of one peer are one guest."""
-        self.gateway = config.network.gateway_ip
         self.zones = LocalZones()
         zones = self.zones.first(config.network, worker.log)
         self.guest_names = GuestNames(config.network.guest_names, zones, self.counts)
         has_dns = DNS not in config.access.disable
-        self.dhcp = Dhcp(config.network, self.guest_of, names=self.guest_names.names, has_dns=has_dns)
+        self.dhcp = DhcpService(
+            worker, config, self.guest_of, self.guest_names.names, self.replies, monotonic()
+        )
+        self.leases = self.dhcp.keeper
         sockets = question_sockets()
         self.dns: dns.Dns[Client] = dns.Dns(
             zones,
@@ -128,7 +128,6 @@ class ResolverStage:
             outbound.of(config.network.outbound_address, config.network.outbound_interface),
         )
         self.streams = DnsStreams(worker, self.counts, self._on_stream_query, monotonic)
-        self.leases = LeaseKeeper(worker, self.dhcp, config.network.state_file, monotonic())
         self.names = NameReports(
             config.access.egress_policy,
             worker.ports.rings_out["demux"],
@@ -140,7 +139,6 @@ class ResolverStage:
         self._failing = False
         if has_dns:
             self._reload_files(monotonic())
-        self.counts[_LEASES] = self.dhcp.lease_count
 
     # --- the step -----------------------------------------------------------------------
 
@@ -234,28 +232,11 @@ class ResolverStage:
                 self.rates.charge(guest, 1, now)
             self._on_query(wire, client, guest, now, tcp=False)
             return
-        if ends.remote_port == DHCP_PORT:
-            self._on_dhcp(datagram, ends, now)
+        if self.dhcp.takes(ends.remote_port):
+            self._update_guest_names(self.dhcp.on_datagram(datagram, ends, now), now)
         else:
             self.counts[_UNKNOWN_PORT] += 1
         self.worker.free(datagram.slot)
-
-    # --- DHCP -----------------------------------------------------------------------------
-
-    def _on_dhcp(self, datagram: ServiceDatagram, ends: Ends, now: float) -> None:
-        view = self.slots[datagram.slot]
-        begin, end = datagram.off, datagram.off + datagram.length
-        outcome = self.dhcp.on_message(view, begin, end, datagram.link, ends.guest_addr, ends.guest_port, now)
-        self.counts[INDEX[outcome.counter]] += 1
-        self.counts[_LEASES] = self.dhcp.lease_count
-        self.leases.on_change(now)
-        if outcome.change is not None:
-            guest = self.guest_of(datagram.link)
-            report_lease(self.worker.events, outcome.change, guest, datagram.link, outcome.counter)
-        self._update_guest_names(self.dhcp.name_refusal, now)
-        if isinstance(outcome, Reply):
-            key = flow_key(outcome.guest_addr, outcome.guest_port, self.gateway, DHCP_PORT)
-            self.replies.send(datagram.link, key, outcome.payload)
 
     def _update_guest_names(self, refusal: str, now: float) -> None:
         if self.guest_names.update(refusal, now):

@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.wire import dhcp
+from pipeline.engines.dhcp import pool
+from pipeline.wire import dhcp, dhcpv6, ip
+from tests.support import dhcp6_clients
+from tests.support.dhcp6_clients import na
 from tests.support.resolver_rig import BROADCAST, GUEST, Rig
 
 MAC = "02:00:00:00:00:01"
@@ -47,6 +50,42 @@ def test_a_lease_is_given_then_renewed_then_released(rig: Rig) -> None:
 
 def dhcp_addr(fields: dict[str, Any]) -> int:
     return int.from_bytes(bytes(map(int, fields["address"].split("."))), "big")
+
+
+def test_leases_of_dhcpv6_are_reported_for_each_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "MAX_TAKEN", 2)
+    rig = Rig(tmp_path, ["-ipv6", "on"])
+    guest, mac = ip.parse("fe80::1"), bytes.fromhex(MAC.replace(":", ""))
+
+    def send6(payload: bytes) -> None:
+        rig.send(payload, 547, guest, dhcpv6.ALL_SERVERS, 546, mac=mac)
+        rig.breathe()
+        rig.replies()
+
+    asked = (na(iaid=1), na(iaid=2))
+    send6(dhcp6_clients.message(dhcpv6.SOLICIT, 1, *asked))
+    assert reported(rig) == []
+    send6(dhcp6_clients.message(dhcpv6.REQUEST, 1, *asked))
+    send6(dhcp6_clients.message(dhcpv6.RENEW, 1, asked[0]))
+    given = [fields["address"] for _, fields in reported(rig)[:2]]
+    send6(dhcp6_clients.message(dhcpv6.DECLINE, 1, na(ip.parse(given[1]), iaid=2)))
+    send6(dhcp6_clients.message(dhcpv6.RELEASE, 1, na(ip.parse(given[0]), iaid=1)))
+    assert [kind for kind, _ in reported(rig)] == [
+        *("lease-given", "lease-given", "lease-renewed", "lease-declined", "lease-released"),
+    ]
+    assert [fields["address"] for _, fields in reported(rig)[2:]] == [given[0], given[1], given[0]]
+    expected = {"link": 3, "mac": MAC, "seconds": 3600, "host_name": None}
+    first = reported(rig)[0][1]
+    assert {key: first[key] for key in expected} == expected
+    for number in range(3, 6):
+        send6(dhcp6_clients.message(dhcpv6.REQUEST, number, na()))
+    kind, fields = reported(rig)[-1]
+    assert (kind, fields["address"]) == ("lease-refused", None)
+    assert rig.count(fields["reason"]) == 1
+    assert rig.count("dhcpv6_leases") == 2
+    rig.close()
 
 
 def test_on_another_link_the_same_lease_is_given_again(rig: Rig) -> None:

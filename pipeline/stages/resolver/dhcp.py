@@ -1,0 +1,120 @@
+"""The DHCP servers of both families: guests' messages, answers, leases, and the names of guests."""
+
+from collections.abc import Callable
+from typing import Final
+
+from pipeline.config.choices import DNS
+from pipeline.config.model import Config
+from pipeline.counters import INDEX
+from pipeline.engines import tally
+from pipeline.engines.dhcp.names import HostNames
+from pipeline.engines.dhcp.server import Dhcp, Reply
+from pipeline.engines.dhcp.server6 import Dhcp6, Sender
+from pipeline.engines.neighbors.addresses import Ipv6Addresses
+from pipeline.records.flows import Ends, flow_key
+from pipeline.records.services import ServiceDatagram
+from pipeline.stages.resolver.leases import LeaseKeeper
+from pipeline.stages.resolver.replies import Replies
+from pipeline.stages.resolver.reports import report_lease
+from pipeline.stages.worker import Worker
+from pipeline.wire import dhcp, dhcpv6, ip
+
+_LEASES: Final = INDEX["dhcp_leases"]
+_LEASES6: Final = INDEX["dhcpv6_leases"]
+
+
+class DhcpService:
+    """Answers DHCP, and DHCPv6 while IPv6 is on."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        config: Config,
+        guest_of: Callable[[int], int],
+        names: HostNames | None,
+        replies: Replies,
+        now: float,
+    ) -> None:
+        """guest_of: the number of the guest that opened a link. names: where clients' names go."""
+        network = config.network
+        has_dns = DNS not in config.access.disable
+        self._worker = worker
+        self._guest_of = guest_of
+        self._replies = replies
+        self._gateway = network.gateway_ip
+        self._ipv4 = Dhcp(network, guest_of, names=names, has_dns=has_dns)
+        self._ipv6 = Dhcp6(network, guest_of, has_dns=has_dns) if network.ipv6_first else None
+        self._link_local = Ipv6Addresses(network.ipv6_first, network.gateway_mac).link_local
+        self.keeper = LeaseKeeper(worker, self._ipv4, self._ipv6, network.state_file, now)
+        self._count()
+
+    def _count(self) -> None:
+        self._worker.counts[_LEASES] = self._ipv4.lease_count
+        if self._ipv6 is not None:
+            self._worker.counts[_LEASES6] = self._ipv6.lease_count
+
+    def takes(self, port: int) -> bool:
+        """Whether datagrams to this port are for a server."""
+        return port == dhcp.SERVER_PORT or (port == dhcpv6.SERVER_PORT and self._ipv6 is not None)
+
+    def on_datagram(self, datagram: ServiceDatagram, ends: Ends, now: float) -> str:
+        """A message of a guest. Returns the counter of a host name that was refused, or an empty text."""
+        refusal = ""
+        if ends.remote_port == dhcp.SERVER_PORT:
+            refusal = self._on_message(datagram, ends, now)
+        elif self._ipv6 is not None:
+            self._on_message6(self._ipv6, datagram, ends, now)
+        self._count()
+        self.keeper.on_change(now)
+        return refusal
+
+    def _on_message(self, datagram: ServiceDatagram, ends: Ends, now: float) -> str:
+        view = self._worker.ports.arena.slots[datagram.slot]
+        begin, end = datagram.off, datagram.off + datagram.length
+        link = datagram.link
+        outcome = self._ipv4.on_message(view, begin, end, link, ends.guest_addr, ends.guest_port, now)
+        self._worker.counts[INDEX[outcome.counter]] += 1
+        if outcome.change is not None:
+            report_lease(self._worker.events, outcome.change, self._guest_of(link), link)
+        if isinstance(outcome, Reply):
+            key = flow_key(outcome.guest_addr, outcome.guest_port, self._gateway, dhcp.SERVER_PORT)
+            self._replies.send(link, key, outcome.payload)
+        return self._ipv4.name_refusal
+
+    def _on_message6(self, server: Dhcp6, datagram: ServiceDatagram, ends: Ends, now: float) -> None:
+        view = self._worker.ports.arena.slots[datagram.slot]
+        begin, end = datagram.off, datagram.off + datagram.length
+        link = datagram.link
+        sender = Sender(link, datagram.mac, not ip.is_multicast(ends.remote_addr))
+        outcome = server.on_message(view, begin, end, sender, now)
+        for counter in outcome.counters:
+            self._worker.counts[INDEX[counter]] += 1
+        for change in outcome.changes:
+            report_lease(self._worker.events, change, self._guest_of(link), link)
+        if outcome.payload:
+            # Clients listen on one port, whatever port their message came from (RFC 8415 section 7.2).
+            key = flow_key(ends.guest_addr, dhcpv6.CLIENT_PORT, self._link_local, dhcpv6.SERVER_PORT)
+            self._replies.send(link, key, outcome.payload)
+
+    def on_link_down(self, link: int) -> None:
+        """A guest's link is gone. Another guest may get its number."""
+        self._ipv4.on_link_down(link)
+        if self._ipv6 is not None:
+            self._ipv6.on_link_down(link)
+
+    def set_search_domains(self, domains: tuple[str, ...]) -> None:
+        """Change the search list."""
+        self._ipv4.set_search_domains(domains)
+        if self._ipv6 is not None:
+            self._ipv6.set_search_domains(domains)
+
+    def leases(self) -> dict[int, bytes]:
+        """Address -> MAC of the gateway, of the static leases and of every client that has an address."""
+        return self._ipv4.leases() | (self._ipv6.leases() if self._ipv6 is not None else {})
+
+    def sums(self) -> dict[int, int]:
+        """How many leases each guest has, by its number, loans included."""
+        sums = self._ipv4.sums()
+        for guest, count in (self._ipv6.sums() if self._ipv6 is not None else {}).items():
+            tally.add(sums, guest, count)
+        return sums

@@ -1,0 +1,185 @@
+"""Leases of DHCPv6: whose they are, which addresses they have, static ones, and those of a state file."""
+
+import pytest
+
+from pipeline.engines.dhcp import pool, server6
+from pipeline.engines.dhcp.lease import Change
+from pipeline.engines.dhcp.leases import LEAST_OF_A_GUEST
+from pipeline.engines.dhcp.server6 import Dhcp6
+from pipeline.wire import dhcpv6
+from tests.support.dhcp6_clients import (
+    ELSEWHERE,
+    FIRST,
+    GATEWAY,
+    GATEWAY_MAC,
+    NET,
+    Answer,
+    Settings,
+    ask,
+    leased,
+    mac,
+    message,
+    na,
+    refused,
+    send,
+)
+
+
+@pytest.fixture
+def engine() -> Dhcp6:
+    return Dhcp6(Settings())
+
+
+# --- whose lease it is ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [dhcpv6.RELEASE, dhcpv6.DECLINE])
+def test_another_guest_cannot_end_a_lease_even_with_the_clients_duid_and_mac(
+    engine: Dhcp6, kind: int
+) -> None:
+    addr = leased(engine, link=1)
+    for other in (message(kind, 1, na(addr)), message(kind, 2, na(addr))):
+        found = Answer(send(engine, other, link=2))
+        assert found.ia.status == dhcpv6.NO_BINDING
+    # Not even after it has asked for the lease in the client's name.
+    assert leased(engine, link=2) == addr
+    assert Answer(send(engine, message(kind, 1, na(addr)), link=2)).ia.status == dhcpv6.NO_BINDING
+    assert [row.addr for row in engine.export(0.0)] == [addr]
+    assert Answer(send(engine, message(kind, 1, na(addr)), link=1)).ias == []
+    assert engine.export(0.0) == []
+
+
+@pytest.mark.parametrize("kind", [dhcpv6.RELEASE, dhcpv6.DECLINE])
+def test_a_client_ends_only_the_address_that_it_has(engine: Dhcp6, kind: int) -> None:
+    mine, other = leased(engine), leased(engine, 2)
+    outcome = send(engine, message(kind, 1, na(other)))
+    assert outcome.changes == ()
+    assert {row.addr for row in engine.export(0.0)} == {mine, other}
+
+
+def test_a_declined_lease_of_another_mac_address_is_not_the_senders(engine: Dhcp6) -> None:
+    addr = leased(engine)
+    outcome = send(engine, message(dhcpv6.DECLINE, 1, na(addr)), mac=mac(9))
+    assert outcome.changes == ()
+    assert engine.leases()[addr] == mac(1)
+
+
+# --- addresses ------------------------------------------------------------------------------------
+
+
+def test_a_client_has_the_same_address_in_every_run_whoever_comes_first() -> None:
+    first, second = Dhcp6(Settings()), Dhcp6(Settings())
+    given = {n: leased(first, n) for n in range(1, 50)}
+    assert given == {n: leased(second, n) for n in reversed(range(1, 50))}
+    assert len(set(given.values())) == len(given)
+
+
+def test_two_clients_with_one_first_choice_have_two_addresses(
+    engine: Dhcp6, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server6, "crc32", lambda client: 0x12340042)
+    assert [leased(engine, n) for n in (1, 2, 3)] == [FIRST | 0x42, FIRST | 1, FIRST | 2]
+
+
+@pytest.mark.parametrize("number", [0, 0xFFFF])
+def test_the_ends_of_the_pool_are_given_to_nobody(
+    engine: Dhcp6, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(server6, "crc32", lambda client: number)
+    assert leased(engine) == FIRST | 1
+
+
+def test_one_guest_does_not_use_up_the_addresses_and_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "MAX_TAKEN", 16)
+    engine = Dhcp6(Settings())
+    outcomes = [send(engine, message(dhcpv6.REQUEST, n, na()), link=1, mac=mac(n)) for n in range(1, 20)]
+    given = [Answer(outcome).addr for outcome in outcomes]
+    count = len([addr for addr in given if addr])
+    assert LEAST_OF_A_GUEST <= count < 16
+    last = outcomes[-1]
+    assert Answer(last).ia.status == dhcpv6.NO_ADDRS_AVAIL
+    assert last.counters == ("dhcpv6_reply_sent", "dhcpv6_lease_refused_too_many_of_guest")
+    refusal = Change("lease-refused", mac(19), 0, 0, reason="dhcpv6_lease_refused_too_many_of_guest")
+    assert last.changes == (refusal,)
+    assert leased(engine, 100, link=2)
+
+
+def test_a_message_with_too_many_associations_is_dropped(engine: Dhcp6) -> None:
+    most = [na(iaid=number) for number in range(server6.MAX_IAS)]
+    assert len(ask(engine, dhcpv6.SOLICIT, 1, *most).ias) == server6.MAX_IAS
+    outcome = send(engine, message(dhcpv6.SOLICIT, 1, *most, na(iaid=99)))
+    assert refused(outcome) == "dhcpv6_message_dropped_too_many_ias"
+
+
+def test_a_link_that_is_gone_leaves_the_lease_to_its_client(engine: Dhcp6) -> None:
+    addr = leased(engine, link=1)
+    assert engine.sums() == {1: 1}
+    engine.on_link_down(1)
+    assert engine.sums() == {}
+    assert leased(engine, link=2) == addr
+
+
+# --- static leases --------------------------------------------------------------------------------
+
+STATIC = Settings(ipv6_static_leases={NET | 0x77: mac(7), FIRST | 5: mac(8)})
+
+
+def test_a_static_lease_is_that_of_a_mac_address_whatever_the_duid() -> None:
+    engine = Dhcp6(STATIC)
+    for client in (1, 2):
+        assert Answer(send(engine, message(dhcpv6.REQUEST, client, na()), mac=mac(7))).addr == NET | 0x77
+    assert engine.leases() == {GATEWAY: GATEWAY_MAC, NET | 0x77: mac(7), FIRST | 5: mac(8)}
+    assert engine.lease_count == 2
+    assert engine.export(0.0) == []
+
+
+def test_a_second_association_beside_a_static_lease_gets_no_address() -> None:
+    found = ask(Dhcp6(STATIC), dhcpv6.REQUEST, 7, na(), na(iaid=8))
+    assert [ia.status for ia in found.ias] == [None, dhcpv6.NO_ADDRS_AVAIL]
+
+
+@pytest.mark.parametrize("kind", [dhcpv6.RELEASE, dhcpv6.DECLINE])
+def test_a_static_lease_stays(kind: int) -> None:
+    engine = Dhcp6(STATIC)
+    leased(engine, 7)
+    outcome = send(engine, message(kind, 7, na(NET | 0x77)), mac=mac(7))
+    assert (Answer(outcome).status, Answer(outcome).ias, outcome.changes) == (dhcpv6.SUCCESS, [], ())
+    assert leased(engine, 7) == NET | 0x77
+
+
+def test_a_static_address_of_the_pool_is_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server6, "crc32", lambda client: 5)
+    assert leased(Dhcp6(STATIC)) == FIRST | 1
+
+
+# --- the state file -------------------------------------------------------------------------------
+
+
+def test_what_was_exported_is_taken_over_and_kept_for_its_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Dhcp6(Settings())
+    given = [leased(engine, n) for n in (1, 2)]
+    rows = engine.export(600.0)
+    assert [(row.seconds, row.ident) for row in rows] == [(3000.0, mac(1)), (3000.0, mac(2))]
+    monkeypatch.setattr(server6, "crc32", lambda client: given[0])
+    again = Dhcp6(Settings())
+    assert again.restore(rows, 0.0) == 2
+    assert again.leases() == engine.leases()
+    assert leased(again, 9) == FIRST | 1
+    assert [leased(again, n) for n in (2, 1)] == given[::-1]
+
+
+def test_rows_that_are_not_valid_any_more_are_left_out() -> None:
+    engine = Dhcp6(Settings())
+    leased(engine)
+    (row,) = engine.export(0.0)
+    bad = [
+        row._replace(addr=ELSEWHERE),
+        row._replace(addr=GATEWAY),
+        row._replace(client=row.client[:6]),
+        row._replace(client=row.client + bytes(120)),
+        row._replace(ident=b"\x02"),
+        row._replace(ident=mac(7)),
+    ]
+    again = Dhcp6(STATIC)
+    assert again.restore(bad, 0.0) == 0
+    assert again.restore([row, row], 0.0) == 1
