@@ -66,7 +66,9 @@ def interfaces(parsed: flags.Parsed) -> list[str]:
     except api.ApiError as error:
         sys.stderr.write(f"{PROGRAM}: {error}\n")
         return lines
-    addresses = {str(mac): address for address, mac in leases.items()}
+    # An IPv4 address is shorter to read, so it wins over one of IPv6.
+    ordered = sorted(leases.items(), key=lambda each: ":" not in each[0])
+    addresses = {str(mac): address for address, mac in ordered}
     for mac in links:
         if _is_mac(mac):
             where = f"{addresses[mac]}, {mac}" if mac in addresses else mac

@@ -58,7 +58,7 @@ async def read(meter: Meter, request: Request, forwards: list[models.Forward]) -
         workers=_workers(facts, by_worker, silent),
         guests=guests,
         links=total["link_guests"],
-        leases=total["dhcp_leases"],
+        leases=total["dhcp_leases"] + total["dhcpv6_leases"],
         flows=models.OpenFlows(tcp=total["tcp_flows"], udp=total["udp_flows"], icmp=total["icmp_echo_flows"]),
         bytes_from_guests=total["link_bytes_from_guest"],
         bytes_to_guests=total["link_bytes_to_guest"],
