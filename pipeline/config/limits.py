@@ -222,7 +222,7 @@ class Limits:
         200,
         2,
         1 << 20,
-        "DHCP messages of one guest, a second, while other guests are active",
+        "DHCP and DHCPv6 messages of one guest, a second, while other guests are active",
         "dhcp_message_dropped_rate_limit",
     )
     max_icmp_errors_per_second: int = limit(
