@@ -23,19 +23,18 @@ ALLOWED: Final = (
 
 _MAC: Final = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _DUID: Final = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){2,129}")
+_MAC_LEN: Final = 6
 _IAID_LEN: Final = 4
 
 Row = tuple[int, bytes, float]
 """Address, MAC, seconds left."""
-Row6 = tuple[int, bytes, float, bytes]
-"""Address, IAID (4 bytes) and DUID, seconds left, MAC."""
 
 
 class Rows(NamedTuple):
-    """The leases of a file."""
+    """The leases of a file. In those of IPv6, the IAID (4 bytes) and the DUID follow the MAC."""
 
     ipv4: list[Row]
-    ipv6: list[Row6]
+    ipv6: list[Row]
 
 
 class LeaseFileError(Exception):
@@ -84,39 +83,37 @@ def _common(lease: Any, wall_now: float) -> tuple[str, bytes, float]:
     return address, bytes.fromhex(mac.replace(":", "")), float(expires) - wall_now
 
 
-def _row6(lease: Any, wall_now: float) -> Row6:
+def _row6(lease: Any, wall_now: float) -> Row:
     address, mac, seconds = _common(lease, wall_now)
     iaid, duid = lease["iaid"], lease["duid"]
     if isinstance(iaid, bool) or not isinstance(iaid, int):
         raise ValueError(f"bad IAID {iaid!r}")
     if not isinstance(duid, str) or not _DUID.fullmatch(duid):
         raise ValueError(f"bad DUID {duid!r}")
-    client = iaid.to_bytes(_IAID_LEN, "big") + bytes.fromhex(duid.replace(":", ""))
-    return ip.parse(address), client, seconds, mac
+    client = mac + iaid.to_bytes(_IAID_LEN, "big") + bytes.fromhex(duid.replace(":", ""))
+    return ip.parse(address), client, seconds
 
 
-def save(path: str, rows: Iterable[Row], wall_now: float, rows6: Iterable[Row6] = ()) -> None:
+def save(path: str, rows: Iterable[Row], wall_now: float, rows6: Iterable[Row] = ()) -> None:
     """Replace the file. Raises OSError if that fails. The old file then stays."""
-    leases = [
-        {
-            "ip": ip.text(address),
-            "mac": mac.hex(":"),
-            "expires": round(wall_now + seconds),
-        }
-        for address, mac, seconds in sorted(rows)
-    ]
+    leases = [_entry(row, wall_now) for row in sorted(rows)]
     document: dict[str, object] = {"version": VERSION, "leases": leases}
-    leases6 = [
-        {
-            "ip": ip.text(address),
-            "mac": mac.hex(":"),
-            "iaid": int.from_bytes(client[:_IAID_LEN], "big"),
-            "duid": client[_IAID_LEN:].hex(":"),
-            "expires": round(wall_now + seconds),
-        }
-        for address, client, seconds, mac in sorted(rows6)
-    ]
-    if leases6:
+    if leases6 := [_entry6(row, wall_now) for row in sorted(rows6)]:
         document["leases6"] = leases6
     text = json.dumps(document, indent=1) + "\n"
     output_file.replace(path, text.encode(), MODE)
+
+
+def _entry(row: Row, wall_now: float) -> dict[str, object]:
+    address, client, seconds = row
+    return {
+        "ip": ip.text(address),
+        "mac": client[:_MAC_LEN].hex(":"),
+        "expires": round(wall_now + seconds),
+    }
+
+
+def _entry6(row: Row, wall_now: float) -> dict[str, object]:
+    after_mac = row[1][_MAC_LEN:]
+    iaid, duid = after_mac[:_IAID_LEN], after_mac[_IAID_LEN:]
+    return _entry(row, wall_now) | {"iaid": int.from_bytes(iaid, "big"), "duid": duid.hex(":")}

@@ -33,6 +33,59 @@ def test_what_was_saved_is_loaded_with_the_time_that_passed_taken_off(tmp_path: 
     assert [each.name for each in tmp_path.iterdir()] == ["leases.json"]
 
 
+ROWS6 = [
+    (ip.parse("fd00::1:5"), bytes.fromhex("020000000001 00000007 00030001 020000000001"), 60.0),
+    (ip.parse("fd00::1:4"), bytes.fromhex("020000000002 ffffffff 000401"), 90.0),
+]
+
+
+def test_leases_of_ipv6_have_a_list_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "leases.json"
+    lease_file.save(str(path), ROWS, 1000.0, ROWS6)
+    document = json.loads(path.read_text())
+    assert document["leases6"][1] == {
+        "ip": "fd00::1:5",
+        "mac": "02:00:00:00:00:01",
+        "iaid": 7,
+        "duid": "00:03:00:01:02:00:00:00:00:01",
+        "expires": 1060,
+    }
+    assert [set(lease) for lease in document["leases"]] == [{"ip", "mac", "expires"}] * 2
+    loaded = lease_file.load(str(path), 1000.0)
+    assert (sorted(loaded.ipv4), sorted(loaded.ipv6)) == (sorted(ROWS), sorted(ROWS6))
+    lease_file.save(str(path), ROWS, 1000.0)
+    assert "leases6" not in json.loads(path.read_text())
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"iaid": -1},
+        {"iaid": 1 << 32},
+        {"iaid": "7"},
+        {"iaid": True},
+        {"iaid": None},
+        {"duid": ""},
+        {"duid": "00:03"},
+        {"duid": "00:" * 130 + "00"},
+        {"duid": 7},
+        {"mac": "02"},
+        {"ip": "x"},
+        {"expires": "soon"},
+    ],
+)
+def test_a_lease_of_ipv6_that_cannot_be_understood_is_an_error(
+    fields: dict[str, object], tmp_path: Path
+) -> None:
+    path = tmp_path / "leases.json"
+    lease_file.save(str(path), [], 0.0, ROWS6)
+    document = json.loads(path.read_text())
+    document["leases6"][0].update(fields)
+    path.write_text(json.dumps(document))
+    with pytest.raises(LeaseFileError, match=str(path)):
+        lease_file.load(str(path), 0.0)
+
+
 def test_without_a_file_there_are_no_leases(tmp_path: Path) -> None:
     assert lease_file.load(str(tmp_path / "nothing"), 0.0) == ([], [])
 

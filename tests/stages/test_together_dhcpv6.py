@@ -149,6 +149,15 @@ def test_another_guest_cannot_ask_from_a_clients_address_nor_end_its_lease(rig: 
     assert rig.count("dhcpv6_release_accepted") == 0
 
 
+def test_a_guest_that_heard_a_clients_duid_does_not_get_its_address(rig: Rig) -> None:
+    addr = rig.leased(1)
+    for kind in (dhcpv6.REQUEST, dhcpv6.RENEW, dhcpv6.REBIND):
+        (ia,) = rig.answer(2, kind, 1, na(addr)).ias()
+        assert addr not in [each.addr for each in ia.addresses if each.valid]
+    found = rig.stages[DEMUX].neighbors.get(addr)
+    assert (found.mac, found.link) == (MACS[1], 1)
+
+
 @pytest.mark.parametrize("dst", [GATEWAY, NET, LINK_LOCAL])
 def test_unicast_to_any_address_of_the_gateway_is_answered_as_section_18_4_has_it(rig: Rig, dst: int) -> None:
     (answer,) = rig.ask(1, message(dhcpv6.RENEW, 1, na()), dst=dst)

@@ -76,15 +76,6 @@ class Grant(NamedTuple):
     fresh: bool = True
 
 
-class Kept(NamedTuple):
-    """A lease for a state file. seconds: those left. ident: as Lease.ident."""
-
-    addr: int
-    client: bytes
-    seconds: float
-    ident: bytes = b""
-
-
 class Change(NamedTuple):
     """What a message did to a lease: the kind of the event (pipeline.events.network.DHCP).
 
@@ -106,9 +97,8 @@ class Lease:
     ``before``: another link that is still up, over which the lease was asked for first. A guest may ask in
     the name of another guest's client, and leave. Then the lease belongs to the first link again.
 
-    ``guest``: the guest in whose share the lease counts, or NO_LINK, GONE or BORROWER. ``ident``: what the
-    client says of itself besides its name. In DHCP that is the client identifier (option 61), empty if the
-    client sends none. In DHCPv6 it is the MAC of its frames.
+    ``guest``: the guest in whose share the lease counts, or NO_LINK, GONE or BORROWER. ``ident``: the client
+    identifier of DHCP (option 61), empty if the client sends none.
     """
 
     __slots__ = ("addr", "before", "expires", "guest", "ident", "link", "state")

@@ -1,8 +1,8 @@
 """Leases of a DHCP server: which client has which address, and which may get one (RFC 2131 section 4.3).
 
-A client is a name in bytes. For DHCP that is its hardware address (server.py), for DHCPv6 its DUID and the
-IAID of one of its identity associations (server6.py). Each client gets the lowest free address of the subnet,
-or that of ``first_choice``, and keeps it. A lease that expired, was released or was never confirmed
+A client is a name in bytes. For DHCP that is its hardware address (server.py). For DHCPv6 the DUID and the
+IAID of an identity association are in it too (server6.py). Each client gets the lowest free address of the
+subnet, or that of ``first_choice``, and keeps it. A lease that expired, was released or was never confirmed
 (lease.py) stays with its client until another client needs the address.
 
 **Shares.** A guest may make up any number of hardware addresses. So leases count for the guest whose link
@@ -47,7 +47,6 @@ from pipeline.engines.dhcp.lease import (
     RELEASED,
     SECONDS,
     Grant,
-    Kept,
     Lease,
     LeaseConfig,
 )
@@ -125,35 +124,29 @@ class Leases:
         """Whether the configuration has an address for the client."""
         return client in self._static
 
-    def ident_of(self, client: bytes) -> bytes:
-        """The identifier that give() was told; empty without a dynamic lease."""
-        lease = self._leases.get(client)
-        return lease.ident if lease is not None else b""
-
-    def export(self, now: float) -> list[Kept]:
-        """The dynamic leases that clients use, for a state file.
+    def export(self, now: float) -> list[tuple[int, bytes, float]]:
+        """(address, client, seconds left) of the dynamic leases that clients use, for a state file.
 
         A BOOTP client's lease has LEASE_SECONDS from the restart. If the client sends nothing in that time,
         it may lose the address. So clients that a guest made up do not keep addresses over restarts.
         """
         return [
-            Kept(lease.addr, client, min(max(0.0, lease.expires - now), LEASE_SECONDS), lease.ident)
+            (lease.addr, client, min(max(0.0, lease.expires - now), LEASE_SECONDS))
             for state in (BOUND, LENT, BOOTP)
             for client in self._by_state[state]
             for lease in (self._leases[client],)
         ]
 
-    def restore(self, rows: Iterable[Kept], now: float) -> int:
+    def restore(self, rows: Iterable[tuple[int, bytes, float]], now: float) -> int:
         """Take over the result of export() from an earlier run, except rows that are not valid any more.
 
         Returns how many leases were taken over.
         """
         count = 0
-        for addr, client, seconds, ident in sorted(rows, key=lambda row: row.seconds):
+        for addr, client, seconds in sorted(rows, key=lambda row: row[2]):
             if client in self._static or client in self._leases or not self._pool.claim(addr):
                 continue
             lease = self._add(client, Lease(addr, NO_LINK, NO_LINK, BOUND))
-            lease.on_asked(NO_LINK, ident)
             self._move(client, lease, BOUND, now + min(max(seconds, 0.0), LEASE_SECONDS))
             count += 1
         return count

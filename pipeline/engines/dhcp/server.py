@@ -13,7 +13,7 @@ The server does not probe whether an address is in use.
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple, Protocol
 
-from pipeline.engines.dhcp.lease import BOOTP, BOUND, OFFERED, Change, Grant, Kept, LeaseConfig
+from pipeline.engines.dhcp.lease import BOOTP, BOUND, OFFERED, Change, Grant, LeaseConfig
 from pipeline.engines.dhcp.leases import Leases
 from pipeline.engines.dhcp.names import HostNames
 from pipeline.engines.guest_of import by_link
@@ -108,11 +108,11 @@ class Dhcp:
 
     def export(self, now: float) -> list[tuple[int, bytes, float]]:
         """The leases for a state file: (address, MAC, seconds left)."""
-        return [(row.addr, row.client, row.seconds) for row in self._leases.export(now)]
+        return self._leases.export(now)
 
     def restore(self, rows: Iterable[tuple[int, bytes, float]], now: float) -> int:
         """Take over the result of export() from an earlier run. Returns how many leases were taken over."""
-        return self._leases.restore((Kept(*row) for row in rows if len(row[1]) == ethernet.MAC_LEN), now)
+        return self._leases.restore((row for row in rows if len(row[1]) == ethernet.MAC_LEN), now)
 
     def on_link_down(self, link: int) -> None:
         """A guest's link is gone. Another guest may get its number."""

@@ -1,13 +1,17 @@
 """The DHCPv6 server (RFC 8415, RFC 3646).
 
 Sans-IO: messages and the time go in, replies come out. leases.py decides which client gets which address.
-Here a client is a DUID with the IAID of one IA_NA, and each IA_NA gets one address. A DUID is only compared,
-never read (section 11). A static lease belongs to the MAC address of a client's frames instead. There are no
-addresses for IA_TA and no prefixes for IA_PD.
+Here a client is a DUID, the IAID of one IA_NA, and the source MAC address of the frame. Each IA_NA gets one
+address. A DUID is only compared, never read (section 11). A static lease belongs to a MAC address alone.
+There are no addresses for IA_TA and no prefixes for IA_PD.
 
-The server ignores the addresses that a client asks for. A client's first choice follows from its DUID and
-IAID. So it usually gets the same address again, also after a restart without a state file. An address that a
-client names in a Renew or Rebind and that is not its own comes back with lifetimes of 0 (section 18.3.4).
+By section 12 a binding is found without the MAC address. But all guests of a link hear the DUIDs of the
+others, and copies of a machine have the same. The demux worker lets no guest use the MAC address of another
+live one. So no guest gets the lease of another guest, and copies get addresses of their own.
+
+The server ignores the addresses that a client asks for. A client's first choice follows from its name. So it
+usually gets the same address again, also after a restart without a state file. An address that a client names
+in a Renew or Rebind and that is not its own comes back with lifetimes of 0 (section 18.3.4).
 
 The server is on the link of its clients. It does not take messages of relay agents, offers no unicast
 (section 21.12), and starts no reconfiguration. It does not probe whether an address is in use: clients do
@@ -19,7 +23,7 @@ from ipaddress import IPv6Network
 from typing import Final, NamedTuple, Protocol
 from zlib import crc32
 
-from pipeline.engines.dhcp.lease import BOUND, OFFERED, Change, Kept
+from pipeline.engines.dhcp.lease import BOUND, OFFERED, Change
 from pipeline.engines.dhcp.leases import LOAN_OVER, NO_ADDRESS, TOO_MANY, Leases
 from pipeline.engines.guest_of import by_link
 from pipeline.wire import dhcp, dhcpv6, ethernet
@@ -42,7 +46,8 @@ REFRESH_S: Final = 1800
 PREFERENCE: Final = b"\xff"
 """Clients do not wait for another server's Advertise (section 18.2.1)."""
 
-_IAID_LEN: Final = 4
+_NAME_LEN: Final = ethernet.MAC_LEN + 4
+"""Bytes of a client's name before its DUID: the MAC address and the IAID."""
 _UNICAST: Final = "dhcpv6_message_dropped_unicast"
 _REPLY: Final = "dhcpv6_reply_sent"
 _REFUSALS: Final = {
@@ -153,30 +158,25 @@ class Dhcp6:
 
     def leases(self) -> dict[int, bytes]:
         """Address -> MAC of the gateway, of the static leases and of every client that has an address."""
-        leases = self._leases
-        return {addr: leases.ident_of(client) or client for addr, client in leases.by_addr().items()}
+        return {addr: client[: ethernet.MAC_LEN] for addr, client in self._leases.by_addr().items()}
 
     def sums(self) -> dict[int, int]:
         """How many leases each guest has, by its number, loans included."""
         return self._leases.sums()
 
-    def export(self, now: float) -> list[Kept]:
-        """The leases for a state file. client: the IAID and the DUID. ident: the MAC."""
+    def export(self, now: float) -> list[tuple[int, bytes, float]]:
+        """The leases for a state file: (address; MAC, IAID and DUID; seconds left)."""
         return self._leases.export(now)
 
-    def restore(self, rows: Iterable[Kept], now: float) -> int:
+    def restore(self, rows: Iterable[tuple[int, bytes, float]], now: float) -> int:
         """Take over the result of export() from an earlier run. Returns how many leases were taken over."""
-        shortest, longest = _IAID_LEN + dhcpv6.MIN_DUID, _IAID_LEN + dhcpv6.MAX_DUID
-        return self._leases.restore(
-            (
-                row
-                for row in rows
-                if shortest <= len(row.client) <= longest
-                and len(row.ident) == ethernet.MAC_LEN
-                and not self._leases.has_static(row.ident)
-            ),
-            now,
-        )
+        return self._leases.restore((row for row in rows if self._is_client(row[1])), now)
+
+    def _is_client(self, client: bytes) -> bool:
+        """Whether this is the name of a client with a dynamic lease."""
+        length = len(client) - _NAME_LEN
+        is_static = self._leases.has_static(client[: ethernet.MAC_LEN])
+        return dhcpv6.MIN_DUID <= length <= dhcpv6.MAX_DUID and not is_static
 
     def on_link_down(self, link: int) -> None:
         """A guest's link is gone. Another guest may get its number."""
@@ -277,13 +277,9 @@ class Dhcp6:
         return addr >> 64 == self._first >> 64
 
     def _client(self, exchange: _Exchange, ia: Ia) -> bytes:
-        """The name of an IA_NA for Leases: the MAC for a static lease, else the IAID and the DUID.
-
-        A DUID has three bytes at least. So no other client has a name as long as a MAC.
-        """
-        if self._leases.has_static(exchange.sender.mac):
-            return exchange.sender.mac
-        return ia.iaid.to_bytes(_IAID_LEN, "big") + exchange.duid
+        """The name of an IA_NA for Leases: the MAC address, and if it has no static lease, IAID and DUID."""
+        mac = exchange.sender.mac
+        return mac if self._leases.has_static(mac) else mac + ia.iaid.to_bytes(4, "big") + exchange.duid
 
     def _assign(self, exchange: _Exchange, state: str) -> list[tuple[int, bytes]]:
         """The IAs of the answer, with addresses or with a status."""
@@ -304,7 +300,7 @@ class Dhcp6:
             # A MAC has one static lease, so a second IA gets no address.
             return Ia(ia.code, ia.iaid, status=dhcpv6.NO_ADDRS_AVAIL)
         exchange.served.add(client)
-        grant = self._leases.give(client, mac, link, state, exchange.now)
+        grant = self._leases.give(client, b"", link, state, exchange.now)
         if not grant.addr:
             refusal = _REFUSALS[grant.refusal]
             wanted = ia.addresses[0].addr if ia.addresses else 0
@@ -344,6 +340,6 @@ class Dhcp6:
             if exchange.message.kind == dhcpv6.RELEASE:
                 change, ended = "lease-released", self._leases.release(client, addr, link, exchange.now)
             else:
-                change, ended = "lease-declined", self._leases.decline(client, mac, addr, link, exchange.now)
+                change, ended = "lease-declined", self._leases.decline(client, b"", addr, link, exchange.now)
             if ended:
                 exchange.changes.append(Change(change, mac, addr, 0))

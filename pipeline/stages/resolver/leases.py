@@ -7,12 +7,12 @@ is not back yet. If a write fails, it is tried again: at first after SPACING, th
 from time import time
 from typing import Final
 
-from pipeline.engines.dhcp.lease import Kept
 from pipeline.engines.dhcp.server import Dhcp
 from pipeline.engines.dhcp.server6 import Dhcp6
 from pipeline.host import lease_file
 from pipeline.records.guests import Leased
 from pipeline.stages.worker import Worker
+from pipeline.wire import ethernet
 
 SPACING: Final = 1.0
 """Seconds from a change to the write, so that many guests that start together cause one write."""
@@ -45,16 +45,14 @@ class LeaseKeeper:
             return
         count = self._dhcp.restore(rows.ipv4, now)
         if self._dhcp6 is not None:
-            count += self._dhcp6.restore([Kept(*row) for row in rows.ipv6], now)
+            count += self._dhcp6.restore(rows.ipv6, now)
         to_demux = self._worker.ports.rings_out["demux"]
-        for addr, holder, _ in self._dhcp.export(now):
-            to_demux.push(Leased.pack(addr, holder))
-        for lease in self._rows6(now):
-            to_demux.push(Leased.pack(lease.addr, lease.ident))
+        for addr, client, _ in (*self._dhcp.export(now), *self._export6(now)):
+            to_demux.push(Leased.pack(addr, client[: ethernet.MAC_LEN]))
         total = len(rows.ipv4) + len(rows.ipv6)
         self._worker.log.info("leases taken over", count=count, of=total, path=self._path)
 
-    def _rows6(self, now: float) -> list[Kept]:
+    def _export6(self, now: float) -> list[tuple[int, bytes, float]]:
         return self._dhcp6.export(now) if self._dhcp6 is not None else []
 
     def on_change(self, now: float) -> None:
@@ -71,7 +69,7 @@ class LeaseKeeper:
         if self._save_at == float("inf"):
             return
         try:
-            lease_file.save(self._path, self._dhcp.export(now), time(), self._rows6(now))
+            lease_file.save(self._path, self._dhcp.export(now), time(), self._export6(now))
         except OSError as error:
             if not self._retry:
                 self._worker.log.warning("leases not written yet", path=self._path, error=str(error))

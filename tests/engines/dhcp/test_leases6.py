@@ -12,10 +12,12 @@ from tests.support.dhcp6_clients import (
     FIRST,
     GATEWAY,
     GATEWAY_MAC,
+    IAID,
     NET,
     Answer,
     Settings,
     ask,
+    duid,
     leased,
     mac,
     message,
@@ -44,9 +46,18 @@ def test_another_guest_cannot_end_a_lease_even_with_the_clients_duid_and_mac(
     # Not even after it has asked for the lease in the client's name.
     assert leased(engine, link=2) == addr
     assert Answer(send(engine, message(kind, 1, na(addr)), link=2)).ia.status == dhcpv6.NO_BINDING
-    assert [row.addr for row in engine.export(0.0)] == [addr]
+    assert [row[0] for row in engine.export(0.0)] == [addr]
     assert Answer(send(engine, message(kind, 1, na(addr)), link=1)).ias == []
     assert engine.export(0.0) == []
+
+
+def test_a_guest_that_names_another_ones_duid_gets_an_address_of_its_own(engine: Dhcp6) -> None:
+    addr = leased(engine, link=1)
+    for kind in (dhcpv6.SOLICIT, dhcpv6.REQUEST, dhcpv6.RENEW, dhcpv6.REBIND):
+        found = Answer(send(engine, message(kind, 1, na(addr)), link=2, mac=mac(2))).ia
+        assert [each.addr for each in found.addresses if each.valid] != [addr]
+    assert engine.leases()[addr] == mac(1)
+    assert engine.sums() == {1: 1, 2: 1}
 
 
 @pytest.mark.parametrize("kind", [dhcpv6.RELEASE, dhcpv6.DECLINE])
@@ -54,7 +65,7 @@ def test_a_client_ends_only_the_address_that_it_has(engine: Dhcp6, kind: int) ->
     mine, other = leased(engine), leased(engine, 2)
     outcome = send(engine, message(kind, 1, na(other)))
     assert outcome.changes == ()
-    assert {row.addr for row in engine.export(0.0)} == {mine, other}
+    assert {row[0] for row in engine.export(0.0)} == {mine, other}
 
 
 def test_a_declined_lease_of_another_mac_address_is_not_the_senders(engine: Dhcp6) -> None:
@@ -152,14 +163,15 @@ def test_a_static_address_of_the_pool_is_nobody_elses(monkeypatch: pytest.Monkey
     assert leased(Dhcp6(STATIC)) == FIRST | 1
 
 
-# --- the state file -------------------------------------------------------------------------------
+# --- the state file --------------------------------------------------------------------------------
 
 
 def test_what_was_exported_is_taken_over_and_kept_for_its_client(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Dhcp6(Settings())
     given = [leased(engine, n) for n in (1, 2)]
     rows = engine.export(600.0)
-    assert [(row.seconds, row.ident) for row in rows] == [(3000.0, mac(1)), (3000.0, mac(2))]
+    names = [mac(n) + IAID.to_bytes(4, "big") + duid(n) for n in (1, 2)]
+    assert rows == [(addr, name, 3000.0) for addr, name in zip(given, names, strict=True)]
     monkeypatch.setattr(server6, "crc32", lambda client: given[0])
     again = Dhcp6(Settings())
     assert again.restore(rows, 0.0) == 2
@@ -171,15 +183,14 @@ def test_what_was_exported_is_taken_over_and_kept_for_its_client(monkeypatch: py
 def test_rows_that_are_not_valid_any_more_are_left_out() -> None:
     engine = Dhcp6(Settings())
     leased(engine)
-    (row,) = engine.export(0.0)
+    ((addr, client, seconds),) = engine.export(0.0)
     bad = [
-        row._replace(addr=ELSEWHERE),
-        row._replace(addr=GATEWAY),
-        row._replace(client=row.client[:6]),
-        row._replace(client=row.client + bytes(120)),
-        row._replace(ident=b"\x02"),
-        row._replace(ident=mac(7)),
+        (ELSEWHERE, client, seconds),
+        (GATEWAY, client, seconds),
+        (addr, client[:12], seconds),
+        (addr, client + bytes(113), seconds),
+        (addr, mac(7) + client[6:], seconds),
     ]
     again = Dhcp6(STATIC)
     assert again.restore(bad, 0.0) == 0
-    assert again.restore([row, row], 0.0) == 1
+    assert again.restore([(addr, client, seconds)] * 2, 0.0) == 1
