@@ -124,6 +124,17 @@ def test_extcap_lists_all_guests_and_each(server: FakeApi, capsys: pytest.Captur
     ]
 
 
+def test_extcap_names_a_guest_by_its_ipv4_address(
+    server: FakeApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mac = "5a:94:ef:e4:0c:ee"
+    server.says("/leases", {"2001:db8::1:5": mac, "192.168.127.2": mac, "fd00::1:5": "02:00:00:00:00:01"})
+    assert cli.main(["extcap", "--extcap-interfaces", "--api", server.url]) == 0
+    out = capsys.readouterr().out
+    assert f"guest 192.168.127.2, {mac}" in out
+    assert "guest fd00::1:5, 02:00:00:00:00:01" in out
+
+
 def test_extcap_without_a_daemon_lists_one_interface(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

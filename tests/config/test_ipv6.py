@@ -127,3 +127,29 @@ def test_the_default_counts_only_if_nothing_is_said_and_the_mtu_is_large_enough(
     assert with_default("-ipv6", "on") == "on"
     assert with_default("-mtu", "1279") == "off"
     assert with_default("-mtu", "1280") == "auto"
+
+
+def test_static_leases_are_addresses_of_the_prefix_and_read_back(file) -> None:
+    leases = "static-leases: {'2001:db8:7::5': '5A:94:ef:e4:0c:ee'}"
+    path = file(f"ipv6: {{enabled: on, prefix: '2001:db8:7::/64', {leases}}}")
+    made, warnings = build("-config", path)
+    assert warnings == ()
+    assert made.network.ipv6_static_leases == {ip.parse("2001:db8:7::5"): bytes.fromhex("5a94efe40cee")}
+    assert build("-config", file(yaml.safe_dump(as_file(made))))[0] == made
+
+
+@pytest.mark.parametrize("address", ["2001:db8:7::", "2001:db8:7::1", "2001:db8:8::5", "fe80::5"])
+def test_a_static_lease_of_an_address_that_no_guest_may_have_is_refused(file, address: str) -> None:
+    text = f"static-leases: {{'{address}': '5a:94:ef:e4:0c:ee'}}"
+    with pytest.raises(ConfigError) as refused:
+        build("-config", file(f"ipv6: {{enabled: on, prefix: '2001:db8:7::/64', {text}}}"))
+    assert str(refused.value) == (
+        f"ipv6.static-leases: {address} is not an address of a guest (allowed: 2001:db8:7::/64 from ::2 on)"
+    )
+    assert build("-config", file(f"ipv6: {{enabled: off, {text}}}"))[0].network.ipv6_first == 0
+
+
+@pytest.mark.parametrize("address", ["192.168.127.5", "::ffff:192.168.127.5", "::", "fd00::5%eth0", "x"])
+def test_a_static_lease_must_have_an_ipv6_address(file, address: str) -> None:
+    with pytest.raises(ConfigError, match="must be an IPv6 address such as"):
+        build("-config", file(f"ipv6: {{static-leases: {{'{address}': '5a:94:ef:e4:0c:ee'}}}}"))
