@@ -30,8 +30,8 @@ from pipeline.records.guests import UNKNOWN_GUESTS, LinkNotice
 from pipeline.records.kinds import RECORD_BYTES
 from pipeline.records.services import ServiceDatagram
 from pipeline.stages.resolver.descriptors import question_sockets
-from pipeline.stages.resolver.dns64 import dns64_of
 from pipeline.stages.resolver.dhcp import DhcpService
+from pipeline.stages.resolver.dns64 import dns64_of
 from pipeline.stages.resolver.guest_names import GuestNames
 from pipeline.stages.resolver.names import NameReports
 from pipeline.stages.resolver.replies import Replies
