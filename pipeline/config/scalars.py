@@ -160,7 +160,7 @@ def _ipv6(value: object) -> int:
         found = ipaddress.IPv6Address(_text(value))
     except ValueError:
         found = None
-    if found is None or found.scope_id is not None or found.ipv4_mapped is not None:
+    if not (found and int(found)) or found.scope_id is not None or found.ipv4_mapped is not None:
         raise ValueError("must be an IPv6 address such as fd12:3456:789a:1::1")
     return int(found)
 

@@ -89,7 +89,7 @@ class Nat:
         self.gateway = config.gateway_ip
         self.gateways = frozenset((self.gateway, *((ipv6.gateway, ipv6.link_local) if ipv6 else ())))
         """The addresses at which the gateway's services are."""
-        self._dhcpv6 = (*self.gateways, dhcpv6.ALL_SERVERS) if ipv6 else ()
+        self._dhcpv6 = (*self.gateways, ipv6.prefix, dhcpv6.ALL_SERVERS) if ipv6 else ()
         """Where guests ask the DHCPv6 server. The server answers by RFC 8415 section 18.4."""
         self.own = frozenset((self.gateway, *config.gateway_virtual_ips, *(ipv6.own if ipv6 else ())))
         self.table = {**config.nat, **({ipv6.host: ip.LOOPBACK6} if ipv6 else {})}

@@ -143,6 +143,14 @@ CAPTURES: Final = (
 
 SERVICES: Final = (
     logged(
+        *("ipv6-route-there", INFO, "guests have a default route over IPv6"),
+        "The host has an IPv6 route, so guests are told to use the gateway.",
+    ),
+    logged(
+        *("ipv6-route-missing", INFO, "guests have no default route over IPv6"),
+        "The host has no IPv6 route, so guests reach only the virtual network over IPv6.",
+    ),
+    logged(
         *("leases-taken-over", INFO, "leases taken over"),
         "The leases of an earlier run are valid again.",
         count="leases taken over",

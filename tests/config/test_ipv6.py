@@ -138,13 +138,16 @@ def test_static_leases_are_addresses_of_the_prefix_and_read_back(file) -> None:
     assert build("-config", file(yaml.safe_dump(as_file(made))))[0] == made
 
 
-@pytest.mark.parametrize("address", ["2001:db8:7::", "2001:db8:7::1", "2001:db8:8::5", "fe80::5"])
+@pytest.mark.parametrize(
+    "address", ["2001:db8:7::", "2001:db8:7::1", "2001:db8:7::fe", "2001:db8:8::5", "fe80::5"]
+)
 def test_a_static_lease_of_an_address_that_no_guest_may_have_is_refused(file, address: str) -> None:
     text = f"static-leases: {{'{address}': '5a:94:ef:e4:0c:ee'}}"
     with pytest.raises(ConfigError) as refused:
         build("-config", file(f"ipv6: {{enabled: on, prefix: '2001:db8:7::/64', {text}}}"))
     assert str(refused.value) == (
-        f"ipv6.static-leases: {address} is not an address of a guest (allowed: 2001:db8:7::/64 from ::2 on)"
+        f"ipv6.static-leases: {address} is not an address of a guest "
+        "(allowed: of 2001:db8:7::/64, and not the gateway's)"
     )
     assert build("-config", file(f"ipv6: {{enabled: off, {text}}}"))[0].network.ipv6_first == 0
 

@@ -20,6 +20,8 @@ class Settings(NamedTuple):
     """The part of the configuration that the server reads."""
 
     ipv6_first: int = NET
+    ipv6_gateway: int = GATEWAY
+    ipv6_host: int = NET | 0xFE
     gateway_mac: bytes = GATEWAY_MAC
     dns_search_domains: tuple[str, ...] = ()
     ipv6_static_leases: dict[int, bytes] = {}  # noqa: RUF012

@@ -90,6 +90,12 @@ class Dhcp6Config(Protocol):
         """The first address of the guests' /64."""
 
     @property
+    def ipv6_gateway(self) -> int: ...
+    @property
+    def ipv6_host(self) -> int:
+        """An address of the /64 that means the host."""
+
+    @property
     def gateway_mac(self) -> bytes: ...
     @property
     def dns_search_domains(self) -> tuple[str, ...]: ...
@@ -104,7 +110,7 @@ class _Subnet(NamedTuple):
     gateway_ip: int
     gateway_mac: bytes
     dhcp_static_leases: Mapping[int, bytes]
-    reserved: frozenset[int] = frozenset()
+    reserved: frozenset[int]
 
 
 class _Exchange:
@@ -136,12 +142,14 @@ class Dhcp6:
     ) -> None:
         """guest_of: the number of the guest that opened a link; above 0. has_dns: as in Dhcp."""
         self._first = config.ipv6_first
-        gateway = self._first | 1
+        gateway = config.ipv6_gateway
         self._duid = dhcpv6.duid_ll(config.gateway_mac)
         self._dns_servers = gateway.to_bytes(16, "big") if has_dns else b""
         self._search_list = dhcp.search_list_of(config.dns_search_domains, MAX_SEARCH_LIST)
         pool = IPv6Network((self._first | POOL, POOL_PREFIX))
-        subnet = _Subnet(pool, gateway, config.gateway_mac, config.ipv6_static_leases)
+        subnet = _Subnet(
+            pool, gateway, config.gateway_mac, config.ipv6_static_leases, frozenset((config.ipv6_host,))
+        )
         self._leases = Leases(subnet, guest_of, first_choice=self._first_choice)
 
     def _first_choice(self, client: bytes) -> int:

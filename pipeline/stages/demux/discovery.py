@@ -143,8 +143,10 @@ class Discovery:
         has_route = ipv6_route.exists(self.outbound)
         if has_route != self.has_route:
             self.has_route = has_route
-            have = "have a" if has_route else "have no"
-            self.log.info(f"guests {have} default route over IPv6, as the host", host_has_route=has_route)
+            if has_route:
+                self.log.info("guests have a default route over IPv6")
+            else:
+                self.log.info("guests have no default route over IPv6")
         return self.advertiser.set_default(has_route)
 
     def withdraw(self) -> None:

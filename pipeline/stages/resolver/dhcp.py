@@ -10,14 +10,13 @@ from pipeline.engines import tally
 from pipeline.engines.dhcp.names import HostNames
 from pipeline.engines.dhcp.server import Dhcp, Reply
 from pipeline.engines.dhcp.server6 import Dhcp6, Sender
-from pipeline.engines.neighbors.addresses import Ipv6Addresses
 from pipeline.records.flows import Ends, flow_key
 from pipeline.records.services import ServiceDatagram
 from pipeline.stages.resolver.leases import LeaseKeeper
 from pipeline.stages.resolver.replies import Replies
 from pipeline.stages.resolver.reports import report_lease
 from pipeline.stages.worker import Worker
-from pipeline.wire import dhcp, dhcpv6, ip
+from pipeline.wire import dhcp, dhcpv6, ip, ipv6
 
 _LEASES: Final = INDEX["dhcp_leases"]
 _LEASES6: Final = INDEX["dhcpv6_leases"]
@@ -44,7 +43,7 @@ class DhcpService:
         self._gateway = network.gateway_ip
         self._ipv4 = Dhcp(network, guest_of, names=names, has_dns=has_dns)
         self._ipv6 = Dhcp6(network, guest_of, has_dns=has_dns) if network.ipv6_first else None
-        self._link_local = Ipv6Addresses(network.ipv6_first, network.gateway_mac).link_local
+        self._link_local = ipv6.link_local(network.gateway_mac)
         self.keeper = LeaseKeeper(worker, self._ipv4, self._ipv6, network.state_file, now)
         self._count()
 
