@@ -141,8 +141,9 @@ class Connections:
             return None
         if self.guests.too_many_half_open(guest):
             self._evict(self._eviction.oldest_half_open(guest), now)
-        conn = Connection.passive(self._config_of(key), segment, self._isn(key, now), now)
-        egress = egress_of(key, len(self._egress_out))
+        ends = Ends.of(key)
+        conn = Connection.passive(self._config_of(ends), segment, self._isn(ends, now), now)
+        egress = egress_of(ends, len(self._egress_out))
         host = self._host_end(self._numbers.next(self.by_id), egress)
         return self._add(Flow(conn, key, on_link, host, now))
 
@@ -156,19 +157,19 @@ class Connections:
             self._counts[_DIAL_REFUSED] += 1
             self._egress_out[dial.egress].push(DialFailed.pack(dial.flow, final=True))
             return
-        conn = Connection.active(self._config_of(dial.key), self._isn(dial.key, now), now)
+        ends = Ends.of(dial.key)
+        conn = Connection.active(self._config_of(ends), self._isn(ends, now), now)
         host = self._host_end(dial.flow, dial.egress)
         self.flush_later(self._add(Flow(conn, dial.key, link, host, now, dial.client)))
 
-    def _config_of(self, key: FlowKey) -> TcpConfig:
+    def _config_of(self, ends: Ends) -> TcpConfig:
         """The settings of the engine for a connection between these ends."""
-        return self._tcp if ip.is_ipv4(Ends.of(key).guest_addr) else self._tcp6
+        return self._tcp if ip.is_ipv4(ends.guest_addr) else self._tcp6
 
     def _host_end(self, number: int, egress: int) -> HostEnd:
         return HostEnd(number, egress, self._egress_out[egress])
 
-    def _isn(self, key: FlowKey, now: float) -> int:
-        ends = Ends.of(key)
+    def _isn(self, ends: Ends, now: float) -> int:
         return isn.initial_sequence_number(
             self._isn_key, ends.guest_addr, ends.guest_port, ends.remote_addr, ends.remote_port, now
         )

@@ -19,6 +19,10 @@ LINK_DOWN_REPORTERS: Final = 2
 link is gone when both have arrived."""
 
 NOT_YET: Final = -1.0
+FIRST_TIMER_S: Final = 0.04
+"""The first timer of a connection fires this many seconds after its start, even if the engine's deadline is
+later. The deadlines of a handshake and the delayed ACK of a request come closer step by step, and each step
+would set the timer again. Most short connections end before this time."""
 CANDIDATES: Final = 32
 """Connections that one look finds. With a look for each, a guest could make another one's loss costly."""
 
@@ -145,6 +149,8 @@ class Flow:
         """Whether the receive window is limited because memory is short."""
         self.timer_at = float("inf")
         """The time of its entry in the timing wheel, at or before the deadline; negative after disarm()."""
+        self._first_timer_at = now + FIRST_TIMER_S
+        """No timer is set later than this. Infinite after the first one has fired."""
         self.silent_since = 0.0
         """When the guest had last sent something, at the last look of Guest.longest_silent()."""
 
@@ -212,12 +218,12 @@ class Flow:
         """Keep a timer at or before the engine's deadline. A timer that fires early is set again."""
         at = self.conn.deadline()
         if at < self.timer_at:
-            self.timer_at = at
+            self.timer_at = at = min(at, self._first_timer_at)
             timers.schedule(self, at)
 
     def timer_fired(self) -> None:
         """The timer has fired, and is not in the wheel any more."""
-        self.timer_at = float("inf")
+        self.timer_at = self._first_timer_at = float("inf")
 
     def disarm(self, timers: "TimingWheel[Flow]") -> None:
         """Remove the timer for good. A later flush in this step does not arm it again."""

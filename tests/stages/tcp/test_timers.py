@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.config import merge, options
 from pipeline.engines.tcp.state import TIME_WAIT
-from pipeline.engines.timing_wheel import TICKS_A_SECOND
+from pipeline.engines.timing_wheel import TICKS_A_SECOND, TimingWheel
 from pipeline.go import flags
 from pipeline.ipc.fabric import Fabric
 from pipeline.ipc.ring import Consumer
@@ -15,7 +15,7 @@ from pipeline.records.flows import Ends, FlowNotice, flow_key
 from pipeline.records.kinds import CONNECTED, RECORD_BYTES
 from pipeline.records.streams import Shutdown
 from pipeline.records.tcp import TcpRange
-from pipeline.stages.tcp.flow import Flow
+from pipeline.stages.tcp.flow import FIRST_TIMER_S, Flow
 from pipeline.stages.tcp.stage import TcpStage
 from pipeline.stages.worker import Worker
 from pipeline.topology import Layout
@@ -150,6 +150,24 @@ def test_a_deadline_that_moves_later_costs_no_entry_and_the_early_timer_is_set_a
     assert rig.step(first - rig.now + TICK) == []
     assert flow.timer_at == flow.conn.deadline() > first
     assert rig.armed() == 1
+
+
+def test_a_short_connection_sets_its_timer_once(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    times: list[float] = []
+    schedule = TimingWheel.schedule
+
+    def watched(wheel: TimingWheel[Flow], flow: Flow, at: float) -> None:
+        times.append(at)
+        schedule(wheel, flow, at)
+
+    monkeypatch.setattr(TimingWheel, "schedule", watched)
+    flow = rig.open(1)
+    rig.step(FIRST_TIMER_S / 2)
+    rig.segment(1, ACK | FIN, 101, flow.conn.snd_nxt)
+    rig.step()
+    assert times == [START + FIRST_TIMER_S]
+    rig.step(FIRST_TIMER_S)
+    assert times == [START + FIRST_TIMER_S, flow.conn.deadline()], "it lives longer, so the engine decides"
 
 
 def test_connections_that_ended_leave_no_timer(rig: Rig) -> None:
