@@ -40,6 +40,7 @@ class HostStream:
         """Bytes copied out of their slots while the host did not read. They are sent before the queue."""
         self._spilled_bytes = 0
         self._finish_when_empty = False
+        self._close_sends_fin = False
 
     @property
     def queued_refs(self) -> int:
@@ -63,6 +64,14 @@ class HostStream:
         """Send the FIN after all queued bytes. A flush() does it."""
         self._finish_when_empty = True
 
+    def close_sends_fin(self) -> None:
+        """The owner will close the socket as soon as ``write_finished`` is set, which sends the FIN.
+
+        This saves the call of shutdown(). It needs a socket whose end of file was read: while there is
+        something to read, closing sends a RST.
+        """
+        self._close_sends_fin = True
+
     def flush(self, free: Callable[[int], None]) -> int:
         """Write what the socket takes. Calls free(slot) for each run that is written completely.
 
@@ -84,7 +93,8 @@ class HostStream:
         self.queued_bytes -= sent_bytes
         if self._finish_when_empty and not self.queued_bytes and not self.write_finished:
             self.write_finished = True
-            tcp.shutdown_write(self.sock)
+            if not self._close_sends_fin:
+                tcp.shutdown_write(self.sock)
         return sent_bytes
 
     def _gather(self) -> tuple[list[memoryview], int]:

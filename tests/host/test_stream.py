@@ -74,6 +74,25 @@ def test_the_fin_waits_for_the_queue(pair: tuple[HostStream, socket.socket, list
     assert stream.read(memoryview(bytearray(100))) == 15
 
 
+def test_the_fin_is_left_to_close_if_that_follows(
+    pair: tuple[HostStream, socket.socket, list[memoryview]],
+) -> None:
+    stream, theirs, _ = pair
+    theirs.shutdown(socket.SHUT_WR)
+    assert stream.read(memoryview(bytearray(100))) == 0
+    stream.enqueue(Run(1, 0, 100, 0, 100, 0))
+    stream.finish_writing()
+    stream.close_sends_fin()
+    assert stream.flush(lambda _slot: None) == 100
+    assert stream.write_finished
+    assert theirs.recv(200) == b"\1" * 100
+    theirs.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        theirs.recv(1)
+    stream.sock.close()
+    assert theirs.recv(1) == b""
+
+
 def test_read_tells_data_nothing_and_end_apart(
     pair: tuple[HostStream, socket.socket, list[memoryview]],
 ) -> None:

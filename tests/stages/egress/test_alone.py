@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import pytest
 
+from pipeline.host import tcp as host_tcp
 from pipeline.records import kinds
 from pipeline.records.dials import DialFailed
 from pipeline.records.flows import FLOW_FROM_EGRESS, FlowNotice, flow_key
@@ -301,6 +302,22 @@ def test_what_a_guest_said_before_it_closed_reaches_a_slow_host(egress: Egress, 
     assert egress.out() == 0
     taken = sum(record.count for record in egress.tcp.take(kinds.TAKEN))
     assert taken == sent + 7
+
+
+def test_closing_the_socket_ends_the_stream_to_a_host_that_ended_first(
+    egress: Egress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_tcp, "shutdown_write", lambda _sock: pytest.fail("not needed before close()"))
+    host = egress.open(1)
+    host.shutdown(socket.SHUT_WR)
+    egress.until(lambda: bool(egress.tcp.take(kinds.SHUTDOWN)))
+    egress.to_host(1, b"the end")
+    egress.notify(kinds.SHUTDOWN, 1)
+    egress.notify(kinds.CLOSED, 1)
+    egress.settle()
+    assert not egress.kept("flows")
+    assert host.recv(100) == b"the end"
+    assert host.recv(100) == b"", "a FIN, not a reset"
 
 
 @pytest.mark.parametrize("spilled", [False, True])

@@ -243,6 +243,8 @@ class Flow(GuestSocket):
         """The guest's connection is over. Bytes that it sent may still wait for the host socket."""
         if self.state == OPEN:
             self.state = CLOSING
+            if self.read_finished:
+                self.stream.close_sends_fin()
         self.finish_writing()
 
     def guest_aborted(self) -> None:
