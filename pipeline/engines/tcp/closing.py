@@ -112,7 +112,11 @@ def accepts_reuse(c: Tcb, seg: Segment) -> bool:
         return False
     if c.state != TIME_WAIT:
         return c.state == CLOSED
-    rcv = c.rcv
-    if c.options.ts_ok and seg.has_ts and rcv.ts_recent != seg.ts_val:
-        return lt(rcv.ts_recent, seg.ts_val)
-    return unwrap(seg.seq, rcv.rcv_nxt) > rcv.rcv_nxt
+    return is_newer(seg, c.options.ts_ok, c.rcv.ts_recent, c.rcv.rcv_nxt)
+
+
+def is_newer(seg: Segment, ts_ok: bool, ts_recent: int, rcv_nxt: int) -> bool:
+    """Whether a SYN is newer than a connection with these variables."""
+    if ts_ok and seg.has_ts and ts_recent != seg.ts_val:
+        return lt(ts_recent, seg.ts_val)
+    return unwrap(seg.seq, rcv_nxt) > rcv_nxt

@@ -17,7 +17,8 @@ Life of a connection:
         HostReset, Gone. Data may be queued from the start.
     then Deliver, Release, Discard until both FINs have passed (HostShutdown reports the
     guest's) or HostReset; always Gone at the end. In TIME-WAIT the connection holds no
-    handle, so the stage may delete it early when it needs room.
+    handle, so the stage may delete it early when it needs room. When the last ACK has left,
+    a TimeWait (time_wait.py) may take its place.
 """
 
 from typing import Self
@@ -128,6 +129,11 @@ class Connection(Tcb):
         """Bytes that the guest has acknowledged."""
         snd = self.snd
         return max(min(snd.snd_una, snd.queue_end) - snd.iss - 1, 0)
+
+    @property
+    def min_rtt(self) -> float:
+        """The shortest round trip in seconds; 0.0 if none was measured."""
+        return self.rtt.min_rtt
 
     @property
     def retransmissions(self) -> int:

@@ -15,6 +15,7 @@ from pipeline.engines.tcp.config import IPV6_TCP_HEADER_BYTES, MIN_IPV6_MTU, Tcp
 from pipeline.engines.tcp.connection import Connection
 from pipeline.engines.tcp.segment import Segment
 from pipeline.engines.tcp.state import ESTABLISHED, SYN_RECEIVED, TIME_WAIT
+from pipeline.engines.tcp.time_wait import TimeWait
 from pipeline.engines.timing_wheel import TimingWheel
 from pipeline.records.addresses import Addr
 from pipeline.records.dials import DialFailed, DialRouted
@@ -31,6 +32,7 @@ from pipeline.stages.tcp.orphans import Orphans
 from pipeline.stages.tcp.out_of_order import OutOfOrder
 from pipeline.stages.tcp.releases import Releases
 from pipeline.stages.tcp.reports import TcpReports
+from pipeline.stages.tcp.time_waits import TimeWaits
 from pipeline.stages.worker import Worker
 from pipeline.topology import MAX_REFS
 from pipeline.wire import ip
@@ -79,7 +81,8 @@ class Connections:
         self._orphans = Orphans(config.limits.max_orphan_seconds)
         self._memory_freed_at = 0.0
         self._reports = TcpReports(worker)
-        self._eviction = Eviction(self.guests, self._orphans)
+        self.time_waits = TimeWaits()
+        self._eviction = Eviction(self.guests, self._orphans, self.time_waits)
 
     def __len__(self) -> int:
         return len(self.by_key)
@@ -91,7 +94,7 @@ class Connections:
             "flows_by_id": len(self.by_id),
             "needs_flush": len(self.needs_flush),
             "timers": len(self.timers),
-            "time_wait": self._eviction.time_wait_count,
+            "time_wait": len(self.time_waits),
             "orphans": len(self._orphans),
             "releasing": len(self.releases),
             "guests": len(self.guests),
@@ -189,17 +192,22 @@ class Connections:
             return  # it was evicted while this burst was processed
         if flow.established:
             measure_end(flow, self._counts, now)
-        if not self._eviction.in_time_wait(flow):
+        if flow not in self.time_waits:
             self._reports.ended(flow, now)
         if self.by_key.get(flow.key) is flow:
             del self.by_key[flow.key]
-        self._eviction.forget(flow)
+        self.time_waits.forget(flow)
         self._orphans.remove(flow)
         self.out_of_order.forget(flow)
         self.memory.release(flow)
         self.guests.remove(flow)
         flow.disarm(self.timers)
         self._counts[_FLOWS] = len(self.by_key)
+
+    def rest(self, flow: Flow) -> None:
+        """The connection is in TIME-WAIT and has nothing to send: keep only what it needs from now on."""
+        flow.rest(self.timers)
+        self.time_waits.update(flow, flow.conn.deadline())
 
     def make_way(self, egress: int, guest: int, make_way: int, now: float, flow: Flow | None = None) -> bool:
         """Egress has no socket for a flow of this guest: end a half-open connection to free one.
@@ -215,7 +223,7 @@ class Connections:
         if flow is None:
             return False
         flow.host.abort()
-        flow.conn.on_host_reset(now, ending.DELETED)
+        flow.reset(now, ending.DELETED)
         self.flush_later(flow)
         return True
 
@@ -236,19 +244,20 @@ class Connections:
         """
         if flow is None:
             return False
-        if self._eviction.in_time_wait(flow):
+        conn = flow.conn
+        if flow in self.time_waits or isinstance(conn, TimeWait):
             self._counts[_EVICTED] += 1
         elif flow.link.gone or flow.half_open:
             self._counts[_GUEST_GONE if flow.link.gone else _HALF_OPEN_EVICTED] += 1
-            flow.conn.on_guest_gone(now, ending.GUEST_GONE if flow.link.gone else ending.LIMIT)
+            conn.on_guest_gone(now, ending.GUEST_GONE if flow.link.gone else ending.LIMIT)
             self.act(flow, now)
         else:
             self._counts[_SHARE_EVICTED] += 1
             flow.host.abort()
-            flow.conn.on_host_reset(now, ending.LIMIT)
+            conn.on_host_reset(now, ending.LIMIT)
             # A guest that does not read must not fill our memory with resets.
             if self._ingress_out.room() > 0:
-                for segment in flow.conn.transmit(now, 1):
+                for segment in conn.transmit(now, 1):
                     self._ingress_out.push(records.outgoing(flow.key, segment))
             self.act(flow, now)
         self.remove(flow, now)
@@ -297,7 +306,7 @@ class Connections:
     def _give_up(self, flow: Flow, now: float) -> None:
         """End a connection whose guest is gone."""
         self._counts[_GUEST_GONE] += 1
-        flow.conn.on_guest_gone(now)
+        flow.guest_gone(now)
         self.flush_later(flow)
 
     # --- time -------------------------------------------------------------------------------
@@ -308,10 +317,15 @@ class Connections:
         if self.timers.deadline() <= now:
             for flow in self.timers.advance(now):
                 flow.timer_fired()
-                if flow.conn.deadline() <= now:
-                    flow.conn.on_timer(now)
+                conn = flow.conn
+                if isinstance(conn, Connection) and conn.deadline() <= now:
+                    conn.on_timer(now)
                     count += 1
                 self.flush_later(flow)
+        if self.time_waits.due_at <= now:
+            for flow in self.time_waits.due(now):
+                self.remove(flow, now)
+                count += 1
         if self._orphans.due_at <= now:
             for flow in self._orphans.overdue(now):
                 self._give_up(flow, now)
@@ -319,7 +333,7 @@ class Connections:
 
     def deadline(self) -> float:
         """The time at which to call expire() next."""
-        return min(self.timers.deadline(), self._orphans.due_at)
+        return min(self.timers.deadline(), self.time_waits.due_at, self._orphans.due_at)
 
     # --- what the engine asks for -----------------------------------------------------------
 
@@ -328,6 +342,8 @@ class Connections:
         gone = False
         delivered = 0
         conn = flow.conn
+        if isinstance(conn, TimeWait):
+            return conn.over
         host = flow.host
         for action in conn.take_actions():
             if isinstance(action, actions.Deliver):
@@ -360,7 +376,7 @@ class Connections:
         if host.open and (gone or conn.state == TIME_WAIT):
             host.close()
             if not gone and self.by_id.get(host.id) is flow:
-                self._eviction.enter_time_wait(flow)
+                self.time_waits.add(flow)
                 self._reports.ended(flow, now)
         if delivered:
             self.memory.charge(flow, delivered, now)

@@ -15,33 +15,16 @@ from pipeline.records.streams import MAKE_WAY_ANY
 from pipeline.stages.tcp.flow import Flow, Guest
 from pipeline.stages.tcp.guests import TOO_MANY_FLOWS, Guests
 from pipeline.stages.tcp.orphans import Orphans
+from pipeline.stages.tcp.time_waits import TimeWaits
 
 
 class Eviction:
     """Chooses a connection. The caller ends it."""
 
-    def __init__(self, guests: Guests, orphans: Orphans) -> None:
+    def __init__(self, guests: Guests, orphans: Orphans, time_waits: TimeWaits) -> None:
         self._guests = guests
         self._orphans = orphans
-        self._time_wait: dict[Flow, None] = {}
-        """Connections in TIME-WAIT, the oldest first."""
-
-    @property
-    def time_wait_count(self) -> int:
-        """The number of connections in TIME-WAIT."""
-        return len(self._time_wait)
-
-    def enter_time_wait(self, flow: Flow) -> None:
-        """The connection enters TIME-WAIT."""
-        self._time_wait[flow] = None
-
-    def in_time_wait(self, flow: Flow) -> bool:
-        """Whether the connection is in TIME-WAIT."""
-        return flow in self._time_wait
-
-    def forget(self, flow: Flow) -> None:
-        """The connection has ended."""
-        self._time_wait.pop(flow, None)
+        self._time_waits = time_waits
 
     def for_place(self, guest: Guest, reason: str) -> Flow | None:
         """The connection to end so that ``guest`` can have one more. reason: the counter of the limit.
@@ -49,9 +32,9 @@ class Eviction:
         None if there is none.
         """
         others = reason == TOO_MANY_FLOWS
-        for flow in self._time_wait:
-            if others or flow.guest is guest:
-                return flow
+        waiting = self._time_waits.first() if others else self._time_waits.first_of(guest)
+        if waiting is not None:
+            return waiting
         orphan = self._orphans.first() if others else self._orphans.first_of(guest)
         if orphan is not None:
             return orphan

@@ -9,6 +9,7 @@ from heapq import nsmallest
 from typing import Final
 
 from pipeline.engines.tcp.connection import Connection
+from pipeline.engines.tcp.time_wait import TimeWait
 from pipeline.engines.timing_wheel import TimingWheel
 from pipeline.records.dials import NO_CLIENT, Client
 from pipeline.records.flows import FlowKey
@@ -138,7 +139,8 @@ class Flow:
         """Whether egress refused the connection, and has reported that."""
         self.established = False
         """Whether the handshake was ever complete."""
-        self.conn = conn
+        self.conn: Connection | TimeWait = conn
+        """A TimeWait takes the place of the Connection when that has sent its last ACK."""
         self.key = key
         self.link = link
         self.guest = link.guest
@@ -200,17 +202,45 @@ class Flow:
         self.guest.leave(self)
         self.half_open = False
 
+    def reset(self, now: float, end: int) -> None:
+        """The host socket was reset, or somebody ends the connection. end: why (engines.tcp.ending)."""
+        conn = self.conn
+        if isinstance(conn, TimeWait):
+            conn.finish()
+        else:
+            conn.on_host_reset(now, end)
+
+    def guest_gone(self, now: float) -> None:
+        """The guest is gone, so the connection ends without a word to it."""
+        conn = self.conn
+        if isinstance(conn, TimeWait):
+            conn.finish()
+        else:
+            conn.on_guest_gone(now)
+
+    def rest(self, timers: "TimingWheel[Flow]") -> None:
+        """See Connections.rest. Does nothing if it was done before."""
+        conn = self.conn
+        if isinstance(conn, Connection):
+            self.conn = TimeWait(conn)
+            self.squeezed = False
+            self.disarm(timers)
+
     # --- its receive window -----------------------------------------------------------------
 
     def squeeze(self, window: int, now: float) -> None:
         """Limit the receive window to ``window`` bytes, because memory is short."""
-        self.squeezed = True
-        self.conn.set_receive_capacity(window, now)
+        conn = self.conn
+        if isinstance(conn, Connection):
+            self.squeezed = True
+            conn.set_receive_capacity(window, now)
 
     def unsqueeze(self, now: float) -> None:
         """Remove the limit of squeeze()."""
+        conn = self.conn
         self.squeezed = False
-        self.conn.set_receive_capacity(self.conn.cfg.max_receive_window, now)
+        if isinstance(conn, Connection):
+            conn.set_receive_capacity(conn.cfg.max_receive_window, now)
 
     # --- its timer --------------------------------------------------------------------------
 

@@ -26,6 +26,8 @@ def flow_id(egress: int, number: int) -> int:
 
 def egress_of(ends: Ends, shards: int) -> int:
     """The egress worker that gets the host socket of a guest's connection, for its whole life."""
+    if shards == 1:
+        return 0
     mixed = rss_hash(ends.guest_addr, ends.guest_port, ends.remote_addr, ends.remote_port)
     # The low bits of the hash have chosen the tcp shard. With other bits each shard uses all egress workers.
     return (mixed >> 16) % shards

@@ -18,7 +18,7 @@ def measure_end(flow: Flow, counts: memoryview, now: float) -> None:
     """The connection, which was established once, has ended. TIME-WAIT counts for its life."""
     conn = flow.conn
     _DURATION.observe_seconds(counts, now - flow.began_at)
-    if conn.rtt.min_rtt > 0.0:
-        _RTT.observe_seconds(counts, conn.rtt.min_rtt)
+    if conn.min_rtt > 0.0:
+        _RTT.observe_seconds(counts, conn.min_rtt)
     _FROM_GUEST.observe(counts, conn.bytes_from_guest)
     _TO_GUEST.observe(counts, conn.bytes_to_guest)

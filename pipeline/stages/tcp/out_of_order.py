@@ -8,6 +8,8 @@ slots are counted again only after as many new ranges as slots were free. Each r
 slot of small frames may have hundreds of references, and ingress does not read while too many are out.
 """
 
+from pipeline.engines.tcp.connection import Connection
+from pipeline.engines.tcp.reassembly import Held
 from pipeline.records.run import Run
 from pipeline.stages.tcp.flow import Flow, Guest
 
@@ -39,7 +41,7 @@ class OutOfOrder:
 
     def note(self, flow: Flow) -> list[Flow]:
         """Update the ranges of a connection. Returns the connections that lost theirs. They need a flush."""
-        held = len(flow.conn.reassembly.ranges)
+        held = len(_ranges(flow))
         added = held - self._holders.get(flow, 0)
         self.ranges += added
         if not held:
@@ -56,7 +58,9 @@ class OutOfOrder:
 
     def lose(self, flow: Flow) -> None:
         """Drop the out-of-order data of a connection. It needs a flush."""
-        flow.conn.forget_out_of_order()
+        conn = flow.conn
+        if isinstance(conn, Connection):
+            conn.forget_out_of_order()
         self.forget(flow)
 
     def forget(self, flow: Flow) -> None:
@@ -99,7 +103,13 @@ class OutOfOrder:
         by_guest: dict[Guest, set[int]] = {}
         for flow in self._holders:
             slots = by_guest.setdefault(flow.guest, set())
-            for _, _, buf, _ in flow.conn.reassembly.ranges:
+            for _, _, buf, _ in _ranges(flow):
                 assert isinstance(buf, Run)
                 slots.add(buf.slot)
         return set().union(*by_guest.values()), by_guest
+
+
+def _ranges(flow: Flow) -> list[Held]:
+    """The out-of-order data of a connection. In TIME-WAIT there are none."""
+    conn = flow.conn
+    return conn.reassembly.ranges if isinstance(conn, Connection) else []

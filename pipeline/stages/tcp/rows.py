@@ -39,7 +39,7 @@ def of_flow(flow: Flow, now: float) -> FlowRow:
         packets_from_guest=flow.packets_from_guest,
         packets_to_guest=flow.packets_to_guest,
         connect=flow.connected_at - flow.began_at if flow.connected_at != NOT_YET else -1.0,
-        min_rtt=conn.rtt.min_rtt or -1.0,
+        min_rtt=conn.min_rtt or -1.0,
         retransmissions=conn.retransmissions,
     )
 

@@ -18,10 +18,11 @@ from pipeline.config.model import Config
 from pipeline.counters import INDEX
 from pipeline.engines import refusal
 from pipeline.engines.tcp import actions, ending
-from pipeline.engines.tcp.connection import opens, reset_for
+from pipeline.engines.tcp.connection import Connection, opens, reset_for
 from pipeline.engines.tcp.segment import Segment
 from pipeline.engines.tcp.seq import diff
-from pipeline.engines.tcp.state import SYN_RECEIVED
+from pipeline.engines.tcp.state import SYN_RECEIVED, TIME_WAIT
+from pipeline.engines.tcp.time_wait import TimeWait
 from pipeline.ipc import flow_messages, messages
 from pipeline.records import kinds
 from pipeline.records.dials import DialRouted
@@ -61,6 +62,14 @@ _SENT: Final = INDEX["tcp_segments_sent"]
 _RESETS: Final = INDEX["tcp_reset_sent_no_flow"]
 _NO_MEMORY: Final = INDEX["tcp_segment_dropped_no_memory"]
 _OUT_OF_ORDER_LOST: Final = INDEX["tcp_flow_lost_out_of_order"]
+
+
+_ABORTS: Final[dict[int, int]] = {
+    kinds.ABORT: ending.HOST_RESET,
+    kinds.EVICTED: ending.LIMIT,
+    kinds.FORBIDDEN: ending.FORBIDDEN,
+}
+"""Records that end a connection at once, and why it ends."""
 
 
 class TcpStage:
@@ -179,17 +188,21 @@ class TcpStage:
     def _on_segment(self, flow: Flow, run: TcpRange, segment: Segment, now: float) -> None:
         """A segment of an existing connection arrived."""
         connections = self.connections
-        guest = flow.guest
+        conn, guest = flow.conn, flow.guest
         length = run.length
         if guest.pressed and length and (fits := connections.memory.fits(flow, run.seq, length)) < length:
             segment = self._cut(flow, run, segment, fits)
         elif flow.link.gone:
             connections.come_back(Ends.of(run.key).guest_addr, run.link)
         flow.received(run.segments)
-        conn = flow.conn
         reason = conn.on_segment(segment, now)
         if reason is not None:
             self._drop(run, reason, run.segments)
+        if isinstance(conn, TimeWait):
+            if segment.buf is not None:
+                self.worker.free(run.slot)
+            connections.time_waits.update(flow, conn.ends_at)
+            return
         flow.host.notify_window(conn.snd_wnd)
         if conn.reassembly.ranges or connections.out_of_order.holds(flow):
             for loser in connections.out_of_order.note(flow):
@@ -253,13 +266,18 @@ class TcpStage:
         """Handle a record about a connection. Returns whether the connection needs a flush."""
         kind = burst[at]
         conn = flow.conn
-        if kind == kinds.TO_GUEST:
-            piece = ToGuest.unpack(burst, at)
-            conn.on_host_data(piece.slot, piece.off, piece.length, now)
-        elif kind == kinds.TAKEN:
+        if kind == kinds.TAKEN:
             before = conn.rcv_untaken
             conn.on_taken(Taken.unpack(burst, at).count, now)
             self.connections.memory.taken(flow, before - conn.rcv_untaken, now)
+        elif isinstance(conn, TimeWait):
+            if kind in _ABORTS:
+                conn.finish()
+            else:
+                self._on_other_record(flow.host.egress, burst, at, now)
+        elif kind == kinds.TO_GUEST:
+            piece = ToGuest.unpack(burst, at)
+            conn.on_host_data(piece.slot, piece.off, piece.length, now)
         elif kind == kinds.SHUTDOWN:
             if Shutdown.unpack(burst, at).both:
                 conn.on_host_closed(now)
@@ -269,17 +287,13 @@ class TcpStage:
             conn.on_connected(now)
             flow.connected(now)
         elif kind == kinds.CONNECT_FAILED:
-            return self._on_connect_failed(flow, ConnectFailed.unpack(burst, at), now)
-        elif kind == kinds.ABORT:
-            self._on_abort(flow, ending.HOST_RESET, now)
-        elif kind == kinds.EVICTED:
-            self._on_abort(flow, ending.LIMIT, now)
-        elif kind == kinds.FORBIDDEN:
-            self._on_abort(flow, ending.FORBIDDEN, now)
+            return self._on_connect_failed(flow, conn, ConnectFailed.unpack(burst, at), now)
+        elif kind in _ABORTS:
+            self._on_abort(flow, conn, _ABORTS[kind], now)
         return True
 
-    def _on_connect_failed(self, flow: Flow, failure: ConnectFailed, now: float) -> bool:
-        host, conn, guest = flow.host, flow.conn, flow.guest.number
+    def _on_connect_failed(self, flow: Flow, conn: Connection, failure: ConnectFailed, now: float) -> bool:
+        host, guest = flow.host, flow.guest.number
         way = failure.make_way
         if way != MAKE_WAY_NO and conn.state == SYN_RECEIVED:
             # Egress had no socket for this connection. If another connection has ended, it tries again.
@@ -294,12 +308,11 @@ class TcpStage:
         conn.on_connect_failed(now, reset=refusal.answer_to_syn(failure.error) == refusal.RESET)
         return True
 
-    def _on_abort(self, flow: Flow, end: int, now: float) -> None:
+    def _on_abort(self, flow: Flow, conn: Connection, end: int, now: float) -> None:
         flow.host.forget()
-        conn = flow.conn
         if conn.wants_transmit and (room := self.ingress_out.room()) > 0:
             # Send what the host sent before its reset, as far as the guest's window allows now.
-            self._transmit(flow, room, now)
+            self._transmit(flow, conn, room, now)
         # Egress resets a connection that it dialled when it has waited enough for the guest.
         waited = conn.is_active and not flow.established
         conn.on_host_reset(now, ending.TIMED_OUT if waited else end)
@@ -319,7 +332,7 @@ class TcpStage:
             gone = connections.act(flow, now)
             if conn.wants_transmit:
                 if room > 0:
-                    count = self._transmit(flow, room, now)
+                    count = self._transmit(flow, conn, room, now)
                     room -= count
                     sent += count
                     gone = connections.act(flow, now) or gone
@@ -327,13 +340,15 @@ class TcpStage:
                     connections.flush_later(flow)
             if gone:
                 connections.remove(flow, now)
-            else:
+            elif conn.state != TIME_WAIT:
                 flow.arm(connections.timers)
+            elif not conn.wants_transmit:
+                connections.rest(flow)
         return sent
 
-    def _transmit(self, flow: Flow, room: int, now: float) -> int:
+    def _transmit(self, flow: Flow, conn: Connection | TimeWait, room: int, now: float) -> int:
         """Send at most ``room`` ranges of a connection. Returns how many were sent."""
-        outs = flow.conn.transmit(now, min(room, MAX_RANGES_A_TURN))
+        outs = conn.transmit(now, min(room, MAX_RANGES_A_TURN))
         segments = 0
         for out in outs:
             segments += 1 if out.length <= out.mss else (out.length + out.mss - 1) // out.mss
