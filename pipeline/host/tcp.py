@@ -22,6 +22,13 @@ _KEEPALIVE_IDLE: Final[int] = getattr(socket, "TCP_KEEPIDLE", 0) or getattr(sock
 """The socket option for the idle time. macOS calls it TCP_KEEPALIVE."""
 _NON_BLOCKING: Final[int] = getattr(socket, "SOCK_NONBLOCK", 0)
 """Makes a socket non-blocking without a further call. 0 on systems that lack it."""
+_OPTIONS: Final[list[tuple[int, int, int]]] = [
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.SOL_SOCKET, socket.SO_OOBINLINE, 1),
+    *([(socket.IPPROTO_TCP, _KEEPALIVE_IDLE, KEEPALIVE_IDLE_S)] if _KEEPALIVE_IDLE else []),
+]
+"""Level, option and value of what tune() sets on every connection."""
 _LINGER_RESET: Final = struct.pack("ii", 1, 0)
 _LINGER_OFF: Final = struct.pack("ii", 0, 0)
 _PORT: Final = struct.Struct("!H")
@@ -71,11 +78,8 @@ def tune(sock: socket.socket) -> None:
     if _family(sock) in _INET:
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
-            if _KEEPALIVE_IDLE:
-                sock.setsockopt(socket.IPPROTO_TCP, _KEEPALIVE_IDLE, KEEPALIVE_IDLE_S)
+            for level, option, value in _OPTIONS:
+                sock.setsockopt(level, option, value)
         except OSError as error:
             # macOS reports this when the peer has reset the connection. The next read reports the reset.
             if error.errno != errno.EINVAL:

@@ -21,6 +21,7 @@ from pipeline.links.base import Link, SlotPool
 from pipeline.wire.framing import Framing
 
 READABLE: Final = ev.READ
+_NEVER: Final = float("inf")
 
 
 class Poller(Protocol):
@@ -91,7 +92,7 @@ class Listener(ABC):
 
     def deadline(self) -> float:
         """The time at which to call on_timer() next; inf for never."""
-        return float("inf")
+        return _NEVER
 
     def on_timer(self, now: float) -> None:  # noqa: B027
         """Do what is due at the time now (monotonic)."""

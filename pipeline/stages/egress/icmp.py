@@ -43,6 +43,7 @@ FIRST_NUMBER: Final = 1 << 32
 """Numbers of ping flows begin here. Those of UDP flows have 32 bits."""
 
 _SEQUENCE_OFF: Final = 6
+_NEVER: Final = float("inf")
 _FORWARDED: Final = INDEX["icmp_echo_forwarded"]
 _REPLIED: Final = INDEX["icmp_echo_replied"]
 _ERRORS: Final = INDEX["icmp_error_forwarded"]
@@ -360,7 +361,7 @@ class EchoSockets:
 
     def deadline(self) -> float:
         """When the flow that is idle for longest expires."""
-        return next(iter(self.flows.values())).traffic.last_at + IDLE if self.flows else float("inf")
+        return next(iter(self.flows.values())).traffic.last_at + IDLE if self.flows else _NEVER
 
     def end_forbidden(self) -> int:
         """End the pings that the policy, which is new, forbids. Returns how many pingers had one."""

@@ -15,6 +15,7 @@ from pipeline.links.base import Link, LinkClosed
 from pipeline.links.listener import Arrival, LinkResources, Listener
 from pipeline.stages.worker import Message, Worker
 
+_NEVER: Final = float("inf")
 _ACCEPT_FAILED: Final = INDEX["link_accept_failed"]
 
 
@@ -49,7 +50,10 @@ class Acceptors:
 
     def deadline(self) -> float:
         """When the first listener has something to do without an event."""
-        return min((listener.deadline() for listener in self._listeners), default=float("inf"))
+        at = _NEVER
+        for listener in self._listeners:
+            at = min(at, listener.deadline())
+        return at
 
     def on_timer(self, now: float) -> None:
         """Let each listener do what is due."""

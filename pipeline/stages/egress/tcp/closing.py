@@ -8,6 +8,7 @@ CLOSING_FLOW_BYTES: Final = 65536
 CLOSING_PATIENCE: Final = 180.0
 """Seconds for which its host may take nothing. Linux waits about as long for an orphaned socket whose peer
 keeps its window closed."""
+_NEVER: Final = float("inf")
 
 F = TypeVar("F")
 
@@ -65,9 +66,10 @@ class ClosingFlows(Generic[F]):
 
     def deadline(self) -> float:
         """When the next flow is due."""
-        for _, since in self._flows.values():
-            return since + CLOSING_PATIENCE
-        return float("inf")
+        if not self._flows:
+            return _NEVER
+        _, since = next(iter(self._flows.values()))
+        return since + CLOSING_PATIENCE
 
     def remove(self, flow: F) -> None:
         """The flow is over. A flow that is not in the table is ignored."""

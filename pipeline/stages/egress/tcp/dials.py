@@ -16,6 +16,7 @@ from pipeline.records.dials import Client, Dial
 PATIENCE_S: Final = 10.0
 MAX_TRIES: Final = 65
 """Ports of the gateway to try for one connection to a guest."""
+_NEVER: Final = float("inf")
 
 
 class _Attempt:
@@ -81,4 +82,4 @@ class PendingDials:
         """When overdue() is to be called."""
         if self._new:
             return 0.0
-        return next(iter(self._until.values()), float("inf"))
+        return next(iter(self._until.values())) if self._until else _NEVER

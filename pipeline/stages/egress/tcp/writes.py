@@ -14,6 +14,7 @@ from pipeline.stages.egress.tcp.reads import HostReads
 
 SPILL_AFTER_S: Final = 0.05
 """How long bytes for a host that does not read may stay in slots."""
+_NEVER: Final = float("inf")
 
 _TO_HOST: Final = INDEX["egress_bytes_to_host"]
 _SPILLED: Final = INDEX["egress_bytes_spilled"]
@@ -51,7 +52,7 @@ class HostWrites:
     def deadline(self) -> float:
         """When write() is due even without an event."""
         stalled = self._flows.stalled
-        spill_at = next(iter(stalled.values())) + SPILL_AFTER_S if stalled else float("inf")
+        spill_at = next(iter(stalled.values())) + SPILL_AFTER_S if stalled else _NEVER
         return min(spill_at, self._flows.closing.deadline())
 
     def _flush(self, now: float) -> None:

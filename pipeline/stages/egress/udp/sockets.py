@@ -5,6 +5,7 @@ ports in forwards.py. Demux numbers the flows of guests and ends idle ones.
 """
 
 import errno
+from typing import Final
 
 from pipeline.counters import INDEX
 from pipeline.ipc.flow_rows import GATEWAY
@@ -17,6 +18,8 @@ from pipeline.stages.egress.udp.connected import ConnectedSockets
 from pipeline.stages.egress.udp.flows import NO_SOCKET, DatagramFlow, DatagramSockets, DatagramTable
 from pipeline.stages.egress.udp.forwards import UdpForwards
 from pipeline.stages.egress.udp.reader import DatagramReader
+
+_NEVER: Final = float("inf")
 
 
 class UdpSockets:
@@ -103,7 +106,7 @@ class UdpSockets:
 
     def deadline(self) -> float:
         """0 if there is more to read at once."""
-        return 0.0 if self._reader.more or self.forwards.more else float("inf")
+        return 0.0 if self._reader.more or self.forwards.more else _NEVER
 
     def end_forbidden(self) -> int:
         """End the guests' flows that the policy, which is new, forbids. Returns how many."""
