@@ -230,9 +230,7 @@ class TcpStage:
             out_of_order.lose(flow)
         if not length:
             self.worker.free(run.slot)
-        return segment._replace(
-            flags=segment.flags & ~wire_tcp.FIN, length=length, buf=run if length else None
-        )
+        return segment.cut(length, run if length else None)
 
     def _drop(self, run: TcpRange, reason: str, count: int) -> None:
         """Count dropped segments of a run, and note its frames as bad frames of the guest."""

@@ -59,7 +59,8 @@ def test_the_host_may_send_for_days_after_the_guests_fin(pause: float) -> None:
         conn.on_host_data(number, 0, 1000, now)
         assert sum(out.length for out in settle(conn, now)) == 1000
         sent += 1000
-        conn.on_segment(here._replace(ack=ISS + 1 + sent), now + 0.001)
+        ack = Segment(IRS + 2, ISS + 1 + sent, ACK, 65535, 0, None, 0, 0, False)
+        conn.on_segment(ack, now + 0.001)
         settle(conn, now + 0.001)
     assert conn.state == state.CLOSE_WAIT
     assert ends(conn) == []
@@ -78,7 +79,8 @@ def test_the_guest_may_send_for_days_after_the_hosts_end(pause: float) -> None:
     for number in range(12):
         here = Segment(IRS + 1 + received, ISS + 2, ACK, 65535, 0, None, 0, 0, False)
         now = wait(conn, now, pause, here)
-        conn.on_segment(here._replace(length=1000, buf=(number, 0, 0, 1000)), now)
+        data = Segment(IRS + 1 + received, ISS + 2, ACK, 65535, 1000, (number, 0, 0, 1000), 0, 0, False)
+        conn.on_segment(data, now)
         received += 1000
         conn.on_taken(1000, now)
         settle(conn, now)
