@@ -364,7 +364,11 @@ class RingModel(RuleBasedStateMachine):
         assert self.consumer.pending() == bool(self.ring)
         assert len(self.consumer) == len(self.ring)
         assert self.producer.backlog == len(self.backlog)
-        assert self.producer.room() == self.capacity - len(self.ring) - len(self.backlog)
+        room = self.capacity - len(self.ring) - len(self.backlog)
+        assert self.producer.has_room() == (room > 0)
+        assert self.producer.scarce is (room < self.capacity // 2)
+        assert self.producer.room() == room
+        assert self.producer.scarce is (room < self.capacity // 2)
         assert self.producer.cons_idx() == self.start + self.released
         assert self.producer.completed(self.start + self.released)
         assert not self.producer.completed(self.start + self.released + 1)

@@ -139,7 +139,7 @@ class Receiver:
 
     def _has_room(self) -> bool:
         """Whether the records of a read find room in the rings, and its slots may get more references."""
-        return self._steering.room() > 0 and self._pool.refs_out <= MAX_REFS
+        return self._steering.has_room() and self._pool.refs_out <= MAX_REFS
 
     def _read_link(self, port: Port, now: float, most: int) -> int:
         """Read at most that many bursts of one link. Returns how many it read."""

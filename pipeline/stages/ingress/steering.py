@@ -106,9 +106,14 @@ class Steering:
         """Follow a new egress policy."""
         self._not_past = _not_past(config.access.egress_policy)
 
-    def room(self) -> int:
-        """The number of records for which every ring has room (see Producer.room)."""
-        return min([ring.room() for ring in self._rings])
+    def has_room(self) -> bool:
+        """Whether every ring has room for a record (see Producer.has_room)."""
+        found = True
+        for ring in self._rings:
+            # Each ring that is nearly full must learn it, so that the worker wakes when there is room.
+            if not ring.has_room():
+                found = False
+        return found
 
     # --- runs ---------------------------------------------------------------------------
 

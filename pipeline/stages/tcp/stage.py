@@ -122,7 +122,7 @@ class TcpStage:
         """The time at which step() must be called without an event; 0 if it has work left now."""
         connections = self.connections
         needs_flush = connections.needs_flush
-        if needs_flush and self.ingress_out.room() > 0:
+        if needs_flush and self.ingress_out.has_room():
             return 0.0
         for ring in self.guests_in:
             if ring.pending():
@@ -215,7 +215,7 @@ class TcpStage:
             return self.connections.on_syn(run.key, segment, run.link, now)
         answer = reset_for(segment)
         # While the ring is full no RST is sent, so a guest that does not read cannot fill our memory.
-        if answer is not None and self.ingress_out.room() > 0:
+        if answer is not None and self.ingress_out.has_room():
             self.counts[_RESETS] += 1
             self._push_out(run.key, answer)
         return None

@@ -104,7 +104,7 @@ def test_a_round_in_which_nobody_can_be_read_cancels_no_debt(rig: IngressRig) ->
     rig.turn()
     rig.turn()
     one.sendall(FRAME * 2000)
-    while rig.stage.steering.room() > 0:
+    while rig.stage.steering.has_room():
         rig.turn()
     accounts = rig.stage.ports.shares
     accounts.charge(first.guest_number, 0.0008, monotonic())

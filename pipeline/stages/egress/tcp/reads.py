@@ -80,7 +80,7 @@ class HostReads:
             return 0
         reads = 0
         for flow in list(turns.ready):
-            if self._tcp_out[flow.shard].room() <= 0:
+            if not self._tcp_out[flow.shard].has_room():
                 continue
             if reads >= READS_A_STEP or left <= 0:
                 turns.more = True
