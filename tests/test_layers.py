@@ -21,6 +21,17 @@ LATE_IMPORTS = {
     "pipeline.release": "importlib.metadata, in a checkout that was never installed",
     "pipeline.config.merge": "YAML and pydantic, when there is a file",
     "pipeline.config.scalars": "pydantic, when it makes a validator",
+    "pipeline.config.ipv6": "hashlib, which loads OpenSSL, when guests have IPv6",
+    "pipeline.engines.dns.message": "dnspython, for records of any type",
+    "pipeline.engines.dns.responses": "the same",
+    "pipeline.engines.dns.answers": "the same",
+    "pipeline.engines.dns.glance": "the same, for names as text",
+    "pipeline.engines.dns.hosts": "the same",
+    "pipeline.engines.dns.lookup": "the same, for DNS64",
+    "pipeline.engines.dns.patterns": "re2, when a zone has a pattern",
+    "pipeline.control.http.access": "hmac, which loads OpenSSL, when the API has a token",
+    "pipeline.control.http.head": "h11, when the first request comes whose connection changes its protocol",
+    "pipeline.engines.networks": "netaddr, when a rule has networks",
     "pipeline.control.http.servers": "aiohttp, when the first request comes",
     "pipeline.control.plane": "the same",
     "pipeline.control.metrics.meter": "prometheus_client, when a monitor asks",
@@ -54,10 +65,13 @@ TABLE: dict[str, Row] = {
     "pipeline.histograms": Row(("counters",), (*PURE, "bisect")),
     "pipeline.counter_block": Row(("counters", "histograms"), PURE),
     # Questions to the operating system that know nothing of this program.
-    "pipeline.system": Row(()),
+    "pipeline.system": Row(("blake2",)),
+    "pipeline.blake2": Row((), ("_blake2", "hashlib")),
     "pipeline.topology": Row(("records",), (*PURE, "dataclasses")),
     # State machines without I/O.
-    "pipeline.engines": Row(("wire", "records"), None, (*OUTSIDE, "dns.resolver", "dns.asyncresolver")),
+    "pipeline.engines": Row(
+        ("wire", "records", "blake2"), None, (*OUTSIDE, "dns.resolver", "dns.asyncresolver")
+    ),
     # The operating system.
     "pipeline.ipc": Row(("records", "counters", "counter_block", "topology")),
     "pipeline.links": Row(("wire", "records", "system", "ipc")),

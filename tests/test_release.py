@@ -51,3 +51,11 @@ def test_a_start_without_a_file_loads_no_library_for_files_and_requests() -> Non
     loaded = set(done.stdout.split())
     assert "numpy" in loaded
     assert loaded.isdisjoint({"aiohttp", "asyncssh", "prometheus_client", "pydantic", "rich", "yaml"})
+    assert loaded.isdisjoint({"ssl", "_ssl", "hashlib", "_hashlib"}), "it has OpenSSL's memory"
+    assert loaded.isdisjoint({"dill", "dns", "h11", "netaddr", "re2"}), "it has what rare traffic needs"
+
+
+def test_what_a_start_leaves_out_is_there_for_those_who_want_it() -> None:
+    code = "import pipeline.commands.start, ssl, dill, asyncio.sslproto; print(asyncio.sslproto.ssl is None)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"

@@ -1,5 +1,7 @@
 """Runs the network: from a parsed command line to the end of the daemon."""
 
+from pipeline.system import light_imports  # isort: skip  # noqa: F401  before anything loads asyncio
+
 from collections.abc import Sequence
 from functools import partial
 from typing import Final

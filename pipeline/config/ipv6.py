@@ -1,6 +1,5 @@
 """The settings of IPv6: whether guests have it, the /64 of their addresses, and the gateway's in it."""
 
-import hashlib
 import ipaddress
 from collections.abc import Collection, Iterable
 from typing import Final
@@ -62,5 +61,7 @@ def derived_prefix(mac: bytes, subnet: ipaddress.IPv4Network) -> ipaddress.IPv6N
     Its global ID of 40 bits is a hash, as the RFC has it. But the time is not part of it, so that guests keep
     their addresses. Two networks with the same gateway MAC and subnet have the same prefix.
     """
+    import hashlib  # noqa: PLC0415  it loads OpenSSL, and without IPv6 nothing needs it
+
     found = hashlib.sha256(mac + str(subnet).encode()).digest()[-_GLOBAL_ID_BYTES:]
     return ipaddress.IPv6Network((_LOCAL | int.from_bytes(found, "big") << 80, 64))

@@ -6,8 +6,6 @@ netaddr merges the networks. Its own sets need 410 µs for one question, and bis
 from bisect import bisect_right
 from collections.abc import Iterable
 
-import netaddr
-
 from pipeline.wire import ip
 
 
@@ -16,14 +14,17 @@ class Networks:
 
     def __init__(self, texts: Iterable[str]) -> None:
         """texts: addresses, or networks such as ``10.0.0.0/8``. Raises ValueError."""
+        import netaddr  # noqa: PLC0415  without rules nothing needs it
+
         try:
             # As IPv4-mapped addresses, IPv4 networks have the numbers of pipeline.wire.ip.
             networks = [netaddr.IPNetwork(text).ipv6() for text in texts]
         except netaddr.AddrFormatError as error:
             raise ValueError(str(error)) from None
         # Each family has its own list: as numbers, IPv4 addresses lie within ::/0.
-        self._ipv4 = _Ranges([each for each in networks if ip.is_ipv4(each.first) and ip.is_ipv4(each.last)])
-        self._ipv6 = _Ranges(networks)
+        ipv4 = [each for each in networks if ip.is_ipv4(each.first) and ip.is_ipv4(each.last)]
+        self._ipv4 = _Ranges([(each.first, each.last) for each in netaddr.cidr_merge(ipv4)])
+        self._ipv6 = _Ranges([(each.first, each.last) for each in netaddr.cidr_merge(networks)])
 
     def __contains__(self, addr: int) -> bool:
         return addr in (self._ipv4 if ip.is_ipv4(addr) else self._ipv6)
@@ -32,10 +33,10 @@ class Networks:
 class _Ranges:
     """Ranges of addresses in ascending order that do not overlap."""
 
-    def __init__(self, networks: list[netaddr.IPNetwork]) -> None:
-        merged = netaddr.cidr_merge(networks)
-        self._firsts = [network.first for network in merged]
-        self._lasts = [network.last for network in merged]
+    def __init__(self, ranges: list[tuple[int, int]]) -> None:
+        """ranges: the first and the last address of each."""
+        self._firsts = [first for first, _ in ranges]
+        self._lasts = [last for _, last in ranges]
 
     def __contains__(self, addr: int) -> bool:
         at = bisect_right(self._firsts, addr) - 1

@@ -15,9 +15,9 @@ worker reports to another about a pattern must not depend on the rules: its numb
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from hashlib import blake2b
 from typing import Final, NamedTuple, Protocol
 
+from pipeline.blake2 import blake2b
 from pipeline.engines.networks import Networks
 from pipeline.wire import ip
 

@@ -13,7 +13,6 @@ about 5 ms.
 import errno
 import mmap
 import os
-import secrets
 import sys
 from typing import Final
 
@@ -25,7 +24,7 @@ MIB: Final = 1 << 20
 
 def temporary_name() -> str:
     """A unique name, for the time between creation and unlinking. It has the process id."""
-    return f"/gvtap-{os.getpid()}-{secrets.token_hex(8)}"
+    return f"/gvtap-{os.getpid()}-{os.urandom(8).hex()}"
 
 
 class SegmentError(Exception):

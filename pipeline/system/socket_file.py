@@ -19,7 +19,6 @@ with a pid file. So an OwnFile may know what must be in the file.
 """
 
 import errno
-import hashlib
 import os
 import socket
 import stat
@@ -27,6 +26,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from pipeline.blake2 import blake2b
 from pipeline.system import small_file
 
 Identity = tuple[int, int]
@@ -192,7 +192,7 @@ def _lock(path: str) -> Iterator[None]:
         return
     directory, name = os.path.split(path)
     found = os.stat(directory or ".")
-    key = hashlib.sha256(os.fsencode(f"{found.st_dev}:{found.st_ino}:{name}")).hexdigest()
+    key = blake2b(os.fsencode(f"{found.st_dev}:{found.st_ino}:{name}"), digest_size=32).hexdigest()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as holder:
         holder.bind(f"\0gvtap-pipeline-{key}")
         yield

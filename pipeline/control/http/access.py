@@ -9,7 +9,6 @@ forward that somebody else opened, nor open one that leads to another guest. Oth
 host's port 2222 lead to itself.
 """
 
-import hmac
 import ipaddress
 import socket
 from collections.abc import Callable, Sequence
@@ -70,6 +69,8 @@ class Access:
         """Raise AccessError unless the Authorization header of a request on the host has the token."""
         if not self._token:
             return
+        import hmac  # noqa: PLC0415  it loads OpenSSL, and without a token nothing needs it
+
         scheme, _, token = authorization.strip().partition(" ")
         given = token.strip().encode("utf-8", "surrogateescape")
         if scheme.lower() != "bearer" or not hmac.compare_digest(given, self._token):

@@ -5,7 +5,7 @@ it gets another request in place of that one. api.py answers it with 431, after 
 """
 
 import asyncio
-import secrets
+import os
 from collections.abc import Awaitable, Callable, Container
 from typing import Final
 
@@ -21,7 +21,7 @@ MAX_FIELDS: Final = MAX_HEAD // 4
 
 LINGER_BYTES: Final = 4 * 1024 * 1024
 """Bytes that are read of an unwanted request, for the same purpose."""
-TOO_LONG: Final = f"/{secrets.token_hex()}"
+TOO_LONG: Final = f"/{os.urandom(32).hex()}"
 """Path of the request that stands for one with a head that is too long. No client knows it."""
 _TOO_LONG_REQUEST: Final = f"GET {TOO_LONG} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
 

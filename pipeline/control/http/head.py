@@ -8,10 +8,11 @@ may end in a lone LF.
 
 import re
 from http import HTTPStatus
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-import h11
+if TYPE_CHECKING:
+    import h11
 
 MAX_HEAD: Final = 64 * 1024
 """Bytes of a head, its empty line and the empty lines before it included."""
@@ -123,7 +124,9 @@ def parse(raw: bytes) -> Head:
     return Head(request.method.decode("ascii"), unquote(path), query, headers, raw)
 
 
-def _request(raw: bytes) -> h11.Request:
+def _request(raw: bytes) -> "h11.Request":
+    import h11  # noqa: PLC0415  not before a request
+
     # Some clients write a path as it is. h11 wants it quoted.
     line, end, fields = raw.partition(b"\n")
     line = _NOT_ASCII.sub(lambda found: b"%%%02X" % found[0][0], line)

@@ -7,13 +7,6 @@ address. A reply that cannot be parsed has no addresses.
 import struct
 from typing import Final, NamedTuple
 
-import dns.exception
-import dns.message
-import dns.rcode
-import dns.rdatatype
-from dns.rdtypes.IN.A import A
-from dns.rdtypes.IN.AAAA import AAAA
-
 from pipeline.wire import ip
 
 _HEADER_LEN: Final = 12
@@ -52,6 +45,11 @@ def asked(payload: bytes) -> list[bytes]:
 
 def given(payload: bytes) -> Given:
     """The addresses in the answer section."""
+    import dns.exception  # noqa: PLC0415  see message.py
+    import dns.message  # noqa: PLC0415  see message.py
+    from dns.rdtypes.IN.A import A  # noqa: PLC0415  see message.py
+    from dns.rdtypes.IN.AAAA import AAAA  # noqa: PLC0415  see message.py
+
     try:
         message = dns.message.from_wire(payload)
     except dns.exception.DNSException:
@@ -67,6 +65,13 @@ def given(payload: bytes) -> Given:
 
 def summary(payload: bytes, most: int) -> Summary:
     """What a reply says. most: addresses. A name has the final dot; "" if no question can be parsed."""
+    import dns.exception  # noqa: PLC0415  see message.py
+    import dns.message  # noqa: PLC0415  see message.py
+    import dns.rcode  # noqa: PLC0415  see message.py
+    import dns.rdatatype  # noqa: PLC0415  see message.py
+    from dns.rdtypes.IN.A import A  # noqa: PLC0415  see message.py
+    from dns.rdtypes.IN.AAAA import AAAA  # noqa: PLC0415  see message.py
+
     try:
         message = dns.message.from_wire(payload)
     except (dns.exception.DNSException, ValueError, struct.error):

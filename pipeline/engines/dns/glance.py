@@ -6,9 +6,6 @@ answers.py parses a reply in full, which costs twenty times as much.
 import struct
 from typing import Final
 
-import dns.exception
-import dns.name
-
 from pipeline.engines.dns.answers import asked
 from pipeline.wire import ip
 
@@ -35,6 +32,9 @@ def name_asked(payload: bytes) -> str:
     labels = asked(payload)
     if not labels:
         return ""
+    import dns.exception  # noqa: PLC0415  see message.py
+    import dns.name  # noqa: PLC0415  see message.py
+
     try:
         return dns.name.Name(labels).to_text().lower()
     except dns.exception.DNSException:

@@ -4,10 +4,6 @@ import ipaddress
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-import dns.exception
-import dns.name
-import dns.reversename
-
 from pipeline.engines.dns import message as m
 from pipeline.engines.dns.zones import AAAA, ANY, PTR, A, Local
 
@@ -51,12 +47,21 @@ class Hosts:
         if known is not None and rdtype in (A, AAAA, ANY):
             return _of_type(known, rdtype)
         if rdtype == PTR and self._pointers and name.endswith(b"\x04arpa\0"):
-            try:
-                address = ipaddress.ip_address(dns.reversename.to_address(dns.name.Name((*labels, b""))))
-            except (dns.exception.DNSException, ValueError):
-                return None
-            pointer = self._pointers.get(address.packed)
+            address = _reverse(labels)
+            pointer = self._pointers.get(address.packed) if address is not None else None
             return Local(m.NOERROR, pointer=pointer) if pointer else None
+        return None
+
+
+def _reverse(labels: Sequence[bytes]) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address of a name below in-addr.arpa or ip6.arpa; None if it has none."""
+    import dns.exception  # noqa: PLC0415  see message.py
+    import dns.name  # noqa: PLC0415  see message.py
+    import dns.reversename  # noqa: PLC0415  see message.py
+
+    try:
+        return ipaddress.ip_address(dns.reversename.to_address(dns.name.Name((*labels, b""))))
+    except (dns.exception.DNSException, ValueError):
         return None
 
 

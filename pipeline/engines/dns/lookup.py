@@ -14,7 +14,6 @@ What is made is kept in the cache too, under a key of its own.
 from typing import Final
 
 from pipeline.engines.dns import message as m
-from pipeline.engines.dns import synthesis
 from pipeline.engines.dns.cache import Cached, DnsCache
 from pipeline.engines.dns.dns64 import Dns64
 from pipeline.engines.dns.pending import Wanted, key_of
@@ -60,9 +59,11 @@ class Lookup:
     def _judge(self, wanted: Wanted, answer: Cached, now: float) -> Cached | Wanted:
         """What the answer to wanted.asked leads to."""
         query, asked, synthesizes, first = wanted
+        if asked is query and not synthesizes:
+            return answer
+        from pipeline.engines.dns import synthesis  # noqa: PLC0415  see message.py
+
         if asked is query:
-            if not synthesizes:
-                return answer
             if synthesis.lacks_addresses(answer.body):
                 return Wanted(query, m.about(query, query.labels, A), True, answer)
             return self._usable(query, answer, now)
@@ -75,6 +76,8 @@ class Lookup:
 
     def _usable(self, query: m.Query, answer: Cached, now: float) -> Cached:
         """The answer about AAAA without addresses that no guest may get."""
+        from pipeline.engines.dns import synthesis  # noqa: PLC0415  see message.py
+
         if synthesis.has_excluded(answer.body):
             return self._keep(query, synthesis.without_excluded(query, answer), now)
         return answer

@@ -4,6 +4,9 @@ Only the parts of a query that its answer needs are parsed. The question is kept
 reply repeats it. Of an upstream answer only the records are kept (``Body``, made in responses.py). Each reply
 has its own id, flags, question, age of the TTLs, EDNS and truncation. render() adds these to the records.
 
+dnspython parses what is rare, such as records of any type. The first such message loads it: it needs 4 MB of
+memory and OpenSSL, and many daemons never see one.
+
 This module does not know zones, caches or guests. Hostile bytes cause no exception other than WireError.
 """
 
@@ -11,9 +14,6 @@ import struct
 from collections.abc import Iterable
 from struct import Struct
 from typing import Final, NamedTuple
-
-import dns.exception
-import dns.message
 
 from pipeline.wire.errors import WireError
 
@@ -174,6 +174,9 @@ def _read_opt(wire: bytes, at: int) -> _Edns | None:
 
 def _read_records(wire: bytes) -> _Edns | None:
     """Read the records after the question, whatever their types are. Raises WireError."""
+    import dns.exception  # noqa: PLC0415  see above
+    import dns.message  # noqa: PLC0415
+
     try:
         message = dns.message.from_wire(wire, ignore_trailing=True)
     except (dns.exception.DNSException, ValueError, struct.error):

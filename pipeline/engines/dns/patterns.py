@@ -7,21 +7,17 @@ A pattern matches anywhere in a name, and in either case, since DNS names have n
 character for each byte of its labels, U+0000 to U+00FF. Error texts have Go's wording.
 """
 
+import functools
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import re2
+if TYPE_CHECKING:
+    import re2
 
 MAX_PATTERN: Final = 512
 """Characters of a pattern."""
 MAX_MEMORY: Final = 1 << 20
 """The most bytes for a pattern's program and the states that RE2 caches. ``.{1000}`` fits."""
-
-_OPTIONS: Final = re2.Options()
-_OPTIONS.case_sensitive = False
-_OPTIONS.never_capture = True
-_OPTIONS.max_mem = MAX_MEMORY
-_OPTIONS.log_errors = False
 
 _HUGE_COUNT: Final = re.compile(r"(?<!\\)\{(?:[0-9]{9,}(?:,[0-9]*)?|[0-9]+,[0-9]{9,})\}")
 """RE2 reads such a count as literal text. Go refuses it."""
@@ -43,6 +39,18 @@ class RegexpError(ValueError):
     """The pattern is not a regular expression, or is too large. The text has Go's wording."""
 
 
+@functools.cache
+def _options() -> "re2.Options":
+    import re2  # noqa: PLC0415  without a pattern nothing needs it
+
+    options = re2.Options()
+    options.case_sensitive = False
+    options.never_capture = True
+    options.max_mem = MAX_MEMORY
+    options.log_errors = False
+    return options
+
+
 class Regexp:
     """A compiled pattern."""
 
@@ -50,13 +58,15 @@ class Regexp:
 
     def __init__(self, pattern: str) -> None:
         """Raises RegexpError."""
+        import re2  # noqa: PLC0415  as above
+
         if len(pattern) > MAX_PATTERN:
             raise RegexpError("expression too large")
         if huge := _HUGE_COUNT.search(pattern):
             raise RegexpError(f"invalid repeat count: `{huge[0]}`")
         self.pattern = pattern
         try:
-            self._compiled = re2.compile(pattern.encode(), _OPTIONS)
+            self._compiled = re2.compile(pattern.encode(), _options())
         except UnicodeEncodeError:
             raise RegexpError("invalid UTF-8") from None
         except re2.error as error:

@@ -9,10 +9,6 @@ other responses, which takes ten times as long.
 import struct
 from typing import Final, NamedTuple
 
-import dns.exception
-import dns.message
-import dns.rdatatype
-
 from pipeline.engines.dns import message as m
 from pipeline.engines.dns.message import HEADER, RECORD, TAIL, Body, Query
 from pipeline.wire.errors import WireError
@@ -178,6 +174,10 @@ def _name_end(wire: bytes, at: int) -> int:
 
 def _read_any(query: Query, wire: bytes) -> _Found:
     """The records of a response as dnspython rewrites them. Raises WireError."""
+    import dns.exception  # noqa: PLC0415  see message.py
+    import dns.message  # noqa: PLC0415  see message.py
+    import dns.rdatatype  # noqa: PLC0415  see message.py
+
     malformed = WireError("dns_upstream_response_malformed")
     try:
         message = dns.message.from_wire(wire, one_rr_per_rrset=True, ignore_trailing=True)

@@ -5,10 +5,10 @@ segments of an earlier connection are not taken for those of a later one. An att
 another 4-tuple. The caller provides the secret (at least 16 random bytes, new at each start).
 """
 
-from hashlib import blake2b
 from struct import Struct
 from typing import Final
 
+from pipeline.blake2 import blake2b
 from pipeline.engines.tcp.seq import MASK
 
 _TUPLE: Final = Struct("!16s16sHH")

@@ -4,7 +4,7 @@ Egress asks with DIAL. If the guest's MAC is not known, the dial waits for ARP. 
 worker gets the connection.
 """
 
-import secrets
+import os
 from typing import Final
 
 from pipeline.counters import INDEX
@@ -25,7 +25,7 @@ class DialRouter:
         self.gateway_for = network.gateway_for
         self.egress_out = network.egress_out
         self.tcp_out = network.tcp_out
-        self.ports = PortAllocator(secrets.randbits(16))
+        self.ports = PortAllocator(int.from_bytes(os.urandom(2), "big"))
 
     def on_dial(self, egress: int, dial: Dial, now: float) -> None:
         """An egress worker asks for a connection."""

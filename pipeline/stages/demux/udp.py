@@ -4,7 +4,7 @@ Demux has the flow table (pipeline.engines.udp), and egress has the host sockets
 are not flows: their datagrams go to the resolver (services.py).
 """
 
-import secrets
+import os
 from typing import Final
 
 from pipeline.config.choices import FULL_CONE
@@ -55,7 +55,7 @@ class UdpDispatch:
         self.services = services
         self.icmp = icmp
         self.flows = UdpFlows(
-            PortAllocator(secrets.randbits(16)),
+            PortAllocator(int.from_bytes(os.urandom(2), "big")),
             config.workers.egress_workers,
             max_per_guest=config.limits.max_udp_flows_per_guest,
             max_flows=config.limits.max_udp_flows,

@@ -4,7 +4,7 @@ A connection here is a Flow: the engine's state (pipeline.engines.tcp.connection
 end. A connection that has something to do is in ``needs_flush``. The stage flushes these once in a step.
 """
 
-import secrets
+import os
 from dataclasses import replace
 from typing import Final
 
@@ -63,7 +63,7 @@ class Connections:
         mtu6 = max(config.network.mtu, MIN_IPV6_MTU)
         self._tcp6 = replace(self._tcp, mtu=mtu6, header_bytes=IPV6_TCP_HEADER_BYTES)
         """For connections over IPv6, whose segments have longer headers."""
-        self._isn_key = secrets.token_bytes(16)
+        self._isn_key = os.urandom(16)
         self._numbers = FlowNumbers()
         self.by_key: dict[FlowKey, Flow] = {}
         self.by_id: dict[int, Flow] = {}
