@@ -8,6 +8,7 @@ import socket
 from typing import Final
 
 from pipeline.control.threads import Threads
+from pipeline.system import inet
 
 MAX_AT_ONCE: Final = 4
 """Threads. A guest may ask for any number of names, but gets no more threads than this."""
@@ -49,7 +50,7 @@ class Lookups:
 
 def _ask(host: str) -> list[str]:
     try:
-        rows = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        rows = socket.getaddrinfo(inet.lookup_name(host), None, type=socket.SOCK_STREAM)
     except (OSError, ValueError):  # ValueError: it could not be the name of a host
         return []
     return [str(row[4][0]) for row in rows]

@@ -11,6 +11,8 @@ import stat
 from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple
 
+from pipeline.system import inet
+
 RESOLV_CONF: Final = "/etc/resolv.conf"
 HOSTS: Final = "/etc/hosts"
 CHECK_SECONDS: Final = 1.0
@@ -147,7 +149,8 @@ def server_of(name: str, port: int = DNS_PORT) -> Server | None:
     """The server with this address, perhaps with a zone (``fe80::1%eth0``). None if it is not an address."""
     try:
         # Only numeric addresses: this asks no name server and does not block.
-        found = socket.getaddrinfo(name, port, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST)
+        host = inet.lookup_name(name)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST)
     except (OSError, UnicodeError):
         return None
     family, _, _, _, address = found[0]

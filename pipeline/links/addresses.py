@@ -161,7 +161,7 @@ def _lookup(host: str) -> list[str]:
     if inet.is_wildcard(host):
         return [host]
     try:
-        rows = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        rows = socket.getaddrinfo(inet.lookup_name(host), None, type=socket.SOCK_STREAM)
     except (socket.gaierror, UnicodeError) as error:
         raise ValueError(f"no such host {host!r}") from error
     # getnameinfo() includes the zone of a link-local address. The plain address in the row lacks it.

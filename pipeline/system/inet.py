@@ -46,6 +46,11 @@ def family_of(address: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
+def lookup_name(host: str) -> str | bytes:
+    """A host for socket.getaddrinfo(). For a text it loads IDNA (1.5 MB), so ASCII becomes bytes."""
+    return host.encode() if host.isascii() else host
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host is localhost, or a numeric address of loopback."""
     try:
@@ -133,7 +138,8 @@ def _wildcards(allowed: tuple[socket.AddressFamily, ...], port: int) -> list[Pla
 
 def _numeric(text: str, port: int) -> list[Place]:
     try:
-        rows = socket.getaddrinfo(unmapped(text), port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        host = lookup_name(unmapped(text))
+        rows = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except (OSError, ValueError):
         return []
     return [Place(row[0], row[4]) for row in rows]

@@ -207,8 +207,8 @@ def test_a_forward_whose_answer_is_missing_does_not_stay_open() -> None:
 def test_a_name_is_looked_up_before_the_worker_gets_it(
     protocol: str, local: str, found: list[str] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lookup(host: str, *_: object, **__: object) -> list[Any]:
-        if host != "localhost":
+    def lookup(host: bytes, *_: object, **__: object) -> list[Any]:
+        if host != b"localhost":
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return [(0, 0, 0, "", ("::1", 0, 0, 0)), (0, 0, 0, "", ("127.0.0.1", 0))]
 
@@ -226,8 +226,8 @@ def test_a_name_is_looked_up_before_the_worker_gets_it(
 def test_names_that_guests_ask_for_do_not_hold_up_the_hosts_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     over = threading.Event()
 
-    def lookup(host: str, *_: object, **__: object) -> list[Any]:
-        if host == "silent.example":
+    def lookup(host: bytes, *_: object, **__: object) -> list[Any]:
+        if host == b"silent.example":
             over.wait(10)
         return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 0))]
 

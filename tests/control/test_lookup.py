@@ -23,8 +23,8 @@ def test_the_hosts_own_name_is_found() -> None:
 def test_lookups_that_hang_have_a_bound_and_give_their_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
     over, asked = threading.Event(), []
 
-    def hang(host: str, *_: object, **__: object) -> list[Any]:
-        asked.append(host)
+    def hang(host: bytes, *_: object, **__: object) -> list[Any]:
+        asked.append(host.decode())
         over.wait(10)
         return [(0, 0, 0, "", ("192.0.2.1", 0))]
 

@@ -80,8 +80,8 @@ def test_a_scheme_of_one_family_listens_on_that_alone(scheme: str, address: str,
 def test_a_name_of_both_families_is_its_ipv4_address_as_in_go(monkeypatch: pytest.MonkeyPatch) -> None:
     lookup = socket.getaddrinfo
 
-    def found(host: str, *words: Any, **options: Any) -> Any:
-        if host != "both.example":
+    def found(host: str | bytes, *words: Any, **options: Any) -> Any:
+        if host != b"both.example":
             return lookup(host, *words, **options)
         rows = [lookup(address, *words, **options) for address in ("::1", "127.0.0.1")]
         return [row for found in rows for row in found]
