@@ -88,6 +88,8 @@ class Fabric:
         self.layout = layout
         self.plan = Plan(layout)
         self.segment = segment
+        # One for all workers: its views take 100 KB.
+        self.arena = Arena(segment.buf[self.plan.slots_offset :], layout.slots)
         self.waiters = dict(waiters)
         self.handoffs = {pair: _socket_pair(pair) for pair in layout.handoffs}
 
@@ -147,7 +149,7 @@ class Fabric:
             },
             handoffs={peer: ends[name] for peer, ends in self._handoffs_of(name)},
             pool=Pool(*span) if span else None,
-            arena=Arena(self.segment.buf[self.plan.slots_offset :], layout.slots),
+            arena=self.arena,
             homes=layout.homes,
             counters=self.counters(name),
             bell=self.bell(name),
@@ -200,6 +202,8 @@ class Fabric:
         for ends in self.handoffs.values():
             for end in ends.values():
                 end.close()
+        for slot in self.arena.slots:
+            slot.release()
         self.segment.close()
 
 
