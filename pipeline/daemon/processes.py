@@ -31,7 +31,7 @@ from pipeline.stages.protocol import Stage
 from pipeline.stages.resolver.stage import ResolverStage
 from pipeline.stages.tcp.stage import TcpStage
 from pipeline.stages.worker import Worker
-from pipeline.system import process_name
+from pipeline.system import process_name, resident
 from pipeline.topology import DEMUX, EGRESS, INGRESS, LISTEN, RESOLVER, TCP
 
 LAST_WAIT: Final = 0.3
@@ -64,6 +64,7 @@ def start(
     pairs = {name: socket_pair() for name in fabric.layout.names}
     # Collect garbage here once. A collection in a child would copy every page that it visits.
     gc.collect()
+    resident.give_back()
     gc.freeze()
     running = []
     # A fork would be safe with the log's thread (logs.py locks its queue), but it is simpler without.
