@@ -30,6 +30,8 @@ LATE_IMPORTS = {
     "pipeline.engines.dns.lookup": "the same, for DNS64",
     "pipeline.engines.dns.patterns": "re2, when a zone has a pattern",
     "pipeline.control.http.access": "hmac, which loads OpenSSL, when the API has a token",
+    "pipeline.ipc.channel": "tempfile, where there are no files in memory",
+    "pipeline.system.stacks": "the same",
     "pipeline.control.http.head": "h11, when the first request comes whose connection changes its protocol",
     "pipeline.engines.networks": "netaddr, when a rule has networks",
     "pipeline.control.http.servers": "aiohttp, when the first request comes",

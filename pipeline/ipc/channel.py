@@ -14,7 +14,6 @@ return such messages; ``take_lost`` does.
 import errno
 import os
 import socket
-import tempfile
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
@@ -179,6 +178,8 @@ def _file(content: bytes) -> int:
     if hasattr(os, "memfd_create"):
         file = os.memfd_create("gvtap-message")
     else:
+        import tempfile  # noqa: PLC0415  Linux does not need it
+
         with tempfile.TemporaryFile() as named:
             file = os.dup(named.fileno())
     try:

@@ -2,7 +2,6 @@
 
 import faulthandler
 import os
-import tempfile
 from typing import IO
 
 
@@ -21,4 +20,6 @@ def _nameless_file() -> IO[bytes]:
     """A file without a name: in memory if possible, since there may be no directory for temporary files."""
     if hasattr(os, "memfd_create"):
         return open(os.memfd_create("traceback"), "w+b")
+    import tempfile  # noqa: PLC0415  Linux does not need it
+
     return tempfile.TemporaryFile()
