@@ -21,7 +21,6 @@ LATE_IMPORTS = {
     "pipeline.release": "importlib.metadata, in a checkout that was never installed",
     "pipeline.config.merge": "YAML and pydantic, when there is a file",
     "pipeline.config.scalars": "pydantic, when it makes a validator",
-    "pipeline.config.ipv6": "hashlib, which loads OpenSSL, when guests have IPv6",
     "pipeline.engines.dns.message": "dnspython, for records of any type",
     "pipeline.engines.dns.responses": "the same",
     "pipeline.engines.dns.answers": "the same",
@@ -79,7 +78,7 @@ TABLE: dict[str, Row] = {
     "pipeline.links": Row(("wire", "records", "system", "ipc")),
     "pipeline.host": Row(("records", "wire.icmp", "wire.icmp_messages", "wire.ip", "system", "ipc")),
     # What the user asked for. Patterns and addresses are checked by the code that will use them.
-    "pipeline.config": Row(("go", "wire", "system", "engines", "links")),
+    "pipeline.config": Row(("go", "wire", "blake2", "system", "engines", "links")),
     "pipeline.log": Row((), ("os", "structlog", *PURE)),
     "pipeline.logs": Row(("counters", "events", "log", "system")),
     # One worker process in each folder.

@@ -4,6 +4,7 @@ import ipaddress
 from collections.abc import Collection, Iterable
 from typing import Final
 
+from pipeline.blake2 import blake2b
 from pipeline.config.choices import IPV6, OFF
 from pipeline.config.errors import ConfigError
 from pipeline.config.keys import Ipv6Keys
@@ -61,7 +62,5 @@ def derived_prefix(mac: bytes, subnet: ipaddress.IPv4Network) -> ipaddress.IPv6N
     Its global ID of 40 bits is a hash, as the RFC has it. But the time is not part of it, so that guests keep
     their addresses. Two networks with the same gateway MAC and subnet have the same prefix.
     """
-    import hashlib  # noqa: PLC0415  it loads OpenSSL, and without IPv6 nothing needs it
-
-    found = hashlib.sha256(mac + str(subnet).encode()).digest()[-_GLOBAL_ID_BYTES:]
+    found = blake2b(mac + str(subnet).encode(), digest_size=_GLOBAL_ID_BYTES).digest()
     return ipaddress.IPv6Network((_LOCAL | int.from_bytes(found, "big") << 80, 64))
