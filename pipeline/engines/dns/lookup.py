@@ -70,7 +70,8 @@ class Lookup:
         if first is None:
             return self._keep(query, synthesis.pointer_body(query, asked, answer), now)
         if answer.body.rcode != m.NOERROR or self.dns64 is None:
-            return answer
+            # Even an error may come with records of any kind.
+            return self._usable(query, answer, now)
         body = synthesis.addresses_body(query, asked, answer, first, self.dns64.address)
         return self._usable(query, first, now) if body is None else self._keep(query, body, now)
 

@@ -448,6 +448,18 @@ ROWS = st.lists(
 )
 
 
+def test_an_error_about_a_gives_no_mapped_address_either() -> None:
+    dnsd = engine()
+    forward = ask(dnsd, NAME, "AAAA")
+    dnsd.on_upstream(forward.key, upstream(forward), 0.0)
+    [second] = dnsd.next_forwards(0.0)
+    wire = bytearray(upstream(second, (OWNER, 5, "IN", "AAAA", "::ffff:1.2.3.4")))
+    wire[3] |= 1  # FORMERR
+    replies, _ = dnsd.on_upstream(second.key, bytes(wire), 0.0)
+    [(_, payload)] = replies
+    assert not answers.summary(payload, 9).addresses
+
+
 @settings(max_examples=300, deadline=None)
 @given(ROWS, ROWS, st.sampled_from(["AAAA", "PTR"]), st.data())
 def test_any_responses_lead_to_one_reply_without_mapped_addresses(
