@@ -23,11 +23,16 @@ STARVED_NS = 15_000_000_000
 UDP_PATIENCE = 0.5  # seconds after which a datagram is lost
 
 
+def _family_of(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
 def serve(address: str) -> None:
     """Serve with one thread for each service. Each serves one connection after the other."""
-    rr = socket.create_server((address, 0), backlog=512)
-    crr = socket.create_server((address, 0), backlog=512)
-    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    family = _family_of(address)
+    rr = socket.create_server((address, 0), family=family, backlog=512)
+    crr = socket.create_server((address, 0), family=family, backlog=512)
+    udp = socket.socket(family, socket.SOCK_DGRAM)
     udp.bind((address, 0))
     print(*(each.getsockname()[1] for each in (rr, crr, udp)), flush=True)
     threading.Thread(target=_serve_round_trips, args=(rr,), daemon=True).start()
@@ -104,7 +109,7 @@ def tcp(address: tuple[str, int], seconds: float) -> dict[str, float]:
 def udp(address: tuple[str, int], seconds: float) -> dict[str, float]:
     """Measure round trips of datagrams. Their byte is a number, so that a late answer is recognised."""
     number = 0
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as link:
+    with socket.socket(_family_of(address[0]), socket.SOCK_DGRAM) as link:
         link.connect(address)
         link.settimeout(UDP_PATIENCE)
 

@@ -23,14 +23,17 @@ from perf.namespaces import World
 PORT = 5201
 
 
+LOOPBACK = "127.0.0.1"
+
+
 def run_iperf3(
-    place: World, host_addr: str, arguments: list[str], seconds: float, port: int
+    place: World, host_addr: str, arguments: list[str], seconds: float, port: int, bind: str = LOOPBACK
 ) -> dict[str, Any]:
-    """Run iperf3 once from the guest. Returns its `end` object.
+    """Run iperf3 once from the guest. Returns its `end` object. bind: the address of the server on the host.
 
     Raises MeasurementError with the error text of iperf3.
     """
-    server = place.host.spawn(["iperf3", "--server", "--one-off", "--bind", "127.0.0.1", "--port", str(port)])
+    server = place.host.spawn(["iperf3", "--server", "--one-off", "--bind", bind, "--port", str(port)])
     try:
         await_listener(place, port)
         argv = ["iperf3", "--client", host_addr, "--port", str(port), "--json", "--time", f"{seconds:g}"]
@@ -63,7 +66,12 @@ def await_listener(place: World, port: int) -> None:
 
 
 def measure(
-    place: World, host_addr: str, direction: str, options: argparse.Namespace, port: int = PORT
+    place: World,
+    host_addr: str,
+    direction: str,
+    options: argparse.Namespace,
+    port: int = PORT,
+    bind: str = LOOPBACK,
 ) -> tuple[float, str, dict[str, Any]]:
     """Measure once. Returns the throughput at the receiver, its unit, and other results of iperf3."""
     arguments = ["--parallel", str(options.parallel)]
@@ -71,7 +79,7 @@ def measure(
         arguments.append("--reverse")
     if options.udp:
         arguments += ["--udp", "--bitrate", options.bitrate, "--length", str(options.length)]
-    end = run_iperf3(place, host_addr, arguments, options.seconds, port)
+    end = run_iperf3(place, host_addr, arguments, options.seconds, port, bind)
     received = float(end["sum_received"]["bits_per_second"])
     if options.udp:
         return received / 1e6, "Mbit/s", {"lost_percent": end["sum"]["lost_percent"]}

@@ -20,7 +20,6 @@ import argparse
 import contextlib
 import http.client
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -134,13 +133,15 @@ def flags(directory: Path) -> list[str]:
     ]
 
 
-def measure(place: World, host_addr: str, options: argparse.Namespace) -> list[Row]:
-    """Every row once."""
+def measure(
+    place: World, host_addr: str, options: argparse.Namespace, bind: str = iperf.LOOPBACK
+) -> list[Row]:
+    """Every row once. bind: the address of the host's servers."""
     rows: list[Row] = []
     for direction in ("up", "down"):
-        value, unit, _ = iperf.measure(place, host_addr, direction, options)
+        value, unit, _ = iperf.measure(place, host_addr, direction, options, bind=bind)
         rows.append((f"tcp {direction}", unit, value, True))
-    argv = [sys.executable, "-m", "perf.exchange", "serve", "127.0.0.1"]
+    argv = [sys.executable, "-m", "perf.exchange", "serve", bind]
     server = place.host.spawn(argv, subprocess.PIPE, cwd=ROOT)
     try:
         assert server.popen.stdout is not None
@@ -171,19 +172,7 @@ def run(how: str, options: argparse.Namespace) -> list[Row]:
 
 def table(figures: Sequence[report.Figure]) -> str:
     """Medians, the median of the turns' ratios, and whether it is what is wanted."""
-    rows = []
-    cells = {(figure.what, figure.peer): figure for figure in figures}
-    for what in dict.fromkeys(figure.what for figure in figures):
-        alone, with_observers = cells[what, ALONE], cells[what, OBSERVED]
-        ratio = statistics.median(
-            b / a if alone.higher_is_better else a / b
-            for a, b in zip(alone.samples, with_observers.samples, strict=True)
-        )
-        aim = AIMS.get(what)
-        verdict = "" if aim is None else f"{aim:.2f}: {'yes' if ratio >= aim else 'NO'}"
-        medians = (f"{figure.median:.4g}" for figure in (alone, with_observers))
-        rows.append([what, alone.unit, *medians, f"{ratio:.3f}", verdict])
-    return report.grid(["", "unit", ALONE, OBSERVED, "ratio of the turns", "at least"], rows, left=(0, 1))
+    return report.pairs(figures, ALONE, OBSERVED, AIMS.get)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -152,6 +152,25 @@ def grid(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[in
     )
 
 
+def pairs(figures: Sequence[Figure], first: str, second: str, aim_of: Callable[[str], float | None]) -> str:
+    """Medians of two that were measured in turns, the median of the turns' ratios, and whether it is enough.
+
+    A ratio over 1 means that ``second`` is better. aim_of: the least ratio of a row, None for any.
+    """
+    rows = []
+    cells = {(figure.what, figure.peer): figure for figure in figures}
+    for what in dict.fromkeys(figure.what for figure in figures):
+        one, other = cells[what, first], cells[what, second]
+        ratio = statistics.median(
+            b / a if one.higher_is_better else a / b for a, b in zip(one.samples, other.samples, strict=True)
+        )
+        aim = aim_of(what)
+        verdict = "" if aim is None else f"{aim:.2f}: {'yes' if ratio >= aim else 'NO'}"
+        medians = (f"{figure.median:.4g}" for figure in (one, other))
+        rows.append([what, one.unit, *medians, f"{ratio:.3f}", verdict])
+    return grid(["", "unit", first, second, "ratio of the turns", "at least"], rows, left=(0, 1))
+
+
 class Samples:
     """Collects samples, grouped by row and peer, in the order in which they are measured."""
 
