@@ -4,6 +4,8 @@ Over IPv4 the guest reaches the host's 127.0.0.1, over IPv6 its ::1. A turn meas
 after the other, and every second turn in the other order. A ratio over 1 means that IPv6 is better, also in
 rows where lower figures are better. The headers of IPv6 are 20 bytes longer, which is 1.4 % at MTU 1500.
 
+The network card of the bench has TSO and LRO for IPv4 alone. So on QEMU's framing it runs without (--plain).
+
     python -m perf.families --seconds 2 --repeat 9
 """
 
@@ -72,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.peers != "auto" or options.link == "both":
         parser.error("only this program is measured, on one --link: qemu or agent")
-    options.parallel, options.udp = 1, False
+    options.parallel, options.udp, options.plain = 1, False, True
     samples = report.Samples()
     for turn in range(options.repeat):
         order = (IPV4, IPV6) if turn % 2 == 0 else (IPV6, IPV4)
