@@ -61,6 +61,7 @@ class RouterAdvertiser:
         self._message = self._made()
 
     def _made(self) -> bytes:
+        """The ICMPv6 message, by the present settings."""
         says = icmpv6.RouterAdvertisement(
             mac=self._mac,
             lifetime=ROUTER_S if self._is_default else 0,

@@ -12,8 +12,8 @@ _DISCARD_PORT = 9
 def exists(outbound: Outbound | None = None) -> bool:
     """Whether the system has a route to global IPv6 addresses, and an address for it.
 
-    outbound: what sockets for guests are bound to. Connecting a UDP socket makes the system choose a route
-    and a source address, and sends nothing. False also on a system without IPv6.
+    outbound: what sockets for guests are bound to. A UDP socket is connected, which sends nothing: the system
+    only chooses a route and a source address. False also on a system without IPv6.
     """
     try:
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:

@@ -14,11 +14,11 @@ from importlib import import_module
 from typing import Final
 
 _UNWANTED: Final = {"asyncio": "ssl", "multiprocess": "dill"}
-"""What a library shall not find."""
+"""Each library, and the module that it must not find."""
 
 
 class _Absent:
-    """A finder of modules that says of one that there is none."""
+    """A finder of modules that reports one module as missing."""
 
     def __init__(self, name: str) -> None:
         self._name = name

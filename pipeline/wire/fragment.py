@@ -60,9 +60,9 @@ FAMILIES: Final = (IPV4, IPV6)
 class Piece(NamedTuple):
     """One fragment. Its lengths are in order.
 
-    proto: 0 in IPv6, where it does not name the packet. frag_off: bytes. more: further fragments follow.
-    begin, end: where its payload is. next_header_at: offset in the head of the field that names the Fragment
-    header; 0 in IPv4.
+    proto: of IPv4. It is 0 in IPv6, where fragments of one packet may have different ones. frag_off: bytes.
+    more: further fragments follow. begin, end: where its payload is. next_header_at: in IPv6, the offset in
+    the head of the Next Header field before the Fragment header; 0 in IPv4.
     """
 
     family: Family

@@ -1,6 +1,7 @@
 """ICMP messages of both families, in the types and codes of IPv4.
 
-Types and codes are translated as in RFC 7915 sections 4.2 and 5.2. So only wire/ knows those of ICMPv6.
+Types and codes are translated as in RFC 7915 sections 4.2 and 5.2. So records and stages have those of ICMP
+alone, but for neighbour discovery.
 """
 
 from typing import Final

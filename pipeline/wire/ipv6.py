@@ -68,12 +68,13 @@ class Header(NamedTuple):
 class Upper(NamedTuple):
     """What comes after the extension headers: a header of protocol ``proto`` at offset ``off``.
 
-    has_fragment: there is a Fragment header. frag_off: its offset in bytes. more: further fragments follow.
-    Only the first fragment has the header of ``proto`` at ``off``.
-    is_routed: a Routing header names further hops, so this is not the packet's last destination.
-    named_at: where the Next Header field is that names ``proto``.
-    ident: of the Fragment header. fragment_at: where it is. fragment_named_at: where the Next Header field
-    is that names it. The three are 0 without a Fragment header.
+    Only the first fragment of a packet has that header at ``off``.
+    has_fragment: there is a Fragment header. The five fields named next are 0 or False without it.
+    frag_off: the Fragment Offset in bytes. more: the M flag, further fragments follow. ident: the
+    Identification. fragment_at: where the header begins. fragment_named_at: where the Next Header field is
+    that has its type.
+    named_at: where the Next Header field is that has ``proto``.
+    is_routed: a Routing header has segments left, so ``dst`` is not the packet's last destination.
     """
 
     proto: int

@@ -10,7 +10,8 @@ released   the client sent RELEASE or chose another server     at once
 bootp      a BOOTP request was answered                        when its link is gone
 =========  ==================================================  =========================================
 
-A BOOTP client never renews, so its lease does not expire.
+For DHCPv6, read Solicit for DISCOVER, and Request, Renew or Rebind for REQUEST. A Solicit with Rapid Commit
+is a REQUEST. A BOOTP client never renews, so its lease does not expire.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Leases of a DHCP server: which client has which address, and which may get one (RFC 2131 section 4.3).
+"""Leases of a DHCP or DHCPv6 server: who has which address, and who may get one (RFC 2131 section 4.3).
 
 A client is a name in bytes. For DHCP that is its hardware address (server.py). For DHCPv6 the DUID and the
 IAID of an identity association are in it too (server6.py). Each client gets the lowest free address of the
@@ -12,9 +12,10 @@ three quarters of the subnet, and the next guest three quarters of the rest.
 
 **Loans.** A guest that has used up its share may still get free addresses as loans. A loan is a lease of
 LOAN_SECONDS that counts in no share. No lease can be called back before it ends. But a loan is not renewed
-while the reserve is not whole, nor for NO_LOANS_SECONDS after a guest within its share found no address. The
-server then does not answer, and never sends NAK. So another guest waits for two minutes. Without loans it
-would have to wait for an hour, or the last quarter would never be used. When the guest of a loan is within
+while the reserve is not whole, nor for NO_LOANS_SECONDS after a guest within its share found no address. Then
+a DHCP server does not answer, and never sends NAK; a DHCPv6 server answers that there is no address. So
+another guest waits for two minutes. With leases of an hour in their place it would wait for an hour. With
+neither, the last quarter would never be used. When the guest of a loan is within
 its share again, and the client renews, the loan becomes an ordinary lease. BOOTP leases do not expire, so
 they are never loans.
 

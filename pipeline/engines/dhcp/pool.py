@@ -1,8 +1,8 @@
 """The dynamic addresses of a subnet: which are free, and which are kept back for a while.
 
-The lowest free address is given first, or a wanted one. An address that a client found in use (DHCPDECLINE)
-is kept back. At most a quarter of the subnet and MAX_DECLINED addresses are kept back, so that a guest cannot
-use it up.
+The lowest free address is given first, or a wanted one. An address that a client found in use (DHCPDECLINE,
+or Decline of DHCPv6) is kept back. At most a quarter of the subnet and MAX_DECLINED addresses are kept back,
+so that a guest cannot use it up.
 """
 
 import heapq

@@ -23,7 +23,7 @@ _MADE: Final = "made"
 
 
 class Lookup:
-    """The cache, and what DNS64 makes of the answers. ``made``: how many answers it has made."""
+    """The cache, and the answers that DNS64 makes of what is in it. ``made``: how many it has made."""
 
     def __init__(self, dns64: Dns64 | None) -> None:
         """dns64: None for no synthetic addresses."""
@@ -57,7 +57,7 @@ class Lookup:
         return self.find(found, now) if isinstance(found, Wanted) else found
 
     def _judge(self, wanted: Wanted, answer: Cached, now: float) -> Cached | Wanted:
-        """What the answer to wanted.asked leads to."""
+        """What the answer to wanted.asked leads to: the answer to the guest's query, or the next question."""
         query, asked, synthesizes, first = wanted
         if asked is query and not synthesizes:
             return answer
@@ -84,6 +84,7 @@ class Lookup:
         return answer
 
     def _keep(self, query: m.Query, body: m.Body, now: float) -> Cached:
+        """Keep an answer that was made. One that may not be kept serves this query alone."""
         self.made += 1
         self.cache.put((_MADE, key_of(query)), body, now)
         return Cached(body, 0, now + 1.0 if body.lifetime else now)

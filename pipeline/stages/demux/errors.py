@@ -1,5 +1,7 @@
 """ICMP errors of guests about TCP segments: demux checks them and passes them to the flow's tcp worker.
 
+ICMPv6 errors have the types and codes of ICMP here (pipeline.wire.icmp_messages).
+
 A forged error must not reach another guest's connection (RFC 5927 section 4). So demux reads the packet that
 the error quotes. Its destination must be an address of the guest that reports the error. Its source must be
 the address that the error is sent to. The tcp worker checks the rest: whether there is such a connection, and

@@ -1,9 +1,9 @@
 """ICMP in demux: pings of the gateway, guests' pings of other hosts, and errors about guests' packets.
 
 Demux answers pings of the gateway. A guest's ping of another host goes to an egress worker. A hash of the
-guest's address, the identifier and the host's address chooses the worker. If the packet's TTL runs out, demux
-answers with "time exceeded", as any router does. Errors about TCP segments go to tcp (errors.py). Demux
-counts and drops other messages.
+guest's address, the identifier and the host's address chooses the worker. If the packet's TTL or hop limit
+runs out, demux answers with "time exceeded", as any router does. Errors about TCP segments go to tcp
+(errors.py). Demux counts and drops other messages.
 """
 
 from typing import Final, NoReturn
@@ -87,7 +87,10 @@ class IcmpDispatch:
             self.worker.free(packet.slot)
 
     def _answer(self, packet: Packet, message: icmp.Message) -> None:
-        """Answer a ping of the gateway: same identifier, number, data and TOS (RFC 1122 section 3.2.2.6)."""
+        """Answer a ping of the gateway: same identifier, sequence number, data and TOS or traffic class.
+
+        See RFC 1122 section 3.2.2.6 and RFC 4443 section 4.2.
+        """
         header = packet.header
         self.counts[_ECHO] += 1
         src, dst = header.dst, header.src

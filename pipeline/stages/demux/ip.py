@@ -1,8 +1,8 @@
 """The gateway's IP input: single packets of guests, which GRO did not merge into runs.
 
 Fragments are reassembled first. Then UDP goes to its flow or to the resolver, TCP to the shard of its flow,
-and ICMP is answered or passed on. A routed packet whose TTL runs out is answered with "time exceeded".
-IPv6 packets come from ipv6.py, which reads what only IPv6 has.
+and ICMP is answered or passed on. A routed packet whose TTL or hop limit runs out is answered with "time
+exceeded". IPv6 packets come from ipv6.py, which reads what only IPv6 has.
 """
 
 from typing import Final
@@ -124,7 +124,7 @@ class IpInput:
             self.icmp.refuse_protocol(packet, now)
 
     def _on_segment(self, packet: Packet) -> None:
-        """A single TCP segment: it has IP options, a TTL below 2, or came in fragments."""
+        """A single TCP segment, such as one with IP options or extension headers, or from fragments."""
         view = self.slots[packet.slot]
         header = packet.header
         segment = tcp.parse(view, packet.begin, packet.end)
@@ -167,7 +167,10 @@ class IpInput:
             raise WireError("ipv4_packet_dropped_loopback_destination")
 
     def limit_answers(self, link: int, now: float) -> None:
-        """Bound how many pings and ARP requests of a guest are answered in a second. Raises WireError."""
+        """Bound the pings, ARP requests and solicitations of a guest that are answered in a second.
+
+        Raises WireError.
+        """
         if not self.answers.take(self.guest_of(link), now):
             raise WireError("demux_message_dropped_rate_limit")
 

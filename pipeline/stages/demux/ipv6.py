@@ -1,6 +1,6 @@
 """What only IPv6 has: neighbour discovery, groups, extension headers and addresses of the link.
 
-Everything else is the same for both families, so packets for one host go on to ip.py.
+Everything else is the same for both families, so other packets go on to ip.py.
 """
 
 from typing import Final

@@ -1,4 +1,4 @@
-"""DHCP and DNS of the gateway: demux passes datagrams between the guests and the resolver.
+"""DHCP, DHCPv6 and DNS of the gateway: demux passes datagrams between the guests and the resolver.
 
 Demux also passes NAMED records on to egress, and reads DHCP's answers and leases (leases.py).
 """

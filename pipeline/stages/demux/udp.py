@@ -1,7 +1,7 @@
 """UDP flows: demux finds the flow of each datagram, and passes datagrams between guests and egress.
 
-Demux has the flow table (pipeline.engines.udp), and egress has the host sockets. DHCP and DNS of the gateway
-are not flows: their datagrams go to the resolver (services.py).
+Demux has the flow table (pipeline.engines.udp), and egress has the host sockets. DHCP, DHCPv6 and DNS of the
+gateway are not flows: their datagrams go to the resolver (services.py).
 """
 
 import os
@@ -175,7 +175,7 @@ class UdpDispatch:
     # --- host -> guest ------------------------------------------------------------------
 
     def on_used_by_host(self, egress: int, number: int, now: float) -> None:
-        """Egress sent datagrams to the guest past demux. If the guest is silent, ARP confirms its address."""
+        """Egress sent datagrams to the guest past demux. If the guest is silent, its address is confirmed."""
         flow = self.flows.on_host_datagram(egress, number, now)
         if flow is not None:
             self.neighbors.resolve(flow.guest_addr, now)
@@ -270,7 +270,7 @@ class UdpDispatch:
 
 
 class _WaitingDatagrams:
-    """Datagrams of an egress worker that wait for their guest to answer ARP."""
+    """Datagrams of an egress worker that wait until the MAC of their guest is known."""
 
     def __init__(self, dispatch: UdpDispatch, egress: int, flow: UdpFlow, run: Run) -> None:
         self.dispatch = dispatch
