@@ -21,8 +21,8 @@ import pytest
 
 from tests.support.agent import Agent
 from tests.support.daemon import Daemon
-from tests.support.netns import INTERNET_ADDR, wait_for
-from tests.support.servers import DATA
+from tests.support.netns import INTERNET_ADDR, Network, add_ipv6, wait_for
+from tests.support.servers import DATA, Servers
 
 pytestmark = pytest.mark.e2e
 
@@ -128,16 +128,30 @@ def test_every_frame_has_exactly_one_fate(daemon: Daemon) -> None:
     fuzz.leave()
 
 
-def test_a_download_beside_a_flood_of_fuzzed_frames_arrives_with_its_hash(
-    daemon: Daemon, agent: Agent
-) -> None:
+@pytest.fixture(params=["IPv4", "both families"])
+def fuzzed(request: pytest.FixtureRequest, network: Network, outside: Servers) -> Iterator[Daemon]:
+    """A daemon whose hostile guest sends frames of these families."""
+    if request.param != "IPv4":
+        add_ipv6(network)
+    with Daemon(network, "-ipv6", "off" if request.param == "IPv4" else "on") as made:
+        yield made
+
+
+def test_a_download_beside_a_flood_of_fuzzed_frames_arrives_with_its_hash(fuzzed: Daemon) -> None:
+    daemon = fuzzed
+    with Agent(daemon.network.guest, daemon.socket) as agent:
+        _download_beside_a_flood(daemon, agent)
+
+
+def _download_beside_a_flood(daemon: Daemon, agent: Agent) -> None:
     def download() -> float:
         outcome = agent.run("transfer", INTERNET_ADDR, DATA, DOWNLOAD, 0, timeout=300)
         assert outcome["errors"] == []
         return DOWNLOAD / MIB / float(outcome["seconds"])
 
     alone = [download()]
-    fuzz = FuzzGuest(daemon, FRAMES)
+    has_ipv6 = daemon.flags[-1] == "on"
+    fuzz = FuzzGuest(daemon, FRAMES, *(("-ipv6",) if has_ipv6 else ()))
     memory: dict[str, float] = {}
     beside: list[float] = []
     while not fuzz.done:
@@ -159,6 +173,7 @@ def test_a_download_beside_a_flood_of_fuzzed_frames_arrives_with_its_hash(
         "paused": daemon.gauge("link_reads_paused_misbehaving")["ingress"],
     }
     sys.stdout.write(json.dumps(figures) + "\n")
+    assert (sum(daemon.gauge("ipv6_packets_received").values()) > 0) == has_ipv6
     assert max(growth.values()) < MAX_GROWTH_MIB, figures
     if CHECK_SPEED:
         pairs = beside[: len(alone) - 1]

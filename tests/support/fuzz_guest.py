@@ -1,9 +1,9 @@
-"""A guest that sends mutated frames: python -m tests.support.fuzz_guest SOCKET COUNT [-seed N] [-payload]
+"""A guest that sends mutated frames: python -m tests.support.fuzz_guest SOCKET COUNT [flags]
 
 The bursts are made once and sent again and again, so that the daemon is the bottleneck, not this program. The
 bases are valid frames of every kind. A mutation changes a few bytes, or cuts or lengthens the frame. Half of
 the mutations then repair the checksums, so that the frame gets further in. Frames of the daemon are ignored.
-With -payload, the Ethernet addresses stay valid.
+With -payload, the Ethernet addresses stay valid. With -ipv6, the frames are of IPv6, and of IPv4 too.
 
 Prints {"frames": sent, "seconds": s} at the end, and then keeps the link until standard input ends.
 """
@@ -18,6 +18,7 @@ import time
 
 from pipeline.wire import arp, checksum, dhcp, ethernet, icmp, ip, ipv4, tcp, tcp_options
 from pipeline.wire.framing import QEMU
+from tests.support import fuzz_frames6
 from tests.support.frames import tcp_frame
 from tests.support.netns import INTERNET_ADDR
 from tests.support.raw_guest import GATEWAY, RawGuest
@@ -90,6 +91,9 @@ def mutate(base: bytes, chance: random.Random, payload_only: bool = False) -> by
 
 def repair(frame: bytearray) -> None:
     """Correct the checksums, as far as the lengths allow."""
+    if frame[12:14] == b"\x86\xdd":
+        fuzz_frames6.repair(frame)
+        return
     if len(frame) < 34 or frame[12:14] != b"\x08\x00":
         return
     begin = 14 + (frame[14] & 15) * 4
@@ -110,10 +114,12 @@ def repair(frame: bytearray) -> None:
     frame[at : at + 2] = (0xFFFF - words % 0xFFFF).to_bytes(2, "big")
 
 
-def bursts(guest: RawGuest, seed: int, payload_only: bool = False) -> list[bytes]:
+def bursts(guest: RawGuest, seed: int, *, payload_only: bool, with_ipv6: bool) -> list[bytes]:
     """Bursts that are ready to send: BURST_FRAMES frames each, with their lengths."""
     chance = random.Random(seed)
     valid = bases(guest)
+    if with_ipv6:
+        valid += fuzz_frames6.bases(guest.mac)
     made = []
     for _ in range(BURSTS):
         frames = [mutate(chance.choice(valid), chance, payload_only) for _ in range(BURST_FRAMES)]
@@ -133,9 +139,10 @@ def main() -> None:
     parser.add_argument("count", type=int)
     parser.add_argument("-seed", type=int, default=1)
     parser.add_argument("-payload", action="store_true", help="leave Ethernet addresses alone")
+    parser.add_argument("-ipv6", action="store_true", help="frames of both families")
     arguments = parser.parse_args()
     with RawGuest(arguments.socket, 200) as guest:
-        ready = bursts(guest, arguments.seed, arguments.payload)
+        ready = bursts(guest, arguments.seed, payload_only=arguments.payload, with_ipv6=arguments.ipv6)
         threading.Thread(target=_throw_away, args=(guest.sock,), daemon=True).start()
         sent = 0
         began = time.monotonic()
