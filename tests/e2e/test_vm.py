@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.wire import ip
+from tests.e2e.test_ipv6 import ADDRESSES, ADDRS
 from tests.support import netns, qemu, vm
 from tests.support.daemon import Daemon
 from tests.support.gvproxy import Gvproxy
@@ -42,16 +44,16 @@ def page(seed: int) -> bytes:
     return random.Random(seed).randbytes(PAGE_BYTES)
 
 
-def serve_on_host(host: Namespace, directory: Path, content: bytes) -> None:
+def serve_on_host(host: Namespace, directory: Path, content: bytes, loopback: str = "127.0.0.1") -> None:
     """A web server on the host's loopback, with one file."""
     directory.mkdir()
     (directory / "page").write_bytes(content)
-    argv = [sys.executable, "-m", "http.server", str(HOST_PORT), "--bind", "127.0.0.1"]
+    argv = [sys.executable, "-m", "http.server", str(HOST_PORT), "--bind", loopback]
     host.popen([*argv, "--directory", str(directory)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def answers() -> bool:
         try:
-            host.connect("127.0.0.1", HOST_PORT).close()
+            host.connect(loopback, HOST_PORT).close()
         except OSError:
             return False
         return True
@@ -59,10 +61,10 @@ def serve_on_host(host: Namespace, directory: Path, content: bytes) -> None:
     netns.wait_for(answers, "the host's web server")
 
 
-def fetch_on_host(host: Namespace, port: int, path: str) -> bytes:
+def fetch_on_host(host: Namespace, port: int, path: str, loopback: str = "127.0.0.1") -> bytes:
     """GET from the host's loopback; the body. AssertionError for another status than 200."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    connection.sock = host.connect("127.0.0.1", port)
+    connection = http.client.HTTPConnection(loopback, port, timeout=30)
+    connection.sock = host.connect(loopback, port)
     connection.request("GET", path)
     response = connection.getresponse()
     body = response.read()
@@ -103,6 +105,42 @@ def test_a_machine_gets_its_address_fetches_a_page_and_serves_one(
         machine.run("httpd -p 80 -h /www")
         daemon.expose(f"127.0.0.1:{EXPOSED_PORT}", "192.168.127.2:80")
         assert fetch_on_host(network.host, EXPOSED_PORT, "/page") == from_machine
+
+
+@newest_program
+def test_a_machine_over_ipv6_alone(program: Qemu, network: Network, tmp_path: Path) -> None:
+    from_host, from_machine = page(4), page(5)
+    serve_on_host(network.host, tmp_path / "www", from_host, "::1")
+    files = {"www/page": from_machine}
+    with (
+        Daemon(network, "-ipv6", "on") as daemon,
+        vm.Machine(
+            program, network.host, tmp_path, qemu_netdev(daemon.qemu_socket), files=files, ipv6=True
+        ) as machine,
+    ):
+        machine.run("ip link set eth0 up")
+        netns.wait_for(
+            lambda: (
+                f" {ADDRS[0]}/64 " in (found := machine.run("ip -6 address show eth0"))
+                and "tentative" not in found
+            ),
+            "an address by SLAAC",
+            30,
+            0.5,
+        )
+        gateway, host = ip.text(ADDRESSES.gateway), ip.text(ADDRESSES.host)
+        assert "default via fe80::" in machine.run("ip -6 route")
+        assert "192.168.127" not in machine.run("ip -4 address")
+        machine.run(f"ping -6 -c 2 -W 5 {gateway}")
+        machine.run(f"wget -q -O /tmp/page 'http://[{host}]:{HOST_PORT}/page'")
+        assert hashlib.sha256(from_host).hexdigest() in machine.run("sha256sum /tmp/page")
+        # Names of IPv4 hosts have IPv6 addresses here (DNS64).
+        machine.run(f"echo nameserver {gateway} > /etc/resolv.conf")
+        assert "64:ff9b::c0a8:7ffe" in machine.run("nslookup host.containers.internal")
+
+        machine.run("httpd -p '[::]:80' -h /www")
+        daemon.expose(f"[::1]:{EXPOSED_PORT}", f"[{ADDRS[0]}]:80")
+        assert fetch_on_host(network.host, EXPOSED_PORT, "/page", "::1") == from_machine
 
 
 @newest_program

@@ -176,11 +176,13 @@ class Machine:
         mac: str = GUEST_MAC,
         files: dict[str, bytes] | None = None,
         extra: Sequence[str] = (),
+        ipv6: bool = False,
     ) -> None:
         """netdev: the value of QEMU's -netdev, without id. files: contents by path in the machine.
 
-        extra: further words of QEMU's command line.
+        extra: further words of QEMU's command line. ipv6: whether the machine's kernel has IPv6.
         """
+        self._ipv6 = ipv6
         self._program = program
         self._namespace = namespace
         self._initrd = directory / "initrd.gz"
@@ -218,7 +220,8 @@ class Machine:
             "-initrd",
             str(self._initrd),
         ]
-        argv += ["-append", "console=ttyS0 quiet panic=-1 random.trust_cpu=on ipv6.disable=1", *self._device]
+        kernel_line = f"console=ttyS0 quiet panic=-1 random.trust_cpu=on ipv6.disable={int(not self._ipv6)}"
+        argv += ["-append", kernel_line, *self._device]
         self._process = self._namespace.popen(
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
