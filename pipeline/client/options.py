@@ -29,7 +29,7 @@ API: Final[tuple[Flag, ...]] = (
 SHOW: Final[tuple[Flag, ...]] = (*API, Flag("json", "bool", "print JSON, for scripts"))
 FLOWS: Final[tuple[Flag, ...]] = (
     *SHOW,
-    Flag("guest", "string", "only flows of this guest: its number, MAC or IPv4 address"),
+    Flag("guest", "string", "only flows of this guest: its number, MAC or IP address"),
     Flag("protocol", "string", f"only flows of this protocol: {', '.join(PROTOCOLS)}", words=PROTOCOLS),
     Flag("host", "string", "only flows with this address or name outside"),
     Flag("port", "int", "only flows with this port; 0 for all"),
@@ -43,7 +43,7 @@ TOP: Final[tuple[Flag, ...]] = (
     Flag("interval", "string", "seconds from one poll to the next, 0.2 to 3600", default="2"),
 )
 FILTER: Final[tuple[Flag, ...]] = (
-    Flag("guest", "string", "only this guest, repeats: link number, MAC address, IPv4 address", repeats=True),
+    Flag("guest", "string", "only this guest, repeats: link number, MAC address, IP address", repeats=True),
     Flag("host", "string", "only frames from or to this address or network, repeats", repeats=True),
     Flag("port", "string", "only this port or range low-high, at either end, repeats", repeats=True),
     Flag("protocol", "string", "only this protocol, repeats: arp, icmp, tcp, udp", repeats=True),

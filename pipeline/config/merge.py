@@ -105,6 +105,7 @@ def build(
         settings["guest_api"] = guests
     config = Config.of(settings)
     outside.check_together(config)
+    _check_guests6(parsed, config)
     return config, tuple(warnings)
 
 
@@ -208,6 +209,20 @@ def _forwards(parsed: flags.Parsed, keys: FileKeys, network: Addresses) -> tuple
             given[key] = forward
     kept = [forward for forward in own if forward_key(forward) not in given]
     return with_proxy_protocol([*kept, *given.values()], keys.proxy_protocol)
+
+
+def _check_guests6(parsed: flags.Parsed, config: Config) -> None:
+    """Raise ConfigError for a -forward to an IPv6 address that no guest can have."""
+    prefix = config.network.ipv6_prefix if config.network.ipv6_first else ""
+    for word in parsed.lists["forward"]:
+        host = forward_words.forwards(word, "")[0].remote.rpartition(":")[0]
+        if host.startswith("[") and not (
+            prefix and ipaddress.IPv6Address(host[1:-1]) in ipaddress.IPv6Network(prefix)
+        ):
+            allowed = f"an address of {prefix}" if prefix else "with IPv6 on"
+            raise ConfigError(
+                f"forward: {flags.quote(word)}: {host} is no address of a guest (allowed: {allowed})"
+            )
 
 
 def _listeners(parsed: flags.Parsed, keys: FileKeys, *, bound: bool) -> Settings:

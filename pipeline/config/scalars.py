@@ -289,13 +289,14 @@ def split_network(text: str) -> tuple[str, str]:
 
 
 def is_bracketed_ipv6(text: str) -> bool:
-    """Whether text is an IPv6 address without a zone, in brackets."""
+    """Whether text is an IPv6 address in brackets, without a zone, and no IPv4-mapped one."""
+    if not (text.startswith("[") and text.endswith("]")):
+        return False
     try:
-        return ipaddress.IPv6Address(text.removeprefix("[").removesuffix("]")).scope_id is None and (
-            text.startswith("[") and text.endswith("]")
-        )
+        found = ipaddress.IPv6Address(text[1:-1])
     except ValueError:
         return False
+    return found.scope_id is None and found.ipv4_mapped is None
 
 
 def is_ipv4(text: str) -> bool:

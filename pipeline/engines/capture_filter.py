@@ -40,6 +40,7 @@ _WITH_PORTS: Final = frozenset({6, 17})
 _OFFSET: Final = 0x1FFF
 _PORT: Final = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", re.ASCII)
 _LINK: Final = re.compile(r"[0-9]{1,5}", re.ASCII)
+_MAC: Final = re.compile(ethernet.MAC_PATTERN)
 _MAX_PORT: Final = 0xFFFF
 
 
@@ -191,12 +192,12 @@ class Filter:
         try:
             if _LINK.fullmatch(text):
                 self._links.add(int(text))
-            elif "." in text:
-                self._addresses.add(ip.of(ipaddress.IPv4Address(text)))
-            else:
+            elif _MAC.fullmatch(text):
                 self._macs.add(ethernet.mac_parse(text))
+            else:
+                self._addresses.add(ip.of(ipaddress.ip_address(text)))
         except ValueError:
-            allowed = "the number of a link, a MAC address, an IPv4 address"
+            allowed = "the number of a link, a MAC address, an IP address"
             raise FilterError(f"guest {text[:100]!r} is wrong (allowed: {allowed})") from None
 
 

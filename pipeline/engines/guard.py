@@ -23,10 +23,8 @@ caller checks source addresses, since it has the tables.
 
 from typing import Final
 
-from pipeline.wire import dhcp, ethernet, icmp, icmpv6, ip, ipv4, ipv6
+from pipeline.wire import dhcp, dhcpv6, ethernet, icmp, icmpv6, ip, ipv4, ipv6
 from pipeline.wire.errors import WireError
-
-_DHCPV6_CLIENT: Final = 546
 
 _ROUTES: Final = frozenset((icmp.REDIRECT, 9))
 """ICMP types: redirect, router advertisement."""
@@ -67,9 +65,9 @@ def network_of(view: memoryview, off: int, end: int, ethertype: int) -> tuple[in
     raise WireError(_UNREADABLE)
 
 
-def refuse_datagram(port: int) -> None:
-    """Raise WireError for a datagram over IPv4 to a port of DHCP clients."""
-    if port == dhcp.CLIENT_PORT:
+def refuse_datagram(addr: int, port: int) -> None:
+    """Raise WireError for a datagram to a DHCP client. addr, port: its destination, of either family."""
+    if port == (dhcp.CLIENT_PORT if ip.is_ipv4(addr) else dhcpv6.CLIENT_PORT):
         raise WireError(_DHCP)
 
 
@@ -102,7 +100,7 @@ def refuse_ipv6(view: memoryview, at: int, end: int) -> ipv6.Upper:
         raise WireError(_UNREADABLE) from None
     if not upper.frag_off:
         if upper.proto == ipv4.PROTO_UDP:
-            _refuse_port(view, upper.off, end, _DHCPV6_CLIENT)
+            _refuse_port(view, upper.off, end, dhcpv6.CLIENT_PORT)
         elif upper.proto == ipv6.PROTO_ICMPV6:
             _refuse_type(view, upper.off, end, _ROUTES_V6)
     return upper

@@ -34,7 +34,7 @@ SWITCHED_OFF: Final = frozenset({DNS_OFF, UDP_OFF, ICMP_OFF, HOST_LOOPBACK_OFF})
 """Refusals by the setting ``disable``. The guest always gets an answer, as from the egress policy."""
 
 _TCP_SERVICES: Final[Mapping[int, str]] = {DNS_PORT: "dns", API_PORT: "api"}
-_UDP_SERVICES: Final[Mapping[int, str]] = {DNS_PORT: "dns", DHCP_PORT: "dhcp"}
+_UDP_SERVICES: Final[Mapping[int, str]] = {DNS_PORT: "dns"}
 
 
 class Target(NamedTuple):
@@ -89,8 +89,9 @@ class Nat:
         self.gateway = config.gateway_ip
         self.gateways = frozenset((self.gateway, *((ipv6.gateway, ipv6.link_local) if ipv6 else ())))
         """The addresses at which the gateway's services are."""
-        self._dhcpv6 = (*self.gateways, ipv6.prefix, dhcpv6.ALL_SERVERS) if ipv6 else ()
-        """Where guests ask the DHCPv6 server. The server answers by RFC 8415 section 18.4."""
+        servers6 = (ipv6.gateway, ipv6.link_local, ipv6.prefix, dhcpv6.ALL_SERVERS) if ipv6 else ()
+        self._dhcp = frozenset(((self.gateway, DHCP_PORT), *((addr, DHCPV6_PORT) for addr in servers6)))
+        """Where guests ask the DHCP servers. That of IPv6 answers unicast by RFC 8415 section 18.4."""
         self.own = frozenset((self.gateway, *config.gateway_virtual_ips, *(ipv6.own if ipv6 else ())))
         self.table = {**config.nat, **({ipv6.host: ip.LOOPBACK6} if ipv6 else {})}
         loopback_off = "host-loopback" in disable
@@ -127,7 +128,7 @@ class Nat:
 
     def udp_target(self, remote_addr: int, port: int) -> Target:
         """Where a guest's datagram to this address and port goes."""
-        if port == DHCPV6_PORT and remote_addr in self._dhcpv6:
+        if (remote_addr, port) in self._dhcp:
             return Target(remote_addr, service="dhcp")
         target = self._target(self._udp_services, remote_addr, port)
         if self._udp_off and not (target.service or target.refused):

@@ -119,8 +119,13 @@ class Policy:
         config: PolicyConfig,
         max_named: int = MAX_NAMED,
         addresses_of: Callable[[int], Collection[int]] = lambda addr: (addr,),
+        also_means: Mapping[int, int] | None = None,
     ) -> None:
-        """addresses_of: all addresses of the station that has one (pipeline.engines.stations)."""
+        """addresses_of: all addresses of the station that has one (pipeline.engines.stations).
+
+        also_means: destinations for which the rules about another one hold too.
+        """
+        self._also_means = also_means or {}
         self._rules: list[_Rule] = []
         self._default = True
         self._max_named = max_named
@@ -166,9 +171,11 @@ class Policy:
     def refusal(self, guest: int, address: int, port: int, protocol: str, now: float) -> str:
         """What forbids a guest to reach an address, as a path in the configuration; "" if it is allowed."""
         address = ip.embedded(address)
+        other = self._also_means.get(address)
+        addresses = (address,) if other is None else (address, other)
         guests = self._addresses_of(guest)
         for index, rule in enumerate(self._rules):
-            if self._fits(rule, guests, address, port, protocol, now):
+            if self._fits(rule, guests, addresses, port, protocol, now):
                 return "" if rule.allow else f"egress-policy.rules[{index}]"
         return "" if self._default else "egress-policy.default"
 
@@ -177,9 +184,15 @@ class Policy:
         return self.allows(guest, address, port, protocol, _LONG_AGO)
 
     def _fits(
-        self, rule: _Rule, guests: Collection[int], address: int, port: int, protocol: str, now: float
+        self,
+        rule: _Rule,
+        guests: Collection[int],
+        addresses: Collection[int],
+        port: int,
+        protocol: str,
+        now: float,
     ) -> bool:
-        """Whether the rule is about such a flow of a station with the addresses ``guests``."""
+        """Whether the rule is about such a flow. guests, addresses: what its two ends are called."""
         if rule.protocols and protocol not in rule.protocols:
             return False
         if rule.ports and (protocol == "icmp" or not any(low <= port <= high for low, high in rule.ports)):
@@ -188,10 +201,11 @@ class Policy:
             return False
         if rule.networks is None and not rule.names:
             return True
-        if rule.networks is not None and address in rule.networks:
+        if rule.networks is not None and any(address in rule.networks for address in addresses):
             return True
         return any(
             number in rule.names and expires > now
             for guest in guests
+            for address in addresses
             for number, expires in self._named.get((guest, address), _NO_NAMES).items()
         )

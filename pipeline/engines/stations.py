@@ -1,7 +1,8 @@
 """Which addresses belong to one station: a guest has addresses of both families, and many of IPv6.
 
-Rules name a guest by one of its addresses. They hold for the whole station, so no guest goes around a rule
-with another address of its own.
+Rules name a guest by one of its addresses. They hold for the whole station: all addresses that its MAC has on
+its link. So a guest does not go around a rule with an address of the other family. A guest with several MAC
+addresses is several stations, as several machines behind a bridge are.
 """
 
 from collections.abc import Collection, Mapping

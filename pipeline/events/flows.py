@@ -13,7 +13,7 @@ _FLOW: Final = {
     "direction": "out: the guest opened it; in: a client of a forward or tunnel",
     "guest": "number of the guest, as in /guests",
     "guest_mac": "MAC address of the guest, null if it is not known",
-    "guest_address": "IPv4 address of the guest",
+    "guest_address": "address of the guest",
     "guest_port": "port of the guest; icmp: the identifier",
     "address": "the other end as the guest sees it; in: the client",
     "port": "port of the other end",

@@ -10,7 +10,7 @@ from pipeline.events.kind import DEBUG, INFO, WARNING, Kind, published
 _GUEST: Final = "number of the guest, as in /guests"
 _LINK: Final = "number of the guest's link"
 _MAC: Final = "MAC address of the guest"
-_ADDRESS: Final = "IPv4 address of the guest"
+_ADDRESS: Final = "address of the guest"
 _HOST_NAME: Final = "name that the guest calls itself (DHCP option 12), null if it sends none"
 _PROTOCOL: Final = "protocol of the link"
 _PEER: Final = "address of the socket at the other end"

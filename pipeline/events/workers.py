@@ -79,7 +79,7 @@ GUESTS: Final = (
     ),
     logged(
         *("address-contested", WARNING, "address contested"),
-        "A guest claims an IPv4 address that another guest or the gateway has.",
+        "A guest claims an address that another guest or the gateway has.",
         address="the address",
         owner="MAC address of the owner",
         claimant="MAC address of the other one",
@@ -95,7 +95,7 @@ GUESTS: Final = (
     logged(
         *("flow-refused-by-policy", WARNING, "flow refused by the egress policy"),
         "The egress policy forbids a connection, flow or ping of a guest.",
-        guest_address="IPv4 address of the guest",
+        guest_address="address of the guest",
         to="where to",
         protocol="tcp, udp or icmp",
         rule="egress-policy.rules[N] (the first rule is 0) or egress-policy.default",

@@ -199,6 +199,8 @@ def errors(sock: socket.socket, limit: int) -> Iterator[EchoError]:
                 continue
             if level == socket.IPPROTO_IPV6:
                 icmp_type, code = icmp_messages.translated(icmp_type, code)
+                if icmp_type == icmp_messages.UNKNOWN:
+                    continue
                 offender = int.from_bytes(value[place], "big")
             else:
                 offender = ip.from_ipv4(int.from_bytes(value[place], "big"))

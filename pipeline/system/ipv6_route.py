@@ -1,5 +1,6 @@
 """Whether this host reaches other hosts over IPv6."""
 
+import errno
 import socket
 
 from pipeline.system.outbound import Outbound
@@ -9,8 +10,11 @@ _SOMEWHERE = "2000::1"
 _DISCARD_PORT = 9
 
 
-def exists(outbound: Outbound | None = None) -> bool:
-    """Whether the system has a route to global IPv6 addresses, and an address for it.
+_TEMPORARY = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+def exists(outbound: Outbound | None = None) -> bool | None:
+    """Whether the system has a route to global IPv6 addresses, and an address for it. None: not known now.
 
     outbound: what sockets for guests are bound to. A UDP socket is connected, which sends nothing: the system
     only chooses a route and a source address. False also on a system without IPv6.
@@ -20,6 +24,6 @@ def exists(outbound: Outbound | None = None) -> bool:
             if outbound is not None:
                 outbound.bind(sock, _SOMEWHERE)
             sock.connect((_SOMEWHERE, _DISCARD_PORT))
-    except OSError:
-        return False
+    except OSError as error:
+        return None if error.errno in _TEMPORARY else False
     return True

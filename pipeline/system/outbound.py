@@ -28,7 +28,9 @@ class OutboundError(Exception):
 class Outbound:
     """An IPv4 address, an interface, or both; "" for none."""
 
-    def __init__(self, address: str, interface: str) -> None:
+    def __init__(self, address: str, interface: str, *, ipv6: bool = True) -> None:
+        """ipv6: whether IPv6 sockets may send at all."""
+        self._ipv6 = ipv6
         self.address = address
         self._interface = interface.encode()
 
@@ -43,6 +45,8 @@ class Outbound:
         """
         if not self.is_for(destination):
             return
+        if sock.family == socket.AF_INET6 and not self._ipv6:
+            raise OSError(errno.ENETUNREACH, "the outbound address is of IPv4")
         try:
             if self._interface:
                 sock.setsockopt(socket.SOL_SOCKET, _BIND_TO_DEVICE, self._interface)
@@ -59,6 +63,14 @@ class Outbound:
 def of(address: str, interface: str) -> Outbound | None:
     """The Outbound of these settings; None if both are empty."""
     return Outbound(address, interface) if address or interface else None
+
+
+def for_guests(address: str, interface: str) -> Outbound | None:
+    """The same for guests' flows. With an IPv4 address alone, no IPv6 flow leaves the host.
+
+    Who names an address wants guests' traffic to have this source, such as that of a VPN.
+    """
+    return Outbound(address, interface, ipv6=not address or bool(interface)) if address or interface else None
 
 
 def check(address: str, interface: str) -> None:

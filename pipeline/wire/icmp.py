@@ -36,6 +36,8 @@ HOST_UNREACHABLE: Final = 1
 PROTOCOL_UNREACHABLE: Final = 2
 PORT_UNREACHABLE: Final = 3
 FRAGMENTATION_NEEDED: Final = 4
+SOURCE_ISOLATED: Final = 8
+"""No router sends this in IPv4. ICMPv6 has a code for a source that is not valid beyond its link."""
 NET_PROHIBITED: Final = 9
 HOST_PROHIBITED: Final = 10
 ADMINISTRATIVELY_PROHIBITED: Final = 13

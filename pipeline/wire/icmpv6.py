@@ -45,6 +45,7 @@ REDIRECT: Final = 137
 
 NO_ROUTE: Final = 0
 PROHIBITED: Final = 1
+BEYOND_SCOPE: Final = 2
 ADDRESS_UNREACHABLE: Final = 3
 PORT_UNREACHABLE: Final = 4
 SOURCE_POLICY_FAILED: Final = 5
@@ -64,11 +65,14 @@ CODES: Final = {
     icmp.NET_UNREACHABLE: NO_ROUTE,
     icmp.HOST_UNREACHABLE: ADDRESS_UNREACHABLE,
     icmp.PORT_UNREACHABLE: PORT_UNREACHABLE,
+    icmp.SOURCE_ISOLATED: BEYOND_SCOPE,
     icmp.NET_PROHIBITED: PROHIBITED,
     icmp.HOST_PROHIBITED: PROHIBITED,
     icmp.ADMINISTRATIVELY_PROHIBITED: PROHIBITED,
 }
-"""The code of an unreachable message for that of ICMP. It is NO_ROUTE for others (RFC 7915 section 4.2)."""
+"""The code of an unreachable message for that of ICMP. It is NO_ROUTE for others (RFC 7915 section 4.2).
+
+SOURCE_ISOLATED is this program's own word for BEYOND_SCOPE."""
 
 FROM_HOSTS: Final = frozenset((ROUTER_SOLICITATION, NEIGHBOR_SOLICITATION, NEIGHBOR_ADVERTISEMENT))
 """Messages of neighbour discovery that hosts send, and that parse_discovery() reads."""

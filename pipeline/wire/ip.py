@@ -28,7 +28,10 @@ LOOPBACK6: Final = 1
 
 _IPV4_BITS: Final = 0xFFFFFFFF
 _MAX_OCTET: Final = 255
-_EC2_METADATA6: Final = 0xFD000EC2 << 96 | 0x254
+_METADATA6: Final = frozenset(
+    (0xFD000EC2 << 96 | 0x254, 0xFD2000CE << 96 | 0x254, 0xFD0000C1 << 96 | 0xA9FE_A9FE)
+)
+"""fd00:ec2::254 (EC2), fd20:ce::254 (Google Cloud) and fd00:c1::a9fe:a9fe (Oracle Cloud)."""
 
 
 def of(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> int:
@@ -147,8 +150,8 @@ def is_link_local(addr: int) -> bool:
 
 
 def is_metadata(addr: int) -> bool:
-    """Where clouds have their metadata service: 169.254.0.0/16 or fd00:ec2::254."""
-    return addr >> 16 == 0xFFFFA9FE or addr == _EC2_METADATA6
+    """Where clouds have their metadata service: 169.254.0.0/16, or one of three unique local addresses."""
+    return addr >> 16 == 0xFFFFA9FE or addr in _METADATA6
 
 
 def is_reserved(addr: int) -> bool:

@@ -156,3 +156,21 @@ def test_a_static_lease_of_an_address_that_no_guest_may_have_is_refused(file, ad
 def test_a_static_lease_must_have_an_ipv6_address(file, address: str) -> None:
     with pytest.raises(ConfigError, match="must be an IPv6 address such as"):
         build("-config", file(f"ipv6: {{static-leases: {{'{address}': '5a:94:ef:e4:0c:ee'}}}}"))
+
+
+@pytest.mark.parametrize(
+    ("words", "allowed"),
+    [
+        (("-forward", "8080:[fd00::2]:80"), "with IPv6 on"),
+        (("-ipv6", "on", "-forward", "8080:[2001:db8::5]:80"), "an address of fd"),
+        (("-ipv6", "on", "-forward", "8080:[::1]:80"), "an address of fd"),
+    ],
+)
+def test_a_forward_to_an_address_that_no_guest_has_is_refused(words: tuple[str, ...], allowed: str) -> None:
+    text = refusal(*words)
+    assert "is no address of a guest" in text
+    assert allowed in text
+
+
+def test_a_forward_to_a_mapped_address_is_refused() -> None:
+    assert "is not an address of a guest" in refusal("-forward", "8080:[::ffff:10.0.0.1]:80")

@@ -164,6 +164,8 @@ def test_both_gateways_have_the_services_and_both_host_addresses_mean_loopback()
         ("fe80::1", "link_local", errno.ECONNREFUSED),
         ("febf::1", "link_local", errno.ECONNREFUSED),
         ("fd00:ec2::254", "link_local", errno.ECONNREFUSED),
+        ("fd20:ce::254", "link_local", errno.ECONNREFUSED),
+        ("fd00:c1::a9fe:a9fe", "link_local", errno.ECONNREFUSED),
         ("ff02::1", "multicast", errno.ENETUNREACH),
         ("ff0e::1", "multicast", errno.ENETUNREACH),
     ],
@@ -305,3 +307,12 @@ def test_without_dns_the_gateways_port_53_is_closed_and_other_name_servers_are_n
 @pytest.mark.parametrize("name", sorted(SWITCHED_OFF))
 def test_each_refusal_has_a_counter(name: str) -> None:
     assert name in INDEX
+
+
+def test_each_dhcp_server_answers_over_its_own_family() -> None:
+    rules = nat6()
+    for gateway, dhcp, dhcpv6 in ((GATEWAY, "dhcp", ""), (GATEWAY6, "", "dhcp")):
+        assert rules.udp_target(gateway, 67).service == dhcp
+        assert rules.udp_target(gateway, 547).service == dhcpv6
+    assert rules.udp_target(ip.parse("ff02::1:2"), 547).service == "dhcp"
+    assert rules.udp_target(ip.parse("ff02::1:2"), 53).refused == "nat_flow_refused_multicast"

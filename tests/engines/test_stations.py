@@ -53,3 +53,18 @@ def test_a_name_asked_for_over_one_family_counts_for_the_other() -> None:
     policy.learn(V4, OUTSIDE, number_of("example.test"), 60, 0.0)
     assert policy.allows(V6, OUTSIDE, 443, "tcp", 1.0)
     assert not policy.allows(FOREIGN, OUTSIDE, 443, "tcp", 1.0)
+
+
+def test_a_rule_about_the_host_holds_for_both_its_addresses() -> None:
+    host, host6 = ip.parse("192.168.127.254"), ip.parse("fd00::fe")
+    policy = Policy(
+        EgressPolicy("allow", (PolicyRule("deny", networks=("192.168.127.254",)),)), also_means={host6: host}
+    )
+    for addr in (host, host6, ip.NAT64 | ip.to_ipv4(host)):
+        assert policy.refusal(V6, addr, 80, "tcp", 0.0) == "egress-policy.rules[0]"
+    assert policy.allows(V6, ip.parse("fd00::fd"), 80, "tcp", 0.0)
+    other = Policy(
+        EgressPolicy("allow", (PolicyRule("deny", networks=("fd00::fe",)),)), also_means={host6: host}
+    )
+    assert not other.allows(V6, host6, 80, "tcp", 0.0)
+    assert other.allows(V6, host, 80, "tcp", 0.0)

@@ -20,7 +20,8 @@ def push(ingress: Neighbour, link: int, frames: Sequence[bytes]) -> dict[str, in
         view[off : off + len(frame)] = frame
         places.append((off, len(frame)))
         off += len(frame) + GAP
-    items, drops = gro.coalesce(view, places, link, slot)
+    has_ipv6 = ingress.process.config.network.ipv6_first != 0
+    items, drops = gro.coalesce(view, places, link, slot, ipv6=has_ipv6)
     ingress.worker.pool.ref(slot, len(items))
     for item in items:
         ingress.push(DEMUX, item.pack())

@@ -102,3 +102,21 @@ def test_a_system_without_such_sockets_says_so(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(outbound, "_BIND_TO_DEVICE", -1)
     with pytest.raises(OutboundError, match=r"cannot bind a socket to an interface \(allowed: on Linux\)"):
         outbound.check("", "lo")
+
+
+@pytest.mark.parametrize(
+    ("address", "interface", "leaves"), [("127.0.0.9", "", False), ("127.0.0.9", "lo", True)]
+)
+def test_with_an_ipv4_address_alone_no_ipv6_flow_of_a_guest_leaves_the_host(
+    address: str, interface: str, leaves: bool
+) -> None:
+    made = outbound.for_guests(address, interface)
+    assert made is not None
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+        made.bind(sock, "::1")
+        if leaves:
+            made.bind(sock, "2001:db8::1")
+            return
+        with pytest.raises(OSError, match="the outbound address is of IPv4") as refused:
+            made.bind(sock, "2001:db8::1")
+        assert refused.value.errno == errno.ENETUNREACH

@@ -15,7 +15,7 @@ Sort = Literal["bytes", "age", "idle"]
 _MAC: Final = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII)
 _MAX_SHOWN: Final = 100
 _ALLOWED: Final[Mapping[str, str]] = {
-    "guest": "a guest's number, MAC address or IPv4 address",
+    "guest": "a guest's number, MAC address or IP address",
     "protocol": ", ".join(get_args(Protocol)),
     "host": "an address, or a name of at most 255 characters",
     "port": "1 to 65535",
@@ -33,7 +33,7 @@ class FlowQuery(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    guest: Annotated[str, Field(description="The guest's number, MAC address or IPv4 address.")] = ""
+    guest: Annotated[str, Field(description="The guest's number, MAC address or IP address.")] = ""
     protocol: Annotated[Protocol | None, Field(description="The protocol of the flow.")] = None
     host: Annotated[str, Field(max_length=255, description="The other end: its address or DNS name.")] = ""
     port: Annotated[int | None, Field(ge=1, le=65535, description="The port of the other end.")] = None
@@ -69,6 +69,9 @@ def read(pairs: Iterable[tuple[str, str]]) -> FlowQuery:
         raise _wrong(str(error.errors()[0]["loc"][0]), values) from None
     if query.guest and not _names_guest(query.guest.lower()):
         raise _wrong("guest", values)
+    if ":" in query.guest and not _MAC.fullmatch(query.guest.lower()):
+        # As flows have it (RFC 5952).
+        return query.model_copy(update={"guest": str(ipaddress.ip_address(query.guest))})
     return query
 
 

@@ -52,7 +52,9 @@ class Discovery:
             random=random,
         )
         self.log = network.worker.log
-        self.outbound = outbound.of(config.network.outbound_address, config.network.outbound_interface)
+        self.outbound = outbound.for_guests(
+            config.network.outbound_address, config.network.outbound_interface
+        )
         self.looks_at = _INF
         """When to look again whether the host has a route; inf if that does not matter."""
         self.has_route: bool | None = None
@@ -141,6 +143,8 @@ class Discovery:
             return False
         self.looks_at = now + LOOK_EVERY_S
         has_route = ipv6_route.exists(self.outbound)
+        if has_route is None:
+            return False
         if has_route != self.has_route:
             self.has_route = has_route
             if has_route:

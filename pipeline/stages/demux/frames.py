@@ -112,6 +112,8 @@ class FrameInput:
         view = self.slots[frame.slot]
         end = frame.off + frame.length
         dst, src, ethertype = ethernet.parse_header(view, frame.off, end)
+        if self.ipv6 is not None:
+            self.rates.check_group(dst, frame.link, now)
         port = self.switch.on_frame(dst, src, frame.link, now)
         if not frame.vnet and port != switch.TO_GATEWAY:
             stripped.complete(view, frame.off, frame.length)

@@ -74,7 +74,7 @@ class Guard:
         """UDP datagrams of one flow."""
         if self.guarded:
             ends = Ends.of(key)
-            guard.refuse_datagram(ends.remote_port)
+            guard.refuse_datagram(ends.remote_addr, ends.remote_port)
             self._admit_source(ends.guest_addr, mac, link, now)
         elif self.isolated:
             raise WireError("switch_frame_dropped_isolated")

@@ -156,6 +156,14 @@ class IcmpDispatch:
             "ipv4_packet_dropped_unknown_protocol" if is_ipv4 else "ipv6_packet_dropped_unknown_protocol"
         )
 
+    def refuse_scope(self, view: memoryview, off: int, src: int, now: float) -> None:
+        """Tell the sender of the IPv6 packet at view[off:] that its source counts on the link alone.
+
+        src: the gateway's address on the link. So the guest's connect() fails at once, for example while it
+        waits for an address.
+        """
+        self._send(self.errors.unreachable(view, off, now, icmp.SOURCE_ISOLATED, src=src))
+
     def refuse_headers(self, view: memoryview, off: int, error: HeaderError, now: float) -> None:
         """Tell the sender of the IPv6 packet at view[off:] what is wrong with its headers."""
         self._send(self.errors.parameter_problem(view, off, now, error))

@@ -34,6 +34,7 @@ class Ipv6Input:
         self.dropped = dropped
         self.ip = ip
         self.discovery = Discovery(network, addresses, ip)
+        self.link_local = addresses.link_local
         self.to_gateway = frozenset((*addresses.own, dhcpv6.ALL_SERVERS))
 
     def on_frame(self, frame: Frame, mac: bytes, now: float) -> None:
@@ -45,7 +46,10 @@ class Ipv6Input:
         try:
             self._on_packet(frame, off, header, mac, now)
         except HeaderError as error:
-            self.ip.icmp.refuse_headers(view, off, error, now)
+            # It was perhaps too early to learn the source. Nobody else than its owner may cause an answer.
+            owner = self.neighbors.get(header.src)
+            if owner is not None and (owner.mac, owner.link) == (mac, frame.link):
+                self.ip.icmp.refuse_headers(view, off, error, now)
             raise
 
     def _on_packet(self, frame: Frame, off: int, header: ipv6.Header, mac: bytes, now: float) -> None:
@@ -71,6 +75,8 @@ class Ipv6Input:
             # For groups of guests, such as mDNS. They have got the frame from the switch.
             self.worker.free(frame.slot)
         elif not header.src or (header.dst not in self.to_gateway and _stays_on_link(header)):
+            if is_link_local(header.src) and not upper.frag_off:
+                self.ip.icmp.refuse_scope(view, off, self.link_local, now)
             self._drop(_NO_ROUTE, frame)
         elif upper.has_fragment and (upper.frag_off or upper.more):
             self.ip.on_fragment(frame, off, fragment.from_ipv6(off, header, upper), mac, now)

@@ -15,10 +15,11 @@ from pipeline.engines.activity import Activity
 from pipeline.engines.buckets import Buckets, for_questions
 from pipeline.records.flows import Ends
 from pipeline.records.kinds import REPORT_EVERY_S
-from pipeline.wire import dhcpv6, ip
+from pipeline.wire import dhcpv6, ip, ipv6
 from pipeline.wire.errors import WireError
 
 _ALL_SERVERS: Final = frozenset((ip.BROADCAST, dhcpv6.ALL_SERVERS))
+_ALL_SERVERS_MAC: Final = ipv6.group_mac(dhcpv6.ALL_SERVERS)
 _DHCP_PORTS: Final = frozenset((nat.DHCP_PORT, nat.DHCPV6_PORT))
 ACTIVE_S: Final = 1.5 * REPORT_EVERY_S
 """Seconds for which a guest counts as active after a frame. Ingress reports steered guests every
@@ -55,6 +56,14 @@ class ServiceRates:
         elif port not in _DHCP_PORTS or ends.remote_addr not in self._dhcp_addrs:
             return
         self._check(port, self._links.get(link, 0), now)
+
+    def check_group(self, dst_mac: bytes, link: int, now: float) -> None:
+        """A single frame of a link came, to this MAC address. Raises WireError as check() does.
+
+        Messages for all DHCPv6 servers are never merged, and would be flooded to other guests.
+        """
+        if dst_mac == _ALL_SERVERS_MAC:
+            self._check(nat.DHCPV6_PORT, self._links.get(link, 0), now)
 
     def admit(self, port: int, link: int, count: int, now: float) -> bool:
         """Datagrams of a link are for a service. Returns whether other guests are active.

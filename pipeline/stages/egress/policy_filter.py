@@ -1,11 +1,10 @@
 """Applies the egress policy to each new flow, and counts and logs the flows that it refuses."""
 
 import errno
-from collections.abc import Mapping
 from time import monotonic
 from typing import Final
 
-from pipeline.config.model import EgressPolicy
+from pipeline.config.model import EgressPolicy, Network
 from pipeline.counters import INDEX
 from pipeline.engines.policy import Policy
 from pipeline.engines.stations import Stations
@@ -20,8 +19,6 @@ LOG_SPACING: Final = 10.0
 MAX_LOGGED: Final = 1024
 """The most guest addresses whose last line is remembered."""
 
-NO_LEASES: Final[Mapping[int, bytes]] = {}
-
 _REFUSED: Final = INDEX["egress_flow_refused_policy"]
 _ENDED: Final = INDEX["egress_flow_closed_policy"]
 
@@ -29,11 +26,18 @@ _ENDED: Final = INDEX["egress_flow_closed_policy"]
 class PolicyFilter:
     """Judges each new flow. If it is not ``active``, it allows every flow, and callers need not ask."""
 
-    def __init__(self, worker: Worker, policy: EgressPolicy, static: Mapping[int, bytes] = NO_LEASES) -> None:
-        """static: the static leases."""
+    def __init__(self, worker: Worker, policy: EgressPolicy, network: Network | None = None) -> None:
+        """network: has the static leases, and the two addresses of the host."""
+        static: dict[int, bytes] = {}
+        hosts: dict[int, int] = {}
+        if network is not None:
+            static = {**network.dhcp_static_leases, **network.ipv6_static_leases}
+            if network.ipv6_host:
+                # A rule about the host's IPv4 address was written when there was no other one.
+                hosts[network.ipv6_host] = network.host_ip
         self.stations = Stations(static)
         self._config = policy
-        self.policy = Policy(policy, addresses_of=self.stations.addresses_of)
+        self.policy = Policy(policy, addresses_of=self.stations.addresses_of, also_means=hosts)
         self.active = self.policy.active
         self._counts = worker.counts
         self._log = worker.log

@@ -69,8 +69,8 @@ class EgressStage:
             disable=config.access.disable,
             ipv6=ipv6_addresses.of(config),
         )
-        policy = PolicyFilter(worker, config.access.egress_policy, config.network.dhcp_static_leases)
-        source = outbound.of(config.network.outbound_address, config.network.outbound_interface)
+        policy = PolicyFilter(worker, config.access.egress_policy, config.network)
+        source = outbound.for_guests(config.network.outbound_address, config.network.outbound_interface)
         self.context = EgressContext(worker, targets, policy, config.workers.tcp_workers, source)
         self.connections = Connections(self.context, config, Opener(self.context, self._drain_demux))
         self.udp = UdpSockets(

@@ -55,7 +55,7 @@ def test_a_key_chooses_flows(key: str, value: str, fits: bool) -> None:
         ([("port", "65536")], "port '65536' is wrong (allowed: 1 to 65535)"),
         (
             [("guest", "me")],
-            "guest 'me' is wrong (allowed: a guest's number, MAC address or IPv4 address)",
+            "guest 'me' is wrong (allowed: a guest's number, MAC address or IP address)",
         ),
         (
             [("links", "1")],
@@ -77,3 +77,9 @@ def test_a_wrong_key_is_named_with_its_value(pairs: list[tuple[str, str]], text:
 def test_a_query_says_what_it_is() -> None:
     found: dict[str, Any] = read([("limit", "5"), ("sort", "idle"), ("port", "53")]).model_dump()
     assert (found["limit"], found["sort"], found["port"]) == (5, "idle", 53)
+
+
+def test_an_ipv6_address_of_a_guest_may_be_spelled_in_any_way() -> None:
+    flow = FLOW | {"guest_address": "fd12:3456:789a:1::5"}
+    assert read([("guest", "FD12:3456:789a:1:0:0:0:5")]).fits(flow)
+    assert not read([("guest", "fd12:3456:789a:1::6")]).fits(flow)

@@ -217,7 +217,7 @@ def answered(rig: Rig, key: bytes, payload: bytes) -> list[bytes]:
     [
         (udp_frame(b"x", GLOBAL[1], GATEWAY, MACS[1], dport=54), "nat_flow_refused_gateway_port"),
         (udp_frame(b"x", GLOBAL[1], LINK_LOCAL, MACS[1], dport=54), "nat_flow_refused_gateway_port"),
-        (udp_frame(b"x", GLOBAL[1], GATEWAY, MACS[1], summed=False), "udp_datagram_dropped_no_checksum"),
+        (udp_frame(b"x", GLOBAL[1], GATEWAY, MACS[1], dport=67), "nat_flow_refused_gateway_port"),
         (udp_frame(b"x", 0, GATEWAY, MACS[1]), "ipv6_packet_dropped_no_route"),
     ],
 )

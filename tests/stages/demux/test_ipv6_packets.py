@@ -10,9 +10,9 @@ from pipeline.records.icmp import EchoError
 from pipeline.stages.demux.discovery import LOOK_EVERY_S
 from pipeline.system import ipv6_route
 from pipeline.topology import DEMUX
-from pipeline.wire import checksum, ethernet, icmp, icmpv6, ip, ipv4, ipv6, tcp
-from tests.stages.demux.test_ipv6 import GATEWAY, GLOBAL, LOCAL, MACS, Rig, message_of
-from tests.support.frames import GATEWAY_MAC
+from pipeline.wire import checksum, dhcpv6, ethernet, icmp, icmpv6, ip, ipv4, ipv6, tcp
+from tests.stages.demux.test_ipv6 import GATEWAY, GLOBAL, LINK_LOCAL, LOCAL, MACS, Rig, message_of
+from tests.support.frames import GATEWAY_MAC, udp_frame6
 from tests.support.ipv6 import ping, router_solicitation, udp_frame
 
 OUTSIDE = ip.parse("2001:db8::1")
@@ -46,8 +46,57 @@ def packet(src: int, dst: int, proto: int, payload: bytes, hop_limit: int = 64) 
 def test_packets_that_no_router_forwards_are_dropped(
     rig: Rig, src: int, dst: int, proto: int, payload: bytes
 ) -> None:
-    assert rig.send(1, packet(src, dst, proto, payload)) == []
+    told = [(1, 2, 0)] if src == LOCAL[1] else []
+    assert errors_of(rig.send(1, packet(src, dst, proto, payload))) == told
     assert rig.count("ipv6_packet_dropped_no_route") == 1
+
+
+def test_a_guest_that_has_no_address_beyond_the_link_is_told(rig: Rig) -> None:
+    rig.send(1, ping(LOCAL[1], GATEWAY, MACS[1]))
+    (frame,) = rig.send(1, packet(LOCAL[1], OUTSIDE, ipv4.PROTO_TCP, bytes(20)))
+    header, message = message_of(frame)
+    assert (message.type, message.code) == (icmpv6.UNREACHABLE, icmpv6.BEYOND_SCOPE)
+    assert (header.src, header.dst) == (LINK_LOCAL, LOCAL[1])
+
+
+def test_wrong_headers_in_anothers_name_cause_no_answer(rig: Rig) -> None:
+    rig.meet()
+    head = ipv6.build_fragment(ipv4.PROTO_TCP, 0, True, 9)
+    for src, told in ((GLOBAL[2], []), (GLOBAL[1], [(icmpv6.PARAMETER_PROBLEM, 3, 0)])):
+        assert errors_of(rig.send(1, packet(src, OUTSIDE, 44, head + bytes(8)))) == told
+
+
+def test_questions_for_all_dhcp_servers_beyond_the_rate_are_not_flooded() -> None:
+    with Rig(max_dhcp_messages_per_second=5) as rig:
+        rig.meet()
+        to = ethernet.header(ipv6.group_mac(dhcpv6.ALL_SERVERS), MACS[1], ethernet.TYPE_IPV6)
+        solicit = bytes((1, 0, 0, 1))
+        frame = udp_frame6(solicit, src=LOCAL[1], dst=dhcpv6.ALL_SERVERS, dport=547, eth_header=to)
+        flooded = rig.send(1, *[frame] * 100)
+        refused = rig.count("dhcp_message_dropped_rate_limit")
+        assert refused > 50
+        assert len(flooded) == 100 - refused
+        rig.leave()
+
+
+def test_a_look_that_fails_for_lack_of_descriptors_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[bool | None] = [True, None]
+    monkeypatch.setattr(ipv6_route, "exists", lambda outbound: answers.pop(0))
+    with Rig(ipv6_enabled="auto") as rig:
+        rig.advance(LOOK_EVERY_S + 1.0)
+        assert answers == []
+        assert rig.take() == []
+        rig.leave()
+
+
+@pytest.mark.parametrize("port", [546, 68])
+def test_no_guest_poses_as_a_dhcp_server_in_datagrams_that_are_merged(rig: Rig, port: int) -> None:
+    rig.meet()
+    frame = udp_frame(b"reply", GLOBAL[1], GLOBAL[2], MACS[1], dport=port)
+    frame = MACS[2] + frame[6:]
+    passed = [] if port == 546 else [frame]
+    assert rig.send(1, frame) == passed
+    assert rig.count("switch_frame_dropped_dhcp_server") == (port == 546)
 
 
 def errors_of(frames: list[bytes]) -> list[tuple[int, int, int]]:
