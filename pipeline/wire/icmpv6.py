@@ -106,6 +106,9 @@ _ADVERTISEMENT: Final = Struct("!II")  # reachable time, retransmission timer
 _PREFIX_OPTION: Final = Struct("!BBBBII4x16s")  # type, length, prefix length, flags, valid, preferred, prefix
 _MTU_OPTION: Final = Struct("!BBxxI")
 _LIST_OPTION: Final = Struct("!BBxxI")  # type, length, lifetime
+_ROUTE_OPTION: Final = Struct("!BBBBI16s")  # type, length, prefix length, preference, lifetime, prefix
+_ROUTE: Final = 24
+_NAT64_LEN: Final = 96
 _PREF64_OPTION: Final = Struct("!BBH12s")  # type, length, scaled lifetime and prefix length code, prefix
 _PREF64_UNIT_S: Final = 8
 _PREF64_MAX: Final = 0x1FFF
@@ -312,7 +315,7 @@ def build_router_advertisement(says: RouterAdvertisement, src: int, dst: int) ->
             says.search_list.ljust((units - 1) * _UNIT, b"\0"),
         ]
     if says.nat64:
-        parts.append(_pref64(says.nat64, says.nat64_lifetime))
+        parts += [_pref64(says.nat64, says.nat64_lifetime), _route(says.nat64, says.nat64_lifetime)]
     rest = ipv6.DEFAULT_HOP_LIMIT << 24 | _MANAGED_OTHER << 16 | says.lifetime
     return build(ROUTER_ADVERTISEMENT, 0, rest, src, dst, b"".join(parts))
 
@@ -324,6 +327,14 @@ def _pref64(prefix: int, lifetime: int) -> bytes:
     """
     scaled = min(-(-lifetime // _PREF64_UNIT_S), _PREF64_MAX)
     return _PREF64_OPTION.pack(_PREF64, 2, scaled << 3, (prefix >> 32).to_bytes(12, "big"))
+
+
+def _route(prefix: int, lifetime: int) -> bytes:
+    """The route information option (RFC 4191 section 2.3) for a /96, of medium preference.
+
+    So addresses of NAT64 are reached also while the router is no default router.
+    """
+    return _ROUTE_OPTION.pack(_ROUTE, 3, _NAT64_LEN, 0, lifetime, prefix.to_bytes(16, "big"))
 
 
 def frame(mac: bytes, src_mac: bytes, src: int, dst: int, message: bytes) -> bytes:

@@ -57,6 +57,13 @@ def test_with_nat64_it_says_its_prefix_for_as_long_as_the_names() -> None:
     assert 38 not in said(advertiser("a.example").frame())
 
 
+def test_with_nat64_it_says_a_route_to_its_prefix_that_needs_no_default_route() -> None:
+    # RFC 4191 section 2.3: length of the prefix, medium preference, 1800 seconds, 64:ff9b::
+    route = bytes.fromhex("6000000007080064ff9b") + bytes(12)
+    assert said(advertiser(has_nat64=True).frame())[24] == route
+    assert 24 not in said(advertiser().frame())
+
+
 def test_a_frame_for_one_guest_has_its_mac_and_the_same_packet() -> None:
     made = advertiser()
     alone, all_nodes = made.frame(GUEST_MAC), made.frame()
