@@ -246,7 +246,7 @@ def test_the_end_of_standard_input_ends_the_daemon_where_nobody_else_can_come(
     network: Network, others: bool
 ) -> None:
     api = ("-listen", f"unix://{network.directory}/stdio.sock") if others else ()
-    argv = [*program(), "start", "-listen-stdio", "accept", "-ssh-port", "-1", *api]
+    argv = [*program(), "start", "-listen-stdio", "accept", "-ssh-port", "-1", "-ipv6", "off", *api]
     daemon = Daemon(network, name="stdio")
     with daemon.log_path.open("wb") as log:
         process = network.host.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
