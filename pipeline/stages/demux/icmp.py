@@ -211,7 +211,9 @@ class IcmpDispatch:
             ends.remote_port,
             refused.syn_seq,
         )
-        self._send(self.errors.unreachable(quoted, 0, now, refused.code))
+        # Only the host itself says that a port is closed. So traceroute names it as the last hop.
+        src = ends.remote_addr if refused.code == icmp.PORT_UNREACHABLE else None
+        self._send(self.errors.unreachable(quoted, 0, now, refused.code, src=src))
 
     def _send(self, error: icmp_engine.Error | None) -> None:
         """Send an ICMP error, if the engine made one and the MAC of its receiver is known."""
