@@ -164,7 +164,10 @@ class IpInput:
         if ip.is_multicast(addr) or addr in (ip.BROADCAST, self.targets.broadcast):
             raise WireError("ipv4_packet_dropped_group_destination")
         if ip.is_loopback(addr):
-            raise WireError("ipv4_packet_dropped_loopback_destination")
+            is_ipv4 = ip.is_ipv4(addr)
+            raise WireError(
+                "ipv4_packet_dropped_loopback_destination" if is_ipv4 else "ipv6_packet_dropped_bad_address"
+            )
 
     def limit_answers(self, link: int, now: float) -> None:
         """Bound the pings, ARP requests and solicitations of a guest that are answered in a second.
