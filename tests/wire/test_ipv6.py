@@ -17,7 +17,9 @@ def number(text: str) -> int:
 
 SRC, DST = number("fe80::1"), number("fd00::2")
 GOLDEN = bytes.fromhex("60000000 0004 11 40".replace(" ", "")) + SRC.to_bytes(16) + DST.to_bytes(16) + b"data"
-hosts = st.integers(0, (1 << 128) - 1).filter(lambda a: not ip.is_ipv4(a) and not ip.is_multicast(a))
+hosts = st.integers(0, (1 << 128) - 1).filter(
+    lambda a: not ip.is_ipv4(a) and not ip.is_multicast(a) and not ip.is_loopback(a)
+)
 UDP = 17
 HOP_BY_HOP, ROUTING, AUTHENTICATION, DESTINATION = 0, 43, 51, 60
 
@@ -61,7 +63,13 @@ def test_damaged_headers_are_read_or_refused_by_name(data: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("src", "dst"),
-    [("::ffff:1.2.3.4", "fd00::2"), ("fd00::2", "::ffff:1.2.3.4"), ("ff02::1", "fd00::2")],
+    [
+        ("::ffff:1.2.3.4", "fd00::2"),
+        ("fd00::2", "::ffff:1.2.3.4"),
+        ("ff02::1", "fd00::2"),
+        ("::1", "fd00::2"),
+        ("fd00::2", "::1"),
+    ],
 )
 def test_addresses_that_no_packet_on_a_link_has_are_refused(src: str, dst: str) -> None:
     packet = ipv6.build(0, UDP, 64, number(src), number(dst))
