@@ -112,6 +112,11 @@ class Neighbor:
         self.requests_left = CONTEST_REQUESTS if self.contested else MAX_REQUESTS
         self._interval = CONTEST_SECONDS / CONTEST_REQUESTS if self.contested else REQUEST_INTERVAL
 
+    def ask_for_caller(self) -> None:
+        """A caller waits for an address that was asked for only because of a claim: go on asking."""
+        self.requests_left = MAX_REQUESTS
+        self._interval = REQUEST_INTERVAL
+
     def next_request(self, now: float) -> None:
         """A request is sent now."""
         self.requests_left -= 1

@@ -298,6 +298,9 @@ class Neighbors:
                 return None
             neighbor = self._table[addr] = Neighbor(addr)
             self._ask(neighbor, INCOMPLETE, now)
+        elif waiting and neighbor.contested and not neighbor.waiting:
+            # The holder's link may have come back just now, after the requests of the contest.
+            neighbor.ask_for_caller()
         if len(neighbor.waiting) >= MAX_PENDING_PER_ADDR:
             self._actions.append(Lost(addr, waiting))
         else:

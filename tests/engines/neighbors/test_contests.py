@@ -238,6 +238,19 @@ def test_a_held_address_is_its_owners_who_need_not_come_first() -> None:
     assert known.snapshot() == {ONE: (A, 0)}
 
 
+def test_a_caller_waits_for_a_held_address_as_long_as_for_any_other() -> None:
+    known = with_held()
+    refused(known, ONE, B, 1, 1.0)
+    known.on_timer(1.5)
+    assert known.resolve(ONE, 1.6, "dial") is None
+    known.take_actions()
+    # The two requests of the contest came before the owner's link was back.
+    known.on_timer(2.0)
+    assert known.take_actions() == [Request(ONE)]
+    known.learn(ONE, A, 0, 2.1)
+    assert known.take_actions() == [Learned(ONE, A, 0, ("dial",))]
+
+
 def test_a_held_address_is_kept_while_its_owner_may_be_on_the_way() -> None:
     known = with_held()
     for tick in range(int(HOLD_SECONDS) * 4):
