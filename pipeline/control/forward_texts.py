@@ -32,7 +32,7 @@ def leads_to(protocol: str, remote: str) -> tuple[str, bool]:
     over_ssh = destination(protocol, remote)
     if over_ssh is not None:
         return over_ssh.ip, True
-    return target(protocol, remote).removeprefix("tcp://").rpartition(":")[0].strip("[]"), False
+    return ip.host_of(target(protocol, remote).removeprefix("tcp://")), False
 
 
 def without_secrets(remote: str) -> str:

@@ -71,6 +71,11 @@ def host_port(addr: int, port: int) -> str:
     return f"{text(addr)}:{port}" if is_ipv4(addr) or not addr else f"[{text(addr)}]:{port}"
 
 
+def host_of(text: str) -> str:
+    """The address in what host_port() wrote, without brackets; "" if the text has no port."""
+    return text.rpartition(":")[0].strip("[]")
+
+
 def parse(text: str) -> int:
     """The address in a text of either family, as socket calls return it: a zone (``%eth0``) is left out.
 

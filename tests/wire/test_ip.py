@@ -17,6 +17,15 @@ def test_text_of_either_family_comes_back(addr: int) -> None:
     assert ip.parse(ip.text(addr)) == addr
 
 
+@pytest.mark.parametrize(
+    "addr, text", [("192.168.127.2", "192.168.127.2:53"), ("fd00::2", "[fd00::2]:53"), ("::1", "[::1]:53")]
+)
+def test_an_address_with_its_port_is_read_again(addr: str, text: str) -> None:
+    assert ip.host_port(ip.parse(addr), 53) == text
+    assert ip.host_of(text) == addr
+    assert ip.host_of("") == ""
+
+
 @pytest.mark.parametrize("text", ["", "1.2.3", "::1::", "12345::", "[::1]", "fe80::1 ", "host"])
 def test_other_text_is_not_an_address(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):

@@ -23,6 +23,7 @@ from pipeline.control.http import web_pages
 from pipeline.control.lookup import port_number
 from pipeline.go.text import GoError, split_host_port
 from pipeline.system import inet, small_file
+from pipeline.wire import ip
 
 UNAUTHORIZED: Final = "unauthorized: this endpoint needs a bearer token"
 
@@ -111,7 +112,7 @@ class Access:
         if over_ssh and not self._guests.ssh:
             raise self._forbid(client, "guests may not forward over ssh")
         self.check_guest_forward(client, protocol, local)
-        if not self._guests.others and address != guest_address(client):
+        if not self._guests.others and address != ip.host_of(client):
             raise self._forbid(client, f"guests may not forward to another address than their own, {address}")
 
     def check_guest_unexpose(self, client: str, protocol: str, local: str, open_one: Forward | None) -> None:
@@ -119,7 +120,7 @@ class Access:
         self.check_guest_forward(client, protocol, local)
         if self._guests.others or open_one is None:
             return
-        if open_one.opened_by != guest_address(client):
+        if open_one.opened_by != ip.host_of(client):
             raise self._forbid(client, "guests may not close a forward that they have not opened")
 
     def check_guest_forward(self, client: str, protocol: str, local: str) -> None:
@@ -162,11 +163,6 @@ class Access:
         if self._count is not None:
             self._count(counter)
         self._log.warning("API request refused", client=client, why=why)
-
-
-def guest_address(client: str) -> str:
-    """The address in a guest's ``ip:port`` or ``[ip]:port``, "" for a client without one."""
-    return client.rpartition(":")[0].strip("[]")
 
 
 def read_token(path: str) -> str:

@@ -24,7 +24,7 @@ from pipeline.control.forwarder import (
     TooManyError,
 )
 from pipeline.control.http import answers, forward_answers, models, openapi, stats, status, traffic
-from pipeline.control.http.access import Access, AccessError, guest_address
+from pipeline.control.http.access import Access, AccessError
 from pipeline.control.http.answers import PLAIN, READING, ApiError
 from pipeline.control.http.connection import TIMEOUT, TOO_LONG
 from pipeline.control.http.observation import Observation
@@ -34,6 +34,7 @@ from pipeline.control.metrics.page import CONTENT_TYPE
 from pipeline.control.workers import RefusedError, Request, RequestError
 from pipeline.go.text import GoError
 from pipeline.ipc import messages
+from pipeline.wire import ip
 
 MAX_BODY: Final = 1 << 20
 MAX_GUEST_BODY: Final = 16 * 1024
@@ -212,7 +213,7 @@ class Api:
     # --- forwarder ----------------------------------------------------------------------
 
     async def _forwarder_all(self, request: web.Request) -> web.Response:
-        reader = guest_address(_client(request)) if request.app[_GUESTS] else HOST
+        reader = ip.host_of(_client(request)) if request.app[_GUESTS] else HOST
         shown = [forward_answers.shown(forward, reader) for forward in self._forwarder.all()]
         return answers.json([each.model_dump(exclude_defaults=True) for each in shown])
 
@@ -323,7 +324,7 @@ def _owner(request: web.Request) -> Owner:
     """The guest that sent a request through the gateway's port 80."""
     connection = connection_of(request)
     guest = connection.guest if connection is not None else 0
-    return Owner(guest_address(_client(request)), guest)
+    return Owner(ip.host_of(_client(request)), guest)
 
 
 def _web_fields(request: web.Request) -> WebFields:

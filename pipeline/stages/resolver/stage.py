@@ -368,7 +368,7 @@ class ResolverStage:
             case messages.ServeTcp() as ask if len(fds) == 1:
                 # The socket first: then it is closed if the address is wrong.
                 sock = socket.socket(fileno=fds[0])
-                addr = ip.parse(ask.guest.rpartition(":")[0].strip("[]"))
+                addr = ip.parse(ip.host_of(ask.guest))
                 self.streams.serve(sock, addr, self.guest_of(ask.link))
                 return {}
         close_all(fds)
