@@ -51,10 +51,9 @@ class IcmpDispatch:
             ipv6_gateway=config.ipv6_gateway,
         )
         table = network.targets.table
-        own = network.own if network.ipv6 is None else (*network.own, *network.ipv6.own)
         self.answered_here = frozenset(
             addr
-            for addr in own
+            for addr in network.targets.own
             if addr not in table
             or (
                 ip.is_loopback(table[addr])
@@ -62,7 +61,6 @@ class IcmpDispatch:
             )
         )
         """Addresses whose pings the gateway answers: its own, except those that stand for another host."""
-        self.own = frozenset(own)
 
     def set_limits(self, limits: Limits) -> None:
         """Change the rate of errors."""
@@ -133,7 +131,7 @@ class IcmpDispatch:
         """Whether the gateway routes the packet: it is not for the gateway or a group, and has a sender."""
         dst = header.dst
         return bool(header.src) and not (
-            dst in self.own or dst in (ip.BROADCAST, self.targets.broadcast) or ip.is_multicast(dst)
+            dst in self.targets.own or dst in (ip.BROADCAST, self.targets.broadcast) or ip.is_multicast(dst)
         )
 
     def check_hops_left(self, packet: Packet, now: float) -> None:

@@ -32,6 +32,7 @@ from pipeline.wire import (
     virtio_net,
 )
 from pipeline.wire.errors import WireError
+from pipeline.wire.ip_header import IpHeader
 
 _PACKETS: Final = INDEX["ipv4_packets_received"]
 
@@ -76,10 +77,14 @@ class IpInput:
             self.neighbors.learn(header.src, mac, frame.link, now)
         if header.frag_off or header.flags & ipv4.FLAG_MF:
             self.on_fragment(frame, off, fragment.from_ipv4(off, header), mac, now)
-            return
+        else:
+            self.on_whole(frame, off, ip_header.of_ipv4(header, off), mac, now)
+
+    def on_whole(self, frame: Frame, off: int, header: IpHeader, mac: bytes, now: float) -> None:
+        """A frame whose packet, at off, is no fragment. Raises WireError as on_frame() does."""
+        view = self.slots[frame.slot]
         partial = frame.vnet and view[frame.off - offload.VNET_LEN] & virtio_net.NEEDS_CSUM != 0
-        whole_header = ip_header.of_ipv4(header, off)
-        self.on_packet(Packet(whole_header, frame.link, mac, frame.slot, off, partial), now)
+        self.on_packet(Packet(header, frame.link, mac, frame.slot, off, partial), now)
 
     def on_fragment(self, frame: Frame, off: int, piece: fragment.Piece, mac: bytes, now: float) -> None:
         """A fragment, whose packet begins at off. Raises WireError while the caller owns the reference."""

@@ -12,8 +12,7 @@ from pipeline.stages.demux.discovery import Discovery
 from pipeline.stages.demux.dropped import DroppedFrames, shape_of_frame
 from pipeline.stages.demux.ip import IpInput
 from pipeline.stages.demux.network import Network
-from pipeline.stages.demux.packet import Packet
-from pipeline.wire import dhcpv6, ethernet, fragment, icmpv6, ip_header, ipv4, ipv6, offload, virtio_net
+from pipeline.wire import dhcpv6, ethernet, fragment, icmpv6, ip_header, ipv4, ipv6
 from pipeline.wire.errors import HeaderError, WireError
 from pipeline.wire.ip import is_link_local, is_multicast
 
@@ -81,9 +80,7 @@ class Ipv6Input:
         elif upper.has_fragment and (upper.frag_off or upper.more):
             self.ip.on_fragment(frame, off, fragment.from_ipv6(off, header, upper), mac, now)
         else:
-            partial = frame.vnet and view[frame.off - offload.VNET_LEN] & virtio_net.NEEDS_CSUM != 0
-            whole = ip_header.of_ipv6(header, upper, off)
-            self.ip.on_packet(Packet(whole, frame.link, mac, frame.slot, off, partial), now)
+            self.ip.on_whole(frame, off, ip_header.of_ipv6(header, upper, off), mac, now)
 
     def _drop(self, reason: int, frame: Frame) -> None:
         """Drop what an ordinary guest may send. It does not count as a bad frame."""

@@ -66,8 +66,9 @@ class Services:
             if kind == kinds.SERVICE_DATAGRAM:
                 self._on_answer(ServiceDatagram.unpack(burst, at), now)
             elif kind == kinds.NAMED:
+                record = burst[at : at + RECORD_BYTES].tobytes()
                 for ring in self.egress_out:
-                    ring.push(burst[at : at + RECORD_BYTES].tobytes())
+                    ring.push(record)
             elif kind == kinds.LEASED:
                 self.holders.on_restored(Leased.unpack(burst, at), now)
         return len(burst) // RECORD_BYTES
