@@ -168,7 +168,7 @@ class IcmpErrors:
         if not self._take_token(now):
             return None
         quoted = view[off : min(payload + QUOTED_BYTES, end)]
-        message = icmp.build(says.type, says.code, says.rest, quoted)
+        message = icmp.build_error(says, quoted)
         return Error(self._gateway if src is None else src, header.src, ipv4.PROTO_ICMP, message)
 
     def _about_ipv6(

@@ -119,14 +119,6 @@ def build_echo(kind: int, ident: int, seq: int, data: bytes | memoryview = b"") 
     return build(kind, 0, ident << 16 | seq, data)
 
 
-def build_unreachable(code: int, quoted: bytes | memoryview, mtu: int = 0) -> bytes:
-    """Destination unreachable. quoted: header and first 8 bytes of the offending packet.
-
-    mtu: for FRAGMENTATION_NEEDED only.
-    """
-    return build(UNREACHABLE, code, mtu & 0xFFFF, quoted)
-
-
-def build_time_exceeded(code: int, quoted: bytes | memoryview) -> bytes:
-    """Time exceeded. code: TTL_EXCEEDED or REASSEMBLY_EXCEEDED. quoted: as in build_unreachable()."""
-    return build(TIME_EXCEEDED, code, 0, quoted)
+def build_error(says: Says, quoted: bytes | memoryview) -> bytes:
+    """A whole error message. quoted: the header and the first 8 bytes of the offending packet."""
+    return build(says.type, says.code, says.rest, quoted)

@@ -468,7 +468,8 @@ def test_datagrams_to_everywhere_open_flows_at_a_bounded_rate_and_in_bounded_num
 
 def test_messages_that_report_errors_are_never_answered_with_one(guest: RawGuest) -> None:
     quoted = guest.datagram(SILENT, 1, CLOSED_PORT)[14:42]
-    error = guest.packet(ipv4.PROTO_ICMP, SILENT, icmp.build_unreachable(icmp.PORT_UNREACHABLE, quoted))
+    says = icmp.Says(icmp.UNREACHABLE, icmp.PORT_UNREACHABLE, 0)
+    error = guest.packet(ipv4.PROTO_ICMP, SILENT, icmp.build_error(says, quoted))
     nonsense = guest.packet(253, INTERNET, b"unknown protocol")
     guest.send(*[error] * 200)
     assert guest.receive() == []

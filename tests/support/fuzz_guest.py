@@ -45,7 +45,7 @@ def bases(guest: RawGuest) -> list[bytes]:
         guest.datagram(GATEWAY, 2000, 53, question),
         guest.datagram(internet, 2001, UDP_ECHO, b"echo" * 20),
         guest.packet(ipv4.PROTO_ICMP, GATEWAY, ping),
-        guest.packet(ipv4.PROTO_ICMP, internet, icmp.build_unreachable(3, ping[:28])),
+        guest.packet(ipv4.PROTO_ICMP, internet, icmp.build_error(icmp.Says(3, 3, 0), ping[:28])),
         guest.packet(ipv4.PROTO_UDP, internet, b"f" * 64, more=True),
         guest.packet(ipv4.PROTO_UDP, internet, b"f" * 64, frag=64),
         guest.packet(ipv4.PROTO_TCP, internet, b"o" * 20, options=b"\x01\x01\x01\x00"),

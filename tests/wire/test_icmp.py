@@ -26,25 +26,27 @@ def test_echo_keeps_identifier_and_sequence_number_in_rest(ident: int, seq: int,
 
 def test_errors_quote_what_they_are_about() -> None:
     quoted = bytes(range(28))
-    message = icmp.build_unreachable(icmp.FRAGMENTATION_NEEDED, quoted, mtu=1400)
+    message = icmp.build_error(icmp.Says(icmp.UNREACHABLE, icmp.FRAGMENTATION_NEEDED, 1400), quoted)
     got = icmp.parse(message, 0, len(message))
     assert (got.type, got.code, got.rest, message[8:]) == (3, 4, 1400, quoted)
-    message = icmp.build_time_exceeded(icmp.REASSEMBLY_EXCEEDED, quoted)
+    message = icmp.build_error(icmp.Says(icmp.TIME_EXCEEDED, icmp.REASSEMBLY_EXCEEDED, 0), quoted)
     got = icmp.parse(message, 0, len(message))
     assert (got.type, got.code, got.rest, message[8:]) == (11, 1, 0, quoted)
     assert got.type in icmp.ERRORS
 
 
 GATEWAY, GUEST = ip.parse_ipv4("192.168.127.1"), ip.parse_ipv4("192.168.127.2")
+TOO_BIG = icmp.Says(icmp.UNREACHABLE, icmp.FRAGMENTATION_NEEDED, 1400)
+EXCEEDED = icmp.Says(icmp.TIME_EXCEEDED, icmp.TTL_EXCEEDED, 0)
 QUOTE = ipv4.build(1500, 7, 63, ipv4.PROTO_TCP, GATEWAY, GUEST) + bytes.fromhex("1f40 9c40 89abcdef")
 
 
 def test_an_error_tells_the_segment_that_it_is_about() -> None:
-    message = b"-" + icmp.build_unreachable(icmp.FRAGMENTATION_NEEDED, QUOTE + b"more", mtu=1400)
+    message = b"-" + icmp.build_error(TOO_BIG, QUOTE + b"more")
     quoted = icmp.parse_quoted(memoryview(message), 1, len(message))
     assert quoted == icmp.Quoted(1500, ipv4.PROTO_TCP, GATEWAY, GUEST, 8000, 40000, 0x89ABCDEF)
     options = bytes((0x46,)) + QUOTE[1:20] + b"\1\1\1\0" + QUOTE[20:]
-    message = icmp.build_time_exceeded(icmp.TTL_EXCEEDED, options)
+    message = icmp.build_error(EXCEEDED, options)
     assert icmp.parse_quoted(message, 0, len(message)) == quoted
 
 
@@ -55,12 +57,12 @@ def test_an_error_tells_the_segment_that_it_is_about() -> None:
     ids=["short", "empty", "version", "header", "options", "fragment"],
 )  # fmt: skip
 def test_an_error_that_does_not_tell_has_its_reason(quote: bytes) -> None:
-    message = icmp.build_time_exceeded(icmp.TTL_EXCEEDED, quote)
+    message = icmp.build_error(EXCEEDED, quote)
     with pytest.raises(WireError, match="icmp_error_dropped_bad_quote"):
         icmp.parse_quoted(message, 0, len(message))
 
 
-@given(mutations(icmp.build_time_exceeded(icmp.TTL_EXCEEDED, QUOTE)))
+@given(mutations(icmp.build_error(EXCEEDED, QUOTE)))
 def test_damaged_quotes_are_read_or_refused_by_name(data: bytes) -> None:
     parsed(icmp.parse_quoted, data, 0, len(data))
 
