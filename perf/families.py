@@ -19,7 +19,7 @@ from typing import Final
 from perf import iperf, report
 from perf import options as shared
 from perf.namespaces import Namespace
-from perf.observing import Row, measure
+from perf.observing import measure
 from pipeline.config import merge
 from pipeline.config import options as flags_of
 from pipeline.go import flags
@@ -46,7 +46,7 @@ def add_ipv6(guest: Namespace, address: str, gateway: str) -> None:
     guest.run("ip", "-6", "route", "replace", "default", "via", gateway)
 
 
-def run(families: Sequence[str], options: argparse.Namespace) -> dict[str, list[Row]]:
+def run(families: Sequence[str], options: argparse.Namespace) -> dict[str, list[report.Row]]:
     """Start a daemon, and measure these families in this order."""
     settings = argparse.Namespace(
         **{**vars(options), "daemon_option": [*options.daemon_option, "-ipv6", "on"]}
@@ -76,15 +76,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("only this program is measured, on one --link: qemu or agent")
     options.parallel, options.udp, options.plain = 1, False, True
     samples = report.Samples()
-    for turn in range(options.repeat):
-        order = (IPV4, IPV6) if turn % 2 == 0 else (IPV6, IPV4)
-        with samples.attempt():
-            found = run(order, options)
-            for family in (IPV4, IPV6):
-                words = ", ".join(f"{what} {value:.4g}" for what, _, value, _ in found[family])
-                print(f"[{turn + 1}/{options.repeat}] {family}: {words}", file=sys.stderr, flush=True)
-                for what, unit, value, better in found[family]:
-                    samples.add(what, family, unit, value, higher_is_better=better)
+    samples.take_turns((IPV4, IPV6), options.repeat, lambda families: run(families, options))
     return samples.finish("families", shared.settings(options), table)
 
 

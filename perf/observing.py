@@ -40,9 +40,6 @@ PATIENCE = 10.0  # seconds for an answer of the daemon
 AIMS = {"tcp up": 0.97, "tcp down": 0.97, "tcp round trip p50": 0.95, "udp round trip p50": 0.95}
 """The least ratio of a row that is wanted. connect-request-close has none: each is a line of the flow log."""
 
-Row = tuple[str, str, float, bool]
-"""Name, unit, value, and whether higher is better."""
-
 
 class Observers:
     """Everything that looks at the daemon: threads of this process, which sleep until something comes."""
@@ -135,9 +132,9 @@ def flags(directory: Path) -> list[str]:
 
 def measure(
     place: World, host_addr: str, options: argparse.Namespace, bind: str = iperf.LOOPBACK
-) -> list[Row]:
+) -> list[report.Row]:
     """Every row once. bind: the address of the host's servers."""
-    rows: list[Row] = []
+    rows: list[report.Row] = []
     for direction in ("up", "down"):
         value, unit, _ = iperf.measure(place, host_addr, direction, options, bind=bind)
         rows.append((f"tcp {direction}", unit, value, True))
@@ -156,7 +153,7 @@ def measure(
     return rows
 
 
-def run(how: str, options: argparse.Namespace) -> list[Row]:
+def run(how: str, options: argparse.Namespace) -> list[report.Row]:
     """Start a daemon, ALONE or OBSERVED, and measure it."""
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="perf-")))
@@ -185,15 +182,9 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("only this program is measured, on one --link: qemu or agent")
     options.parallel, options.udp = 1, False
     samples = report.Samples()
-    for turn in range(options.repeat):
-        order = (ALONE, OBSERVED) if turn % 2 == 0 else (OBSERVED, ALONE)
-        with samples.attempt():
-            found = {how: run(how, options) for how in order}
-            for how in (ALONE, OBSERVED):
-                words = ", ".join(f"{what} {value:.4g}" for what, _, value, _ in found[how])
-                print(f"[{turn + 1}/{options.repeat}] {how}: {words}", file=sys.stderr, flush=True)
-                for what, unit, value, better in found[how]:
-                    samples.add(what, how, unit, value, higher_is_better=better)
+    samples.take_turns(
+        (ALONE, OBSERVED), options.repeat, lambda order: {how: run(how, options) for how in order}
+    )
     return samples.finish("observing", shared.settings(options), table)
 
 

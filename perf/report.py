@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import timeit
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -171,6 +171,10 @@ def pairs(figures: Sequence[Figure], first: str, second: str, aim_of: Callable[[
     return grid(["", "unit", first, second, "ratio of the turns", "at least"], rows, left=(0, 1))
 
 
+Row = tuple[str, str, float, bool]
+"""What was measured, its unit, the value, and whether higher is better."""
+
+
 class Samples:
     """Collects samples, grouped by row and peer, in the order in which they are measured."""
 
@@ -208,6 +212,22 @@ class Samples:
         except (MeasurementError, PeerError) as problem:
             self.failures.append(str(problem))
             print(f"failed: {problem}", file=sys.stderr, flush=True)
+
+    def take_turns(
+        self, pair: tuple[str, str], repeat: int, run: Callable[[Sequence[str]], Mapping[str, Sequence[Row]]]
+    ) -> None:
+        """Measure two peers in turns, every second turn in the other order.
+
+        run: measures the peers in the order that it gets, and returns their rows.
+        """
+        for turn in range(repeat):
+            with self.attempt():
+                found = run(pair if turn % 2 == 0 else pair[::-1])
+                for peer in pair:
+                    words = ", ".join(f"{what} {value:.4g}" for what, _, value, _ in found[peer])
+                    print(f"[{turn + 1}/{repeat}] {peer}: {words}", file=sys.stderr, flush=True)
+                    for what, unit, value, better in found[peer]:
+                        self.add(what, peer, unit, value, higher_is_better=better)
 
     def finish(
         self,
