@@ -34,6 +34,19 @@ WINDOW_SHIFT = 7
 
 NO_OPTIONS: dict[str, object] = {"has_ts": False, "sack_permitted": False, "wscale": -1}
 
+SYNS_IN_TIME_WAIT: list[tuple[dict[str, object], int, int, bool]] = [
+    ({}, 1, 1, True),
+    ({}, -5000, 1, True),
+    ({}, 1, -1, False),
+    ({}, 1, 0, True),
+    ({}, -5000, 0, False),
+    (NO_OPTIONS, 1, 0, True),
+    (NO_OPTIONS, 0, 0, False),
+    (NO_OPTIONS, -1, 0, False),
+]
+"""Options of the connection, how far the SYN's sequence number and timestamp are ahead, and whether the SYN
+may open a new connection (RFC 6191)."""
+
 
 class Rig:
     """One connection and the guest's view of it."""

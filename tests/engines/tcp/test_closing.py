@@ -10,7 +10,7 @@ from pipeline.wire.tcp import ACK, FIN, PSH, RST, SYN
 from tests.engines.tcp.builders import (
     BUILDERS,
     MASK,
-    NO_OPTIONS,
+    SYNS_IN_TIME_WAIT,
     close_wait,
     closing,
     established,
@@ -130,19 +130,7 @@ def test_the_time_of_time_wait_is_configurable() -> None:
     assert rig.gone()
 
 
-@pytest.mark.parametrize(
-    "options, seq_ahead, ts_ahead, accepted",
-    [
-        ({}, 1, 1, True),
-        ({}, -5000, 1, True),
-        ({}, 1, -1, False),
-        ({}, 1, 0, True),
-        ({}, -5000, 0, False),
-        (NO_OPTIONS, 1, 0, True),
-        (NO_OPTIONS, 0, 0, False),
-        (NO_OPTIONS, -1, 0, False),
-    ],
-)
+@pytest.mark.parametrize("options, seq_ahead, ts_ahead, accepted", SYNS_IN_TIME_WAIT)
 def test_a_newer_syn_may_reuse_the_pair(
     options: dict[str, object], seq_ahead: int, ts_ahead: int, accepted: bool
 ) -> None:

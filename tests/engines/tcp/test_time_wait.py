@@ -14,7 +14,7 @@ from pipeline.engines.tcp.segment import Segment
 from pipeline.engines.tcp.state import CLOSED, TIME_WAIT
 from pipeline.engines.tcp.time_wait import TimeWait
 from pipeline.wire.tcp import ACK, FIN, PSH, RST, SYN
-from tests.engines.tcp.builders import MASK, NO_OPTIONS, Rig, fin_wait_2, time_wait
+from tests.engines.tcp.builders import MASK, NO_OPTIONS, SYNS_IN_TIME_WAIT, Rig, fin_wait_2, time_wait
 
 NO_TIMESTAMPS: dict[str, object] = {"has_ts": False}
 NO_SACK: dict[str, object] = {"sack_permitted": False}
@@ -102,19 +102,7 @@ def test_data_that_come_again_are_reported_as_duplicates() -> None:
     assert left.transmit(rig.now, 1)[0].sack == ()
 
 
-@pytest.mark.parametrize(
-    "options, seq_ahead, ts_ahead, accepted",
-    [
-        ({}, 1, 1, True),
-        ({}, -5000, 1, True),
-        ({}, 1, -1, False),
-        ({}, 1, 0, True),
-        ({}, -5000, 0, False),
-        (NO_OPTIONS, 1, 0, True),
-        (NO_OPTIONS, 0, 0, False),
-        (NO_OPTIONS, -1, 0, False),
-    ],
-)
+@pytest.mark.parametrize("options, seq_ahead, ts_ahead, accepted", SYNS_IN_TIME_WAIT)
 def test_a_newer_syn_may_reuse_the_pair(
     options: dict[str, object], seq_ahead: int, ts_ahead: int, accepted: bool
 ) -> None:
