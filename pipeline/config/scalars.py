@@ -157,12 +157,12 @@ def zone_name(value: object) -> str:
 
 def _ipv6(value: object) -> int:
     try:
-        found = ipaddress.IPv6Address(_text(value))
+        found = _ipv6_number(_text(value))
     except ValueError:
         found = None
-    if not (found and int(found)) or found.scope_id is not None or found.ipv4_mapped is not None:
+    if not found:
         raise ValueError("must be an IPv6 address such as fd12:3456:789a:1::1")
-    return int(found)
+    return found
 
 
 def _any_ip(value: object) -> str:
@@ -290,13 +290,16 @@ def split_network(text: str) -> tuple[str, str]:
 
 def is_bracketed_ipv6(text: str) -> bool:
     """Whether text is an IPv6 address in brackets, without a zone, and no IPv4-mapped one."""
-    if not (text.startswith("[") and text.endswith("]")):
-        return False
+    return text.startswith("[") and text.endswith("]") and _ipv6_number(text[1:-1]) is not None
+
+
+def _ipv6_number(text: str) -> int | None:
+    """The number of an IPv6 address without a zone that is no IPv4-mapped one; None for any other text."""
     try:
-        found = ipaddress.IPv6Address(text[1:-1])
+        found = ipaddress.IPv6Address(text)
     except ValueError:
-        return False
-    return found.scope_id is None and found.ipv4_mapped is None
+        return None
+    return int(found) if found.scope_id is None and found.ipv4_mapped is None else None
 
 
 def is_ipv4(text: str) -> bool:
