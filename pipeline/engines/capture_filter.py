@@ -119,8 +119,8 @@ def _read_ports(head: Head, view: memoryview | bytes, at: int, end: int) -> None
 class Filter:
     """One filter. Raises FilterError for an entry that is wrong.
 
-    guests: link numbers, MAC addresses and IPv4 addresses. hosts: addresses and networks of either version,
-    as either end. ports: numbers and ranges such as 8000-8100, at either end. protocols: see PROTOCOLS.
+    guests: link numbers, MAC addresses and IP addresses. hosts: addresses and networks of either version, as
+    either end. ports: numbers and ranges such as 8000-8100, at either end. protocols: see PROTOCOLS.
     """
 
     def __init__(

@@ -68,7 +68,7 @@ def of(address: str, interface: str) -> Outbound | None:
 def for_guests(address: str, interface: str) -> Outbound | None:
     """The same for guests' flows. With an IPv4 address alone, no IPv6 flow leaves the host.
 
-    Who names an address wants guests' traffic to have this source, such as that of a VPN.
+    A user who names an address wants guests' traffic to have this source, such as that of a VPN.
     """
     return Outbound(address, interface, ipv6=not address or bool(interface)) if address or interface else None
 

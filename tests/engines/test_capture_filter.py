@@ -104,6 +104,16 @@ def test_a_guest_is_its_link_its_mac_or_its_address(guest: str) -> None:
     assert not fits(wanted, other, OTHER_LINK)
 
 
+@pytest.mark.parametrize("guest", [str(V6[0]), "2001:DB8:0:0::1"])
+def test_a_guest_is_its_ipv6_address_too(guest: str) -> None:
+    frame = FRAMES["icmp6"]
+    answer = TO_GUEST[:12] + frame[12:22] + V6[1].packed + V6[0].packed + frame[54:]
+    assert fits(Filter(guests=[guest]), frame)
+    assert fits(Filter(guests=[guest]), answer, from_guest=False)
+    assert not fits(Filter(guests=[guest]), answer, OTHER_LINK), "another guest sends it"
+    assert not fits(Filter(guests=[str(V6[1])]), frame)
+
+
 def test_what_another_guest_sends_to_a_guest_is_of_that_guest_on_its_own_link_only() -> None:
     wanted = Filter(guests=["192.168.127.2"])
     frame = tcp_frame(1, src=GUEST + 1, dst=GUEST, eth_header=GUEST_MAC + bytes(6) + b"\x08\0")
