@@ -41,10 +41,18 @@ class TooManyError(ForwardError):
 
 
 class Owner(NamedTuple):
-    """Who opens or closes a forward: a guest by its address and number, or the host."""
+    """Who opens or closes a forward: a guest by its address and number, or the host.
+
+    others: further addresses of the guest, of both families.
+    """
 
     address: str = HOST
     guest: int = forward_shares.HOST
+    others: frozenset[str] = frozenset()
+
+    def has(self, address: str) -> bool:
+        """Whether this is an address of the guest, or HOST for the host."""
+        return address == self.address or address in self.others
 
 
 THE_HOST: Final = Owner()
@@ -104,6 +112,11 @@ class Forwarder:
         """Sorted by local address, then protocol."""
         return sorted(self._forwards.values(), key=lambda forward: (forward.local, forward.protocol))
 
+    def check_rate(self, guest: int) -> None:
+        """Count one wish to open or close a forward. Raises TooManyError beyond the guest's rate."""
+        if refusal := self._shares.refuses_change(guest, asyncio.get_running_loop().time()):
+            raise TooManyError(refusal)
+
     async def expose(
         self, protocol: str, local: str, remote: str, proxy_protocol: str = "", *, owner: Owner = THE_HOST
     ) -> Forward:
@@ -111,7 +124,6 @@ class Forwarder:
 
         proxy_protocol: "v1" or "v2" lets the guest see the client's address, in a PROXY header.
         """
-        self._check_rate(owner)
         if protocol in inet.UDP and not self._udp:
             raise ForwardError("udp is switched off for guests (disable: [udp])")
         made = Forward(local, remote, protocol, proxy_protocol, owner.address, owner.guest)
@@ -195,7 +207,6 @@ class Forwarder:
         the only one of these. check gets the forward, None if there is none. It raises an error of its own if
         it may not be closed.
         """
-        self._check_rate(owner)
         async with self._lock:
             forward = self._forwards.get((protocol, local)) or self._asked_for(protocol, local, owner)
             check(forward)
@@ -207,11 +218,10 @@ class Forwarder:
         if not local:
             # It is the ``asked`` of all forwards whose port the client chose.
             return None
-        wanted = (protocol, local, owner.address)
         found = [
             forward
             for forward in self._forwards.values()
-            if (forward.protocol, forward.asked, forward.opened_by) == wanted
+            if (forward.protocol, forward.asked) == (protocol, local) and owner.has(forward.opened_by)
         ]
         return found[0] if len(found) == 1 else None
 
@@ -233,10 +243,6 @@ class Forwarder:
             self._numbered.pop((protocol, local), None)
         del self._forwards[protocol, local]
         self._report("forward-closed", forward, closed_by)
-
-    def _check_rate(self, owner: Owner) -> None:
-        if refusal := self._shares.refuses_change(owner.guest, asyncio.get_running_loop().time()):
-            raise TooManyError(refusal)
 
     async def _make_room(self, owner: Owner) -> None:
         """Close another forward if there are as many as there may be. Raises ForwardError if none may be."""

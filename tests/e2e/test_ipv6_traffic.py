@@ -211,6 +211,22 @@ def test_forwards_join_any_two_families(
         served.close()
 
 
+def test_a_guest_asks_over_ipv6_for_a_forward_to_its_ipv4_address(network: Network, agent: Agent) -> None:
+    def ask(path: str, **wish: str) -> str:
+        argv = ("curl", "-sg", "-w", "%{http_code}", "-d", json.dumps(wish))
+        return agent.guest.run(*argv, f"http://[{GATEWAY}]/services/forwarder/{path}").stdout
+
+    served = Servers(network.guests[0], network.directory)
+    try:
+        local = f"127.0.0.1:{7000 + DATA}"
+        assert ask("expose", local=local, remote=f"192.168.127.2:{DATA}") == "200"
+        assert run_client(network.host, "transfer", "127.0.0.1", 7000 + DATA, MIB, MIB)["errors"] == []
+        assert ask("unexpose", local=local) == "200"
+        assert ask("expose", local=local, remote=f"192.168.127.3:{DATA}").endswith("403")
+    finally:
+        served.close()
+
+
 # --- routes -----------------------------------------------------------------------------------------
 
 

@@ -18,12 +18,11 @@ import structlog
 
 from pipeline.config.model import GuestApi
 from pipeline.control.forward_texts import leads_to
-from pipeline.control.forwarder import Forward
+from pipeline.control.forwarder import Forward, Owner
 from pipeline.control.http import web_pages
 from pipeline.control.lookup import port_number
 from pipeline.go.text import GoError, split_host_port
 from pipeline.system import inet, small_file
-from pipeline.wire import ip
 
 UNAUTHORIZED: Final = "unauthorized: this endpoint needs a bearer token"
 
@@ -103,24 +102,26 @@ class Access:
         if not self._guests.enabled:
             raise self._forbid(client, "guests may not use the port forwarder")
 
-    def check_guest_expose(self, client: str, protocol: str, local: str, remote: str) -> None:
+    def check_guest_expose(self, client: str, guest: Owner, protocol: str, local: str, remote: str) -> None:
         """Raise AccessError unless this guest may open the forward, ForwardError for a remote that is wrong.
 
-        remote has its host.
+        client: for the log. remote has its host.
         """
         address, over_ssh = leads_to(protocol, remote)
         if over_ssh and not self._guests.ssh:
             raise self._forbid(client, "guests may not forward over ssh")
         self.check_guest_forward(client, protocol, local)
-        if not self._guests.others and address != ip.host_of(client):
+        if not self._guests.others and not guest.has(address):
             raise self._forbid(client, f"guests may not forward to another address than their own, {address}")
 
-    def check_guest_unexpose(self, client: str, protocol: str, local: str, open_one: Forward | None) -> None:
+    def check_guest_unexpose(
+        self, client: str, guest: Owner, protocol: str, local: str, open_one: Forward | None
+    ) -> None:
         """Raise AccessError unless this guest may close the forward. open_one: that one, if it is open."""
         self.check_guest_forward(client, protocol, local)
         if self._guests.others or open_one is None:
             return
-        if open_one.opened_by != ip.host_of(client):
+        if not guest.has(open_one.opened_by):
             raise self._forbid(client, "guests may not close a forward that they have not opened")
 
     def check_guest_forward(self, client: str, protocol: str, local: str) -> None:

@@ -15,7 +15,7 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from pipeline.control.forward_texts import ForwardError, resolve_remote
+from pipeline.control.forward_texts import ForwardError, is_number, resolve_remote
 from pipeline.control.forwarder import (
     HOST,
     Forward,
@@ -228,8 +228,8 @@ class Api:
         client, owner = _client(request), Owner()
         try:
             if request.app[_GUESTS]:
-                self.access.check_guest_expose(client, protocol, asked.local, remote)
-                owner = _owner(request)
+                owner = await self._guest(request)
+                self.access.check_guest_expose(client, owner, protocol, asked.local, remote)
             opened = await self._forwarder.expose(
                 protocol, asked.local, remote, asked.proxy_protocol, owner=owner
             )
@@ -245,14 +245,15 @@ class Api:
     async def _unexpose(self, request: web.Request) -> web.Response:
         asked = await _posted(request, models.UnexposeRequest)
         protocol = asked.protocol or "tcp"
-        client = _client(request)
+        client, owner = _client(request), Owner()
 
         def check(forward: Forward | None) -> None:
-            self.access.check_guest_unexpose(client, protocol, asked.local, forward)
+            self.access.check_guest_unexpose(client, owner, protocol, asked.local, forward)
 
         try:
             if request.app[_GUESTS]:
-                await self._forwarder.unexpose(protocol, asked.local, owner=_owner(request), check=check)
+                owner = await self._guest(request)
+                await self._forwarder.unexpose(protocol, asked.local, owner=owner, check=check)
             else:
                 await self._forwarder.unexpose(protocol, asked.local)
         except TooManyError as error:
@@ -260,6 +261,21 @@ class Api:
         except ForwardError as error:
             raise ApiError(500, str(error)) from None
         return web.Response()
+
+    async def _guest(self, request: web.Request) -> Owner:
+        """The guest that sent a request through the gateway's port 80. Raises TooManyError beyond its rate.
+
+        A station that demux does not know any more has the address of its connection alone.
+        """
+        connection = connection_of(request)
+        number = connection.guest if connection is not None else 0
+        # Before demux is asked: a guest must not cost demux time.
+        self._forwarder.check_rate(number)
+        address = ip.host_of(_client(request))
+        if not is_number(address):
+            return Owner(address, number)
+        answer = messages.StationAnswer.decode(await self._request("demux", messages.Station(address)))
+        return Owner(address, number, frozenset(answer.addresses))
 
     # --- what the workers know --------------------------------------------------------------
 
@@ -318,13 +334,6 @@ class Api:
 def _client(request: web.Request) -> str:
     connection = connection_of(request)
     return connection.client if connection is not None else GONE
-
-
-def _owner(request: web.Request) -> Owner:
-    """The guest that sent a request through the gateway's port 80."""
-    connection = connection_of(request)
-    guest = connection.guest if connection is not None else 0
-    return Owner(ip.host_of(_client(request)), guest)
 
 
 def _web_fields(request: web.Request) -> WebFields:

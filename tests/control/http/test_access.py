@@ -5,7 +5,7 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -130,7 +130,7 @@ def test_over_http_every_path_but_connect_asks_for_the_token(tmp_path: Path) -> 
 def test_a_client_without_an_address_has_no_guest_that_is_its_own(client: str) -> None:
     access, _ = refusals(guests=GuestApi())
     with pytest.raises(AccessError, match="another address than their own"):
-        access.check_guest_expose(client, "tcp", ":80", "192.168.127.2:80")
+        access.check_guest_expose(client, Owner(client), "tcp", ":80", "192.168.127.2:80")
 
 
 def test_over_http_a_guest_is_told_what_it_may_not(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_over_http_a_guest_is_told_what_it_may_not(tmp_path: Path) -> None:
             sock = {"local": "/tmp/x", "remote": "tcp://192.168.127.2:80", "protocol": "unix"}
             answer = await at.call("POST", EXPOSE, json.dumps(sock))
             assert answer == (403, "guests may not forward unix sockets of the host\n")
-            assert at.workers.asked == []
+            assert {op["op"] for _, op in at.workers.asked} == {"station"}
             forward["local"] = "127.0.0.1:80"
             assert await at.call("POST", EXPOSE, json.dumps(forward)) == (200, "")
         async with endpoint(tmp_path, guest=True, access=Access(LOG, guests=GuestApi(enabled=False))) as at:
@@ -216,20 +216,24 @@ def test_a_guest_opens_forwards_to_itself_and_no_sockets_unless_it_may(
     local = "/run/x.sock" if protocol == "unix" else ":8080"
     if why:
         with pytest.raises(AccessError, match=why):
-            access.check_guest_expose("192.168.127.2:1", protocol, local, remote)
+            access.check_guest_expose("192.168.127.2:1", Owner("192.168.127.2"), protocol, local, remote)
     else:
-        access.check_guest_expose("192.168.127.2:1", protocol, local, remote)
+        access.check_guest_expose("192.168.127.2:1", Owner("192.168.127.2"), protocol, local, remote)
     assert counted == (["api_request_refused_guest"] if why else [])
 
 
 @contextlib.asynccontextmanager
-async def two_guests(tmp_path: Path, rules: GuestApi) -> AsyncIterator[Callable[..., Awaitable[int]]]:
-    """Requests of guests by their addresses: the status of each answer."""
+async def two_guests(
+    tmp_path: Path, rules: GuestApi, stations: Mapping[str, Sequence[str]] | None = None
+) -> AsyncIterator[Callable[..., Awaitable[int]]]:
+    """Requests of guests by their addresses: the status of each answer. stations: what demux knows."""
     async with endpoint(tmp_path, guest=True, access=Access(LOG, guests=rules)) as at:
+        found = stations or {}
+        at.workers.answers["station"] = lambda op: {"addresses": list(found.get(op["address"], ()))}
 
         async def ask(guest: str, target: str, **wish: str) -> int:
             ours, theirs = socket.socketpair()
-            at.front.serve(theirs, f"{guest}:40000")
+            at.front.serve(theirs, f"[{guest}]:40000" if ":" in guest else f"{guest}:40000")
             reader, writer = await asyncio.open_unix_connection(sock=ours)
             body = json.dumps(wish).encode()
             head = f"POST {target} HTTP/1.1\r\nHost: g\r\nConnection: close\r\nContent-Length: {len(body)}"
@@ -263,6 +267,44 @@ def test_a_guest_cannot_close_the_forward_of_another_guest_or_of_the_host(tmp_pa
         async with two_guests(tmp_path, GuestApi(others=True)) as ask:
             assert await ask(other, EXPOSE, local=":8081", remote=f"{one}:80") == 200
             assert await ask(one, UNEXPOSE, local=":8081") == 200
+
+    asyncio.run(run())
+
+
+def test_a_guest_that_asks_over_one_family_has_the_address_of_the_other(tmp_path: Path) -> None:
+    async def run() -> None:
+        four, six, other = "192.168.127.2", "fd00::5054:ff:fe00:2", "192.168.127.3"
+        stations = {four: (four, six), six: (four, six), other: (other,)}
+        async with two_guests(tmp_path, GuestApi(), stations) as ask:
+            assert await ask(six, EXPOSE, local=":8080", remote=f"{four}:80") == 200
+            assert await ask(four, EXPOSE, local=":8081", remote=f"[{six}]:80") == 200
+            assert await ask(six, EXPOSE, local=":8082", remote=f"{other}:80") == 403
+            assert await ask(other, UNEXPOSE, local=":8080") == 403
+            assert await ask(four, UNEXPOSE, local=":8080") == 200
+            assert await ask(six, UNEXPOSE, local=":8081") == 200
+
+    asyncio.run(run())
+
+
+def test_a_guest_that_asks_too_often_costs_demux_nothing(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with endpoint(tmp_path, guest=True) as at:
+            body = json.dumps({"local": ":80", "remote": "192.168.127.3:80"})
+            head = f"POST {EXPOSE} HTTP/1.1\r\nHost: g\r\nContent-Length: {len(body)}\r\n\r\n"
+            ours, theirs = socket.socketpair()
+            at.front.serve(theirs, "192.168.127.2:40000", 1)
+            reader, writer = await asyncio.open_unix_connection(sock=ours)
+            statuses = []
+            for _ in range(150):
+                writer.write((head + body).encode())
+                answer = await reader.readuntil(b"\r\n\r\n")
+                length = int(answer.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+                await reader.readexactly(length)
+                statuses.append(int(answer.split(b" ", 2)[1]))
+            writer.close()
+            assert set(statuses) == {403, 429}
+            asked = [op for _, op in at.workers.asked if op["op"] == "station"]
+            assert len(asked) == statuses.count(403)
 
     asyncio.run(run())
 
