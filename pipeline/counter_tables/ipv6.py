@@ -47,9 +47,18 @@ IPV6: Final[tuple[Counter, ...]] = (
     Counter(
         "ipv6_packet_dropped_bad_address", "packets", "IPv6 packets from a group or with a mapped address"
     ),
+    Counter("ipv6_packet_dropped_bad_option", "packets", "IPv6 packets with an option that does not end"),
     Counter("ipv6_packet_dropped_bad_version", "packets", "packets of EtherType IPv6 of another version"),
+    Counter(
+        "ipv6_packet_dropped_misplaced_header",
+        "packets",
+        "IPv6 packets whose Hop-by-Hop header is not the first",
+    ),
+    Counter("ipv6_packet_dropped_source_route", "packets", "IPv6 packets that name further hops to pass"),
     Counter("ipv6_packet_dropped_too_many_headers", "packets", "IPv6 packets with over 8 extension headers"),
+    Counter("ipv6_packet_dropped_too_many_options", "packets", "IPv6 packets with over 32 options"),
     Counter("ipv6_packet_dropped_truncated", "packets", "IPv6 packets shorter than their headers say"),
+    Counter("ipv6_packet_dropped_unknown_option", "packets", "IPv6 packets with an option not to skip"),
     Counter("nd_message_dropped_bad_hop_limit", "messages", "neighbor discovery from beyond the link"),
     Counter("nd_message_dropped_foreign_sender", "messages", "neighbor discovery for another station's MAC"),
     Counter("nd_message_dropped_malformed", "messages", "neighbor discovery that RFC 4861 says to ignore"),

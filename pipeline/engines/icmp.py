@@ -199,7 +199,7 @@ class IcmpErrors:
 
 
 _ABOUT_GROUPS: Final = frozenset(
-    ((icmpv6.PACKET_TOO_BIG, 0), (icmpv6.PARAMETER_PROBLEM, icmpv6.UNKNOWN_OPTION))
+    ((icmpv6.PACKET_TOO_BIG, 0), (icmpv6.PARAMETER_PROBLEM, ipv6.UNKNOWN_OPTION))
 )
 """Types and codes of errors that may be about packets to a group: path MTU discovery needs the first one."""
 

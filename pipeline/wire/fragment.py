@@ -111,11 +111,11 @@ def from_ipv6(off: int, header: ipv6.Header, upper: ipv6.Upper) -> Piece:
     length = end - begin
     if _has_bad_length(length, upper.frag_off, upper.more):
         reason = "ipv6_fragment_dropped_bad_length"
-        raise HeaderError(reason, icmpv6.WRONG_FIELD, ipv6.PAYLOAD_LEN_AT) if length else WireError(reason)
+        raise HeaderError(reason, ipv6.WRONG_FIELD, ipv6.PAYLOAD_LEN_AT) if length else WireError(reason)
     kept = upper.fragment_at - off - ipv6.HEADER_LEN
     if kept + upper.frag_off + length > ipv6.MAX_PAYLOAD_LEN:
         pointer = upper.fragment_at - off + _OFFSET_AT
-        raise HeaderError("ipv6_fragment_dropped_too_long", icmpv6.WRONG_FIELD, pointer)
+        raise HeaderError("ipv6_fragment_dropped_too_long", ipv6.WRONG_FIELD, pointer)
     if upper.more and not upper.frag_off and end - upper.off < _UPPER_LEN.get(upper.proto, 0):
         raise HeaderError("ipv6_fragment_dropped_incomplete_headers", ipv6.INCOMPLETE_CHAIN, 0)
     return Piece(

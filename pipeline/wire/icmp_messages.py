@@ -35,7 +35,7 @@ def translated(kind: int, code: int) -> tuple[int, int]:
         return icmp.UNREACHABLE, _UNREACHABLE_CODES.get(code, icmp.HOST_UNREACHABLE)
     if kind == icmpv6.PACKET_TOO_BIG:
         return icmp.UNREACHABLE, icmp.FRAGMENTATION_NEEDED
-    if (kind, code) == (icmpv6.PARAMETER_PROBLEM, icmpv6.UNKNOWN_NEXT_HEADER):
+    if (kind, code) == (icmpv6.PARAMETER_PROBLEM, ipv6.UNKNOWN_NEXT_HEADER):
         return icmp.UNREACHABLE, icmp.PROTOCOL_UNREACHABLE
     return _TYPES.get(kind, UNKNOWN), code
 

@@ -54,10 +54,6 @@ REJECT_ROUTE: Final = 6
 HOPS_EXCEEDED: Final = 0
 REASSEMBLY_EXCEEDED: Final = 1
 
-WRONG_FIELD: Final = 0
-UNKNOWN_NEXT_HEADER: Final = 1
-UNKNOWN_OPTION: Final = 2
-
 MAX_QUOTED: Final = ipv6.MIN_MTU - ipv6.HEADER_LEN - HEADER_LEN
 """The most bytes of the offending packet that an error quotes (RFC 4443 section 2.4 c)."""
 
@@ -158,7 +154,7 @@ def unreachable(code: int, mtu: int, named_at: int) -> icmp.Says:
     if code == icmp.FRAGMENTATION_NEEDED:
         return icmp.Says(PACKET_TOO_BIG, 0, max(mtu, ipv6.MIN_MTU))
     if code == icmp.PROTOCOL_UNREACHABLE:
-        return icmp.Says(PARAMETER_PROBLEM, UNKNOWN_NEXT_HEADER, named_at)
+        return icmp.Says(PARAMETER_PROBLEM, ipv6.UNKNOWN_NEXT_HEADER, named_at)
     return icmp.Says(UNREACHABLE, CODES.get(code, NO_ROUTE), 0)
 
 

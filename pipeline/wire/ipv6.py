@@ -9,7 +9,8 @@ an IPv4 address, so parse() refuses it: such packets must not appear on a link (
     ver|traffic class|flow     payload_len  next_header  hop_limit  src  dst  extension headers
 
 All extension headers but Fragment and Authentication begin with the type of the next header and their length
-in units of 8 bytes, the first unit not counted (RFC 6564 section 4).
+in units of 8 bytes, the first unit not counted (RFC 6564 section 4). walk() finds what comes after them.
+check_extensions() then refuses headers and options that a node must not skip.
 """
 
 from struct import Struct
@@ -33,8 +34,15 @@ PAYLOAD_LEN_AT: Final = 4
 NEXT_HEADER_AT: Final = 6
 """Offsets of these fields in the fixed header."""
 
+MAX_OPTIONS: Final = 32
+"""The most options of one packet that are read, with those that only pad (RFC 8504 section 5.3)."""
+
+WRONG_FIELD: Final = 0
+UNKNOWN_NEXT_HEADER: Final = 1
+UNKNOWN_OPTION: Final = 2
 INCOMPLETE_CHAIN: Final = 3
-"""Code of a parameter problem: a first fragment has not all headers (RFC 7112 section 5)."""
+"""Codes of a parameter problem (RFC 4443 section 3.4). The last one: a first fragment has not all headers
+(RFC 7112 section 5)."""
 
 PROTO_FRAGMENT: Final = 44
 PROTO_ICMPV6: Final = 58
@@ -42,10 +50,19 @@ PROTO_ICMPV6: Final = 58
 ALL_NODES: Final = 0xFF02 << 112 | 1
 """ff02::1"""
 
+_HOP_BY_HOP: Final = 0
 _ROUTING: Final = 43
 _AUTHENTICATION: Final = 51
-_EXTENSIONS: Final = frozenset((0, _ROUTING, PROTO_FRAGMENT, _AUTHENTICATION, 60, 135, 139, 140))
-"""Hop-by-hop, routing, fragment, authentication, destination, mobility (RFC 6275), HIP, Shim6."""
+_DESTINATION: Final = 60
+_EXTENSIONS: Final = frozenset(
+    (_HOP_BY_HOP, _ROUTING, PROTO_FRAGMENT, _AUTHENTICATION, _DESTINATION, 135, 139, 140)
+)
+"""The last three: mobility (RFC 6275), HIP, Shim6."""
+_PAD1: Final = 0
+_SKIP: Final = 0
+_DISCARD: Final = 1
+_REPORT_UNLESS_GROUP: Final = 3
+"""What the highest two bits of an option's type say if it is unknown. 2 is to discard and report it."""
 _LINK_LOCAL: Final = 0xFE80 << 112
 _SOLICITED_NODE: Final = 0xFF02 << 112 | 0x1_FF00_0000
 _GROUP_MAC: Final = b"\x33\x33"
@@ -127,22 +144,78 @@ def walk(view: memoryview | bytes, at: int, end: int, proto: int) -> Upper:
         if at + 8 > end or (more and proto == PROTO_FRAGMENT):
             raise _incomplete(more)
         extensions += 1
-        length = 8
-        if proto == _AUTHENTICATION:
-            length = (view[at + 1] + 2) * 4
-        elif proto == PROTO_FRAGMENT:
+        if proto == PROTO_FRAGMENT:
             _, field, ident = FRAGMENT_HEADER.unpack_from(view, at)
             has_fragment, more, frag_off = True, field & _MORE != 0, field & _OFFSET
             fragment_at, fragment_named_at = at, named_at
-        else:
-            length = (view[at + 1] + 1) * 8
-            is_routed = is_routed or (proto == _ROUTING and view[at + 3] != 0)
-        proto, named_at, at = view[at], at, at + length
+        is_routed = is_routed or (proto == _ROUTING and view[at + 3] != 0)
+        proto, named_at, at = view[at], at, at + _extension_len(view, at, proto)
     if at > end:
         raise _incomplete(more)
     return Upper(
         proto, at, has_fragment, frag_off, more, is_routed, named_at, ident, fragment_at, fragment_named_at
     )
+
+
+def _extension_len(view: memoryview | bytes, at: int, proto: int) -> int:
+    """Bytes of the extension header at ``at``, whose type is ``proto``."""
+    if proto == PROTO_FRAGMENT:
+        return FRAGMENT_HEADER_LEN
+    if proto == _AUTHENTICATION:
+        return (view[at + 1] + 2) * 4
+    return (view[at + 1] + 1) * 8
+
+
+def check_extensions(
+    view: memoryview | bytes, at: int, upper_off: int, proto: int, *, to_group: bool
+) -> None:
+    """Refuse what must not be skipped in view[at:upper_off], which walk() has skipped (RFC 8200 section 4).
+
+    at, proto: as for walk(). to_group: the packet is for a group. Raises HeaderError for an unknown option
+    that asks for an answer, a Routing header with segments left, and a Hop-by-Hop header after another one.
+    Raises WireError for an unknown option that asks for silence, and for malformed or too many options.
+    """
+    packet = at - HEADER_LEN
+    named_at = packet + NEXT_HEADER_AT
+    left = MAX_OPTIONS
+    is_first = True
+    while at < upper_off:
+        length = _extension_len(view, at, proto)
+        if proto == _HOP_BY_HOP and not is_first:
+            raise HeaderError("ipv6_packet_dropped_misplaced_header", UNKNOWN_NEXT_HEADER, named_at - packet)
+        if proto == _ROUTING and view[at + 3]:
+            raise HeaderError("ipv6_packet_dropped_source_route", WRONG_FIELD, at + 2 - packet)
+        if proto in (_HOP_BY_HOP, _DESTINATION):
+            left = _check_options(view, packet, at + 2, at + length, left, to_group)
+        proto, named_at, at = view[at], at, at + length
+        is_first = False
+
+
+def _check_options(
+    view: memoryview | bytes, packet: int, at: int, end: int, left: int, to_group: bool
+) -> int:
+    """Refuse what must not be skipped among the options view[at:end] (RFC 8200 section 4.2).
+
+    No option is known: those that ordinary hosts send, such as Router Alert, may be skipped. packet: where
+    the packet begins. left: how many options may be read. Returns how many may be read after that.
+    """
+    while at < end:
+        if not left:
+            raise WireError("ipv6_packet_dropped_too_many_options")
+        left -= 1
+        kind = view[at]
+        if kind == _PAD1:
+            at += 1
+            continue
+        if at + 2 > end or at + 2 + view[at + 1] > end:
+            raise WireError("ipv6_packet_dropped_bad_option")
+        action = kind >> 6
+        if action == _DISCARD or (action == _REPORT_UNLESS_GROUP and to_group):
+            raise WireError("ipv6_packet_dropped_unknown_option")
+        if action != _SKIP:
+            raise HeaderError("ipv6_packet_dropped_unknown_option", UNKNOWN_OPTION, at - packet)
+        at += 2 + view[at + 1]
+    return left
 
 
 def _incomplete(first_fragment: bool) -> WireError:

@@ -136,8 +136,8 @@ def test_rfc_4443_2_2_the_source_is_the_gateways_address_or_the_one_that_was_add
 
 # --- when none is sent ---------------------------------------------------------------------------
 
-PROBLEM = HeaderError("ipv6_fragment_dropped_bad_length", icmpv6.WRONG_FIELD, 4)
-OPTION = HeaderError("ipv6_fragment_dropped_bad_length", icmpv6.UNKNOWN_OPTION, 42)
+PROBLEM = HeaderError("ipv6_fragment_dropped_bad_length", ipv6.WRONG_FIELD, 4)
+OPTION = HeaderError("ipv6_fragment_dropped_bad_length", ipv6.UNKNOWN_OPTION, 42)
 
 
 def answers(about: bytes) -> list[engine.Error | None]:

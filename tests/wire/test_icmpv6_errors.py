@@ -46,7 +46,7 @@ def test_rfc_4443_3_types_and_codes_have_their_numbers() -> None:
         icmp.TTL_EXCEEDED,
         icmp.REASSEMBLY_EXCEEDED,
     )
-    assert (icmpv6.WRONG_FIELD, icmpv6.UNKNOWN_NEXT_HEADER, icmpv6.UNKNOWN_OPTION) == (0, 1, 2)
+    assert (ipv6.WRONG_FIELD, ipv6.UNKNOWN_NEXT_HEADER, ipv6.UNKNOWN_OPTION) == (0, 1, 2)
 
 
 @pytest.mark.parametrize(

@@ -167,6 +167,111 @@ def test_the_number_of_headers_is_bounded(count: int) -> None:
             walk(chain, DESTINATION)
 
 
+def refused(*headers: tuple[int, bytes], to_group: bool = False) -> WireError | None:
+    """What check_extensions() raises for a packet with these headers. Each has a type and its bytes after the
+    first one.
+    """
+    types = [proto for proto, _ in headers] + [UDP]
+    chain = b"".join(
+        bytes((next_type,)) + rest for (_, rest), next_type in zip(headers, types[1:], strict=True)
+    )
+    packet = ipv6.build(len(chain), types[0], 64, SRC, DST) + chain
+    upper = ipv6.walk(packet, 40, len(packet), types[0])
+    try:
+        ipv6.check_extensions(packet, 40, upper.off, types[0], to_group=to_group)
+    except WireError as error:
+        return error
+    return None
+
+
+def options(*rows: bytes, units: int = 0) -> bytes:
+    """An options header without its first byte: 6 bytes of options, and 8 more for each unit."""
+    text = bytes((units,)) + b"".join(rows)
+    assert len(text) == 7 + 8 * units
+    return text
+
+
+PAD4 = bytes((1, 2, 0, 0))
+
+
+@pytest.mark.parametrize("proto", [HOP_BY_HOP, DESTINATION])
+@pytest.mark.parametrize("kind", [0x3E, 0x7E, 0xBE, 0xFE])
+@pytest.mark.parametrize("to_group", [False, True])
+def test_rfc_8200_4_2_the_highest_bits_say_what_an_unknown_option_leads_to(
+    proto: int, kind: int, to_group: bool
+) -> None:
+    error = refused((proto, options(PAD4, bytes((kind, 0)))), to_group=to_group)
+    if kind == 0x3E:
+        assert error is None
+        return
+    assert error is not None
+    assert error.reason == "ipv6_packet_dropped_unknown_option"
+    if kind == 0x7E or (kind == 0xFE and to_group):
+        assert not isinstance(error, HeaderError)
+    else:
+        assert isinstance(error, HeaderError)
+        assert (error.code, error.pointer) == (2, 40 + 2 + 4)
+
+
+def test_the_pointer_of_an_unknown_option_counts_earlier_headers() -> None:
+    error = refused(
+        (HOP_BY_HOP, options(bytes((5, 2, 0, 0, 1, 0)))),
+        (44, bytes(7)),
+        (DESTINATION, options(bytes(5), bytes((1, 0)), bytes((0xC9, 5)), bytes(5), units=1)),
+    )
+    assert isinstance(error, HeaderError)
+    assert (error.code, error.pointer) == (2, 40 + 8 + 8 + 2 + 7)
+
+
+@pytest.mark.parametrize("text", [bytes((1, 5)) + bytes(4), bytes(5) + b"\x05", bytes((5, 255)) + bytes(4)])
+def test_an_option_that_does_not_end_in_its_header_is_refused(text: bytes) -> None:
+    error = refused((DESTINATION, options(text)))
+    assert error is not None
+    assert error.reason == "ipv6_packet_dropped_bad_option"
+
+
+@pytest.mark.parametrize("count", [ipv6.MAX_OPTIONS, ipv6.MAX_OPTIONS + 1])
+def test_the_number_of_options_is_bounded_over_all_headers(count: int) -> None:
+    rest = count - 15
+    first = options(bytes(14), bytes((1, 6)), bytes(6), units=2)
+    last = options(bytes(rest - 1), bytes((1, 37 - rest)), bytes(37 - rest), units=4)
+    error = refused((HOP_BY_HOP, first), (DESTINATION, last))
+    if count == ipv6.MAX_OPTIONS:
+        assert error is None
+    else:
+        assert error is not None
+        assert error.reason == "ipv6_packet_dropped_too_many_options"
+
+
+def test_a_hop_by_hop_header_is_the_first_one() -> None:
+    pads = options(PAD4, bytes((1, 0)))
+    assert refused((HOP_BY_HOP, pads), (DESTINATION, pads)) is None
+    error = refused((DESTINATION, pads), (HOP_BY_HOP, pads))
+    assert isinstance(error, HeaderError)
+    assert (error.reason, error.code, error.pointer) == ("ipv6_packet_dropped_misplaced_header", 1, 40)
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_rfc_8200_4_4_a_source_route_is_answered_with_where_its_type_stands(left: int) -> None:
+    error = refused((ROUTING, bytes((0, 0, left)) + bytes(4)))
+    if left:
+        assert isinstance(error, HeaderError)
+        assert (error.reason, error.code, error.pointer) == ("ipv6_packet_dropped_source_route", 0, 42)
+    else:
+        assert error is None
+
+
+@given(windows(300), st.sampled_from([HOP_BY_HOP, DESTINATION, ROUTING, 44, 51]), st.booleans())
+def test_any_extension_headers_pass_or_are_refused_by_name(
+    window: tuple[memoryview, int, int], proto: int, to_group: bool
+) -> None:
+    view, off, end = window
+    end = min(end, len(view))
+    upper = parsed(ipv6.walk, view, off, end, proto) if off <= end else None
+    if upper is not None:
+        parsed(lambda: ipv6.check_extensions(view, off, upper.off, proto, to_group=to_group))
+
+
 @pytest.mark.parametrize("chain", [b"", bytes(7), bytes((UDP, 1)) + bytes(6)])
 def test_a_header_that_does_not_end_in_the_packet_is_truncated(chain: bytes) -> None:
     with pytest.raises(WireError, match="ipv6_packet_dropped_truncated"):

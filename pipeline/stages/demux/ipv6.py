@@ -56,6 +56,9 @@ class Ipv6Input:
         begin = off + ipv6.HEADER_LEN
         end = begin + header.payload_len
         upper = ipv6.walk(view, begin, end, header.next_header)
+        if upper.off != begin:
+            to_group = is_multicast(header.dst)
+            ipv6.check_extensions(view, begin, upper.off, header.next_header, to_group=to_group)
         is_discovery = (
             upper.proto == ipv6.PROTO_ICMPV6
             and not upper.frag_off
@@ -67,10 +70,7 @@ class Ipv6Input:
             return
         if header.src:
             self.neighbors.learn(header.src, mac, frame.link, now)
-        if upper.is_routed:
-            # RFC 5095: source routes are not followed.
-            self._drop(_NO_ROUTE, frame)
-        elif is_multicast(header.dst) and not _is_for_dhcp(header, upper):
+        if is_multicast(header.dst) and not _is_for_dhcp(header, upper):
             # For groups of guests, such as mDNS. They have got the frame from the switch.
             self.worker.free(frame.slot)
         elif not header.src or (header.dst not in self.to_gateway and _stays_on_link(header)):

@@ -38,10 +38,8 @@ def packet(src: int, dst: int, proto: int, payload: bytes, hop_limit: int = 64) 
         (LOCAL[1], OUTSIDE, ipv4.PROTO_TCP, bytes(20)),
         (GLOBAL[1], LOCAL[2], ipv4.PROTO_UDP, bytes(8)),
         (0, OUTSIDE, ipv4.PROTO_UDP, bytes(8)),
-        (GLOBAL[1], GATEWAY, 43, ROUTED),
-        (GLOBAL[1], OUTSIDE, 43, ROUTED),
     ],
-    ids=["link-local source", "link-local destination", "no source", "source route", "source route beyond"],
+    ids=["link-local source", "link-local destination", "no source"],
 )
 def test_packets_that_no_router_forwards_are_dropped(
     rig: Rig, src: int, dst: int, proto: int, payload: bytes
@@ -49,6 +47,27 @@ def test_packets_that_no_router_forwards_are_dropped(
     told = [(1, 2, 0)] if src == LOCAL[1] else []
     assert errors_of(rig.send(1, packet(src, dst, proto, payload))) == told
     assert rig.count("ipv6_packet_dropped_no_route") == 1
+
+
+@pytest.mark.parametrize("dst", [GATEWAY, OUTSIDE])
+def test_source_routes_are_not_followed(rig: Rig, dst: int) -> None:
+    rig.meet()
+    told = errors_of(rig.send(1, packet(GLOBAL[1], dst, 43, ROUTED)))
+    assert told == [(icmpv6.PARAMETER_PROBLEM, ipv6.WRONG_FIELD, 42)]
+    assert rig.count("ipv6_packet_dropped_source_route") == 1
+
+
+@pytest.mark.parametrize("proto", [ipv4.PROTO_TCP, ipv4.PROTO_UDP, icmpv6.PROTO_ICMPV6])
+@pytest.mark.parametrize(("dst", "pointer"), [(GATEWAY, 42), (OUTSIDE, 42)])
+def test_an_unknown_option_is_answered_whatever_comes_after_it(
+    rig: Rig, proto: int, dst: int, pointer: int
+) -> None:
+    rig.meet()
+    option = bytes((proto, 0, 0x9E, 4)) + bytes(4)
+    told = errors_of(rig.send(1, packet(GLOBAL[1], dst, 60, option + tcp_segment(GLOBAL[1], dst))))
+    assert told == [(icmpv6.PARAMETER_PROBLEM, ipv6.UNKNOWN_OPTION, pointer)]
+    assert rig.count("ipv6_packet_dropped_unknown_option") == 1
+    assert not rig.neighbours["tcp0"].take(kinds.TCP_RANGE)
 
 
 def test_a_guest_that_has_no_address_beyond_the_link_is_told(rig: Rig) -> None:
@@ -108,7 +127,7 @@ def errors_of(frames: list[bytes]) -> list[tuple[int, int, int]]:
 def test_unknown_protocols_are_answered_with_where_they_stand(rig: Rig) -> None:
     rig.meet()
     frames = rig.send(1, packet(GLOBAL[1], OUTSIDE, 132, bytes(12)))
-    assert errors_of(frames) == [(icmpv6.PARAMETER_PROBLEM, icmpv6.UNKNOWN_NEXT_HEADER, 6)]
+    assert errors_of(frames) == [(icmpv6.PARAMETER_PROBLEM, ipv6.UNKNOWN_NEXT_HEADER, 6)]
     assert rig.count("ipv6_packet_dropped_unknown_protocol") == 1
 
 
@@ -144,7 +163,7 @@ def test_a_fragment_of_a_wrong_length_is_answered(rig: Rig) -> None:
     rig.meet()
     head = ipv6.build_fragment(ipv4.PROTO_UDP, 0, True, 9)
     frames = rig.send(1, packet(GLOBAL[1], OUTSIDE, 44, head + bytes(15)))
-    assert errors_of(frames) == [(icmpv6.PARAMETER_PROBLEM, icmpv6.WRONG_FIELD, 4)]
+    assert errors_of(frames) == [(icmpv6.PARAMETER_PROBLEM, ipv6.WRONG_FIELD, 4)]
 
 
 def test_a_segment_with_extension_headers_reaches_its_shard(rig: Rig) -> None:
