@@ -35,6 +35,7 @@ from pipeline.config.scalars import (
     OptionalIpv6,
     OptionalMac,
     SourceAddress,
+    StaticClient,
     Text,
     number,
     one_of,
@@ -124,7 +125,7 @@ class Ipv6Keys(Map):
     ipv6_gateway: OptionalIpv6 = field(default=0, metadata=_key("gateway"))
     ipv6_host: OptionalIpv6 = field(default=0, metadata=_key("host"))
     ipv6_nat64: Annotated[str, switch(*NAT64)] = field(default=AUTO, metadata=_key("nat64"))
-    ipv6_static_leases: dict[Ip6, Mac] = field(default_factory=dict, metadata=_key("static-leases"))
+    ipv6_static_leases: dict[Ip6, StaticClient] = field(default_factory=dict, metadata=_key("static-leases"))
 
 
 LimitKeys: Final[type[Map]] = make_dataclass(

@@ -14,6 +14,7 @@ from pipeline.config.choices import AUTO, GUARDED, OFF, SYMMETRIC
 from pipeline.config.limits import Limits
 from pipeline.config.scalars import (
     AnyNetwork,
+    Duid,
     Flag,
     NamePattern,
     OptionalAnyIp,
@@ -147,7 +148,7 @@ class Network:
     ipv6_gateway: int = 0  # 0 while IPv6 is off
     ipv6_host: int = 0  # means the host's ::1; 0 while IPv6 is off
     ipv6_nat64: str = AUTO  # one of NAT64
-    ipv6_static_leases: Mapping[int, bytes] = field(default_factory=dict)
+    ipv6_static_leases: Mapping[int, bytes | Duid] = field(default_factory=dict)
 
     @property
     def reserved(self) -> frozenset[int]:
@@ -158,6 +159,18 @@ class Network:
     def ipv6_first(self) -> int:
         """The first address of the /64 of guests; 0 while IPv6 is off."""
         return ip.network(self.ipv6_prefix)[0] if self.ipv6_enabled != OFF else 0
+
+    @property
+    def ipv6_mac_leases(self) -> dict[int, bytes]:
+        """The static leases of IPv6 that belong to a MAC: address -> MAC."""
+        leases = self.ipv6_static_leases.items()
+        return {addr: owner for addr, owner in leases if not isinstance(owner, Duid)}
+
+    @property
+    def ipv6_duid_leases(self) -> dict[int, bytes]:
+        """The static leases of IPv6 that belong to a DUID: address -> DUID."""
+        leases = self.ipv6_static_leases.items()
+        return {addr: owner.value for addr, owner in leases if isinstance(owner, Duid)}
 
     @property
     def has_nat64(self) -> bool:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final
 
 from pipeline.engines.dns.patterns import Regexp, RegexpError
 from pipeline.go import flags
-from pipeline.wire import ethernet, ip
+from pipeline.wire import dhcpv6, ethernet, ip
 
 _TRUE: Final = frozenset({"true", "True", "TRUE", "yes", "Yes", "YES", "on", "On", "ON", "y", "Y"})
 _FALSE: Final = frozenset({"false", "False", "FALSE", "no", "No", "NO", "off", "Off", "OFF", "n", "N"})
@@ -24,6 +24,8 @@ _INTERFACE: Final = re.compile(r"[!-.0-9;-~]{1,15}", re.ASCII)
 _SERVER: Final = re.compile(r"(?:([0-9.]+)|\[([^\[\]]+)\])(?::([0-9]{1,5}))?", re.ASCII)
 _HOST_LABEL: Final = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _HOST_NAME: Final = re.compile(rf"{_HOST_LABEL}(\.{_HOST_LABEL})*")
+DUID_MARK: Final = "duid:"
+"""Before a DUID. So it is no MAC address, and a MAC address with a byte too few or too many is no DUID."""
 MAX_INTERFACE: Final = 15
 MAX_ZONE: Final = 189
 """Characters of a zone, so that a label of 63 and a dot fit before it into a name of 253."""
@@ -181,6 +183,30 @@ def _mac(value: object) -> bytes:
         raise ValueError("must be a MAC address such as 5a:94:ef:e4:0c:ee") from None
 
 
+@dataclass(frozen=True, slots=True)
+class Duid:
+    """The DUID of a DHCPv6 client. It has a class of its own, since it may be as long as a MAC address."""
+
+    value: bytes
+
+
+def _static_client(value: object) -> bytes | Duid:
+    text = _text(value)
+    try:
+        if text.startswith(DUID_MARK):
+            return Duid(dhcpv6.duid_parse(text.removeprefix(DUID_MARK)))
+        return ethernet.mac_parse(text)
+    except ValueError:
+        raise ValueError(
+            f"must be a MAC address such as 5a:94:ef:e4:0c:ee, or {DUID_MARK} with {dhcpv6.MIN_DUID} to "
+            f"{dhcpv6.MAX_DUID} bytes such as {DUID_MARK}00:03:00:01:5a:94:ef:e4:0c:ee"
+        ) from None
+
+
+def _static_client_text(owner: bytes | Duid) -> str:
+    return DUID_MARK + dhcpv6.duid_text(owner.value) if isinstance(owner, Duid) else ethernet.mac_text(owner)
+
+
 def _regexp(value: object) -> str:
     text = _text(value)
     try:
@@ -333,6 +359,11 @@ Mac = Annotated[bytes, Check(_mac, ethernet.mac_text, _pattern(ethernet.MAC_PATT
 OptionalMac = Annotated[
     bytes, Check(_optional(_mac, b""), ethernet.mac_text, _pattern("", ethernet.MAC_PATTERN))
 ]
+_DUID: Final = f"{DUID_MARK}({dhcpv6.DUID_PATTERN})"
+StaticClient = Annotated[
+    bytes | Duid, Check(_static_client, _static_client_text, _pattern(ethernet.MAC_PATTERN, _DUID))
+]
+"""The owner of a static lease of DHCPv6: a MAC address (6 bytes), or a DUID."""
 OptionalAnyIp = Annotated[str, Check(_optional(_any_ip, ""), schema=_pattern("", _IPV4, _IPV6_SHAPE))]
 SourceAddress = Annotated[str, Check(_optional(source_address, ""), schema=_pattern("", _IPV4))]
 """The address of sockets that go out, or an empty text."""

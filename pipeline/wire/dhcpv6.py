@@ -14,6 +14,7 @@ may hold options itself (section 9): those of an IA are parsed and built by pars
 All times are in seconds.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from struct import Struct
 from typing import Final, NamedTuple
@@ -66,6 +67,11 @@ MAX_OPTIONS: Final = 64
 MIN_DUID: Final = 3
 MAX_DUID: Final = 130
 """A DUID is a type of 2 bytes, and 1 to 128 bytes after it (section 11.1)."""
+_BYTE: Final = "[0-9a-fA-F]{2}"
+DUID_PATTERN: Final = "|".join(
+    f"{_BYTE}(?:{mark}{_BYTE}){{{MIN_DUID - 1},{MAX_DUID - 1}}}" for mark in (":", "-")
+)
+_DUID_TEXT: Final = re.compile(DUID_PATTERN)
 
 _HEADER: Final = Struct("!I")
 _OPTION: Final = Struct("!HH")
@@ -230,3 +236,15 @@ def build_status(code: int) -> tuple[int, bytes]:
 def duid_ll(mac: bytes) -> bytes:
     """The DUID of a device with this MAC address: type DUID-LL (section 11.4)."""
     return _DUID_LL.pack(_DUID_LL_TYPE, _ETHERNET, mac)
+
+
+def duid_text(duid: bytes) -> str:
+    """The text ``00:03:00:01:5a:94:ef:e4:0c:dd``: lower case, with colons."""
+    return duid.hex(":")
+
+
+def duid_parse(text: str) -> bytes:
+    """The bytes of a DUID as in duid_text(), in any case, with colons or dashes. ValueError otherwise."""
+    if not _DUID_TEXT.fullmatch(text):
+        raise ValueError(f"invalid DUID: {text}")
+    return bytes.fromhex(text.replace("-", "").replace(":", ""))

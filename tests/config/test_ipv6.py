@@ -152,6 +152,42 @@ def test_a_static_lease_of_an_address_that_no_guest_may_have_is_refused(file, ad
     assert build("-config", file(f"ipv6: {{enabled: off, {text}}}"))[0].network.ipv6_first == 0
 
 
+def test_a_static_lease_may_belong_to_a_duid_and_six_bytes_are_one_after_the_mark(file) -> None:
+    texts = {
+        "2001:db8:7::5": "5a:94:ef:e4:0c:ee",
+        "2001:db8:7::6": "duid:5a:94:ef:e4:0c:ee",
+        "2001:db8:7::7": "duid:00-03-00-01-5A-94-EF-E4-0C-EE",
+    }
+    keys = {"enabled": "on", "prefix": "2001:db8:7::/64", "static-leases": texts}
+    made, warnings = build("-config", file(yaml.safe_dump({"ipv6": keys})))
+    assert warnings == ()
+    mac = bytes.fromhex("5a94efe40cee")
+    of_duids = {ip.parse("2001:db8:7::6"): mac, ip.parse("2001:db8:7::7"): bytes.fromhex("00030001") + mac}
+    assert made.network.ipv6_mac_leases == {ip.parse("2001:db8:7::5"): mac}
+    assert made.network.ipv6_duid_leases == of_duids
+    text = yaml.safe_dump(as_file(made))
+    assert "2001:db8:7::6: duid:5a:94:ef:e4:0c:ee\n" in text
+    assert "2001:db8:7::7: duid:00:03:00:01:5a:94:ef:e4:0c:ee\n" in text
+    assert build("-config", file(text))[0] == made
+
+
+@pytest.mark.parametrize("address", ["2001:db8:7::1", "2001:db8:8::5"])
+def test_the_address_of_a_duid_is_checked_like_that_of_a_mac(file, address: str) -> None:
+    text = f"static-leases: {{'{address}': 'duid:00:03:00:01:5a:94'}}"
+    with pytest.raises(ConfigError, match=f"ipv6.static-leases: {address} is not an address of a guest"):
+        build("-config", file(f"ipv6: {{enabled: on, prefix: '2001:db8:7::/64', {text}}}"))
+
+
+@pytest.mark.parametrize("owner", ["5a:94:ef:e4:0c", "5a:94:ef:e4:0c:ee:01", "duid:00:03", "vm", ""])
+def test_a_static_lease_must_belong_to_a_mac_or_a_duid(file, owner: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        build("-config", file(f"ipv6: {{static-leases: {{'fd00::5': '{owner}'}}}}"))
+    assert str(refused.value).endswith(
+        "line 1: ipv6.static-leases.fd00::5: must be a MAC address such as 5a:94:ef:e4:0c:ee, or duid: with "
+        f'3 to 130 bytes such as duid:00:03:00:01:5a:94:ef:e4:0c:ee, not "{owner}"'
+    )
+
+
 @pytest.mark.parametrize("address", ["192.168.127.5", "::ffff:192.168.127.5", "::", "fd00::5%eth0", "x"])
 def test_a_static_lease_must_have_an_ipv6_address(file, address: str) -> None:
     with pytest.raises(ConfigError, match="must be an IPv6 address such as"):

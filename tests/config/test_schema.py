@@ -54,6 +54,9 @@ GOOD = [
     "ipv6: {enabled: auto, gateway: 'fd12:3456:789a:1::53', host: ''}",
     "egress-policy: {rules: [{action: allow, guests: [fd00::2], networks: [fd00::/8]}]}",
     "ipv6: {enabled: ~, prefix: '2001:db8::/64'}",
+    "ipv6: {static-leases: {'fd00::5': 5A-94-EF-E4-0C-EE, 'fd00::6': duid:00:03:00:01:5a:94:ef:e4:0c:ee}}",
+    "ipv6: {static-leases: {'fd00::5': 'duid:00-02-AB', 'fd00::6': 'duid:5a:94:ef:e4:0c:ee'}}",
+    f"ipv6: {{static-leases: {{'fd00::5': 'duid:00:04{128 * ':ab'}'}}}}",
     "udp-nat: full-cone\nguests: isolated\nproxy-protocol: {'127.0.0.1:80': v2}",
     "limits: {max-tcp-flows: 1, max-closing-bytes: 0}",
 ]
@@ -110,6 +113,12 @@ BAD = [
     "ipv6: {prefix: 'fe80::/64'}",
     "ipv6: {prefix: '64:ff9b::/64'}",
     "ipv6: {prefix: 10.0.0.0/24}",
+    "ipv6: {static-leases: {'fd00::5': '00:03:00:01:5a:94:ef:e4:0c:ee'}}",
+    "ipv6: {static-leases: {'fd00::5': 'duid:'}}",
+    "ipv6: {static-leases: {'fd00::5': 'duid:00:03'}}",
+    "ipv6: {static-leases: {'fd00::5': 'duid:00:03-00'}}",
+    "ipv6: {static-leases: {'fd00::5': 'DUID:00:03:00'}}",
+    f"ipv6: {{static-leases: {{'fd00::5': 'duid:00:04{129 * ':ab'}'}}}}",
     "guests: none",
     "proxy-protocol: {'127.0.0.1:80': v3}",
     "proxy-protocol: {'80': v1}",
@@ -181,7 +190,8 @@ SHOWN = {
         "udp-nat: full-cone\nstate-file: /var/lib/leases.json\ndns-servers: [10.0.0.1, '[fd00::1]:5353']\n"
         "outbound-address: 10.9.9.9\noutbound-interface: eth0\nguest-names: vm.internal\n"
         "ipv6: {enabled: on, prefix: 'fd12:3456:789a:1::/64', nat64: off, "
-        "static-leases: {'fd12:3456:789a:1::5': '5a:94:ef:e4:0c:01'}}\n"
+        "static-leases: {'fd12:3456:789a:1::5': '5a:94:ef:e4:0c:01', "
+        "'fd12:3456:789a:1::6': 'duid:00:03:00:01:5a:94:ef:e4:0c:01'}}\n"
     ),
     "links": (
         "listen: [unix:///a, vsock://:1024]\nservices: unix:///s\nmetrics: 127.0.0.1:9100\n"

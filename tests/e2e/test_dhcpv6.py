@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.wire import ethernet, ip, ipv6
+from pipeline.wire import dhcpv6, ethernet, ip, ipv6
 from tests.e2e.test_ipv6 import (
     ADDRESSES,
     ADDRS,
@@ -21,8 +21,10 @@ from tests.e2e.test_ipv6 import (
     program,
     shown,
 )
+from tests.support.agent import run_client
 from tests.support.daemon import Daemon
 from tests.support.netns import Namespace, Network, leftovers, wait_for
+from tests.support.servers import DATA, Servers
 
 pytestmark = pytest.mark.e2e
 
@@ -44,6 +46,7 @@ esac
 exit 0
 """
 POOL = ADDRESSES.prefix | 0x1_0000
+MIB = 1 << 20
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +194,29 @@ def test_a_static_lease_of_the_configuration_is_the_macs(network: Network, tmp_p
         assert leases(guests.daemon)[addr] == MACS[1]
         assert second.bound() == addr
         assert " 0% packet loss" in ping(second.guest, GATEWAY, "-I", addr)
+
+
+def test_a_static_lease_of_a_duid_stays_the_first_guests_and_a_forward_leads_to_it(
+    network: Network, tmp_path: Path
+) -> None:
+    addr = ip.text(ADDRESSES.prefix | 0x66)
+    duid = dhcpv6.duid_ll(ethernet.mac_parse(MACS[0]))
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        f"ipv6: {{static-leases: {{'{addr}': 'duid:{dhcpv6.duid_text(duid)}'}}}}\n"
+        f"stack: {{forwards: {{'127.0.0.1:9166': '[{addr}]:{DATA}'}}}}\n"
+    )
+    with guests_of(network, "-config", str(path)) as guests, clients_of(guests, tmp_path) as (first, second):
+        assert addr not in leases(guests.daemon)
+        assert first.bound() == addr
+        assert leases(guests.daemon)[addr] == MACS[0]
+        # The second guest has heard the DUID, and names it.
+        text = "".join(f"\\{byte:03o}" for byte in duid)
+        (tmp_path / "second" / "leases").write_text(f'default-duid "{text}";\n')
+        assert ip.parse(second.bound()) >> 16 == POOL >> 16
+        assert leases(guests.daemon)[addr] == MACS[0]
+        with contextlib.closing(Servers(network.guests[0], network.directory, "::")):
+            assert run_client(network.host, "transfer", "127.0.0.1", 9166, MIB, MIB)["errors"] == []
 
 
 def test_advertisements_say_that_addresses_and_other_parameters_are_available(network: Network) -> None:

@@ -24,7 +24,8 @@ class Settings(NamedTuple):
     ipv6_host: int = NET | 0xFE
     gateway_mac: bytes = GATEWAY_MAC
     dns_search_domains: tuple[str, ...] = ()
-    ipv6_static_leases: dict[int, bytes] = {}  # noqa: RUF012
+    ipv6_mac_leases: dict[int, bytes] = {}  # noqa: RUF012
+    ipv6_duid_leases: dict[int, bytes] = {}  # noqa: RUF012
 
 
 def mac(n: int) -> bytes:

@@ -123,6 +123,32 @@ def test_a_duid_has_a_type_and_1_to_128_bytes(length: int, fits: bool) -> None:
         message.duid(dhcpv6.CLIENT_ID)
 
 
+@given(st.binary(min_size=dhcpv6.MIN_DUID, max_size=dhcpv6.MAX_DUID))
+def test_the_text_of_a_duid_reads_back_in_any_case_and_with_dashes(duid: bytes) -> None:
+    text = dhcpv6.duid_text(duid)
+    for each in (text, text.upper(), text.replace(":", "-")):
+        assert dhcpv6.duid_parse(each) == duid
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "00:03",
+        ":".join(["00"] * 131),
+        "0:3:0:1",
+        "00:03-00",
+        "000300",
+        "00:03:0g",
+        "00:03:00:",
+        " 00:03:00",
+    ],
+)
+def test_other_texts_are_no_duid(text: str) -> None:
+    with pytest.raises(ValueError, match="invalid DUID"):
+        dhcpv6.duid_parse(text)
+
+
 def test_a_message_without_a_duid_has_an_empty_one() -> None:
     assert Message(dhcpv6.SOLICIT, 1, ()).duid(dhcpv6.CLIENT_ID) == b""
 

@@ -44,7 +44,11 @@ _READS: Final[Mapping[str, tuple[str, type[BaseModel] | None]]] = {
     "/cam": ("MAC address to number of the guest's link.", models.Cam),
     "/guests": ("What each guest has of all resources.", models.Guests),
     "/flows": ("Open flows of all guests.", models.Flows),
-    "/leases": ("IP address to MAC address, gateway and static leases included.", models.Leases),
+    "/leases": (
+        "IP address to MAC address, gateway and static leases included. "
+        "The static lease of a DUID is there while a guest has it.",
+        models.Leases,
+    ),
     "/services/dhcp/leases": ("The same as /leases.", models.Leases),
     "/services/dns/all": ("The zones of the name server; null when there are none.", models.Zones),
     "/services/forwarder/all": ("Open forwards, sorted by local address and protocol.", models.Forwards),

@@ -2,12 +2,15 @@
 
 Sans-IO: messages and the time go in, replies come out. leases.py decides which client gets which address.
 Here a client is a DUID, the IAID of one IA_NA, and the source MAC address of the frame. Each IA_NA gets one
-address. A DUID is only compared, never read (section 11). A static lease belongs to a MAC address alone.
-There are no addresses for IA_TA and no prefixes for IA_PD.
+address. A DUID is only compared, never read (section 11). There are no addresses for IA_TA and no prefixes
+for IA_PD.
 
 By section 12 a binding is found without the MAC address. But all guests of a link hear the DUIDs of the
 others, and copies of a machine have the same. The demux worker lets no guest use the MAC address of another
 live one. So no guest gets the lease of another guest, and copies get addresses of their own.
+
+A static lease belongs to a MAC address or to a DUID. That of a DUID wins, because it names one system. The
+first live link that takes it holds it (duid_leases.py). Meanwhile the DUID means nothing over other links.
 
 The server ignores the addresses that a client asks for. A client's first choice follows from its name. So it
 usually gets the same address again, also after a restart without a state file. An address that a client names
@@ -23,6 +26,7 @@ from ipaddress import IPv6Network
 from typing import Final, NamedTuple, Protocol
 from zlib import crc32
 
+from pipeline.engines.dhcp.duid_leases import DuidLeases
 from pipeline.engines.dhcp.lease import BOUND, OFFERED, Change
 from pipeline.engines.dhcp.leases import LOAN_OVER, NO_ADDRESS, TOO_MANY, Leases
 from pipeline.engines.guest_of import by_link
@@ -100,7 +104,12 @@ class Dhcp6Config(Protocol):
     @property
     def dns_search_domains(self) -> tuple[str, ...]: ...
     @property
-    def ipv6_static_leases(self) -> Mapping[int, bytes]: ...
+    def ipv6_mac_leases(self) -> Mapping[int, bytes]:
+        """Static leases: address -> MAC."""
+
+    @property
+    def ipv6_duid_leases(self) -> Mapping[int, bytes]:
+        """Static leases: address -> DUID."""
 
 
 class _Subnet(NamedTuple):
@@ -147,9 +156,11 @@ class Dhcp6:
         self._dns_servers = gateway.to_bytes(16, "big") if has_dns else b""
         self._search_list = dhcp.search_list_of(config.dns_search_domains, MAX_SEARCH_LIST)
         pool = IPv6Network((self._first | POOL, POOL_PREFIX))
-        subnet = _Subnet(
-            pool, gateway, config.gateway_mac, config.ipv6_static_leases, frozenset((config.ipv6_host,))
-        )
+        of_duids = config.ipv6_duid_leases
+        reserved = frozenset((config.ipv6_host, *of_duids))
+        subnet = _Subnet(pool, gateway, config.gateway_mac, config.ipv6_mac_leases, reserved)
+        self._duid_leases = DuidLeases(of_duids)
+        self._duid_lease_count = len(of_duids)
         self._leases = Leases(subnet, guest_of, first_choice=self._first_choice)
 
     def _first_choice(self, client: bytes) -> int:
@@ -162,11 +173,15 @@ class Dhcp6:
     @property
     def lease_count(self) -> int:
         """Dynamic and static leases."""
-        return self._leases.count
+        return self._leases.count + self._duid_lease_count
 
     def leases(self) -> dict[int, bytes]:
-        """Address -> MAC of the gateway, of the static leases and of every client that has an address."""
-        return {addr: client[: ethernet.MAC_LEN] for addr, client in self._leases.by_addr().items()}
+        """Address -> MAC of the gateway, of the static leases and of every client that has an address.
+
+        The static lease of a DUID is there while a client holds it. Before that nobody knows the MAC.
+        """
+        found = {addr: client[: ethernet.MAC_LEN] for addr, client in self._leases.by_addr().items()}
+        return found | self._duid_leases.by_addr()
 
     def sums(self) -> dict[int, int]:
         """How many leases each guest has, by its number, loans included."""
@@ -183,12 +198,15 @@ class Dhcp6:
     def _is_client(self, client: bytes) -> bool:
         """Whether this is the name of a client with a dynamic lease."""
         length = len(client) - _NAME_LEN
-        is_static = self._leases.has_static(client[: ethernet.MAC_LEN])
+        is_static = (
+            self._leases.has_static(client[: ethernet.MAC_LEN]) or client[_NAME_LEN:] in self._duid_leases
+        )
         return dhcpv6.MIN_DUID <= length <= dhcpv6.MAX_DUID and not is_static
 
     def on_link_down(self, link: int) -> None:
         """A guest's link is gone. Another guest may get its number."""
         self._leases.on_link_down(link)
+        self._duid_leases.on_link_down(link)
 
     # --- messages -----------------------------------------------------------------------
 
@@ -303,12 +321,17 @@ class Dhcp6:
         if kind == dhcpv6.REQUEST and not all(self._is_on_link(each.addr) for each in ia.addresses):
             return Ia(ia.code, ia.iaid, status=dhcpv6.NOT_ON_LINK)
         link, mac, _ = exchange.sender
-        client = self._client(exchange, ia)
+        duid = exchange.duid
+        has_duid_lease = self._duid_leases.is_open_to(duid, link)
+        client = duid if has_duid_lease else self._client(exchange, ia)
         if client in exchange.served:
-            # A MAC has one static lease, so a second IA gets no address.
+            # A MAC or a DUID has one static lease, so a second IA gets no address.
             return Ia(ia.code, ia.iaid, status=dhcpv6.NO_ADDRS_AVAIL)
         exchange.served.add(client)
-        grant = self._leases.give(client, b"", link, state, exchange.now)
+        if has_duid_lease:
+            grant = self._duid_leases.give(duid, link, mac, state)
+        else:
+            grant = self._leases.give(client, b"", link, state, exchange.now)
         if not grant.addr:
             refusal = _REFUSALS[grant.refusal]
             wanted = ia.addresses[0].addr if ia.addresses else 0
@@ -337,11 +360,16 @@ class Dhcp6:
         return self._reply(exchange, [dhcpv6.build_status(dhcpv6.SUCCESS), *unknown])
 
     def _is_bound(self, exchange: _Exchange, ia: Ia) -> bool:
-        client = self._client(exchange, ia)
-        return ia.code == dhcpv6.IA_NA and self._leases.is_holder(client, exchange.sender.link, exchange.now)
+        link, client = exchange.sender.link, self._client(exchange, ia)
+        return ia.code == dhcpv6.IA_NA and (
+            self._duid_leases.is_holder(exchange.duid, link)
+            or self._leases.is_holder(client, link, exchange.now)
+        )
 
     def _end(self, exchange: _Exchange, ia: Ia) -> None:
-        """The client gives up the lease of an IA, if the IA has its address. A static lease stays."""
+        """The client gives up the lease of an IA, if the IA has its address. The static lease of a MAC stays.
+        That of a DUID is open to all links again.
+        """
         link, mac, _ = exchange.sender
         client = self._client(exchange, ia)
         for addr in {each.addr for each in ia.addresses}:
@@ -349,5 +377,5 @@ class Dhcp6:
                 change, ended = "lease-released", self._leases.release(client, addr, link, exchange.now)
             else:
                 change, ended = "lease-declined", self._leases.decline(client, b"", addr, link, exchange.now)
-            if ended:
+            if ended or self._duid_leases.give_up(exchange.duid, addr, link):
                 exchange.changes.append(Change(change, mac, addr, 0))

@@ -31,7 +31,8 @@ class PolicyFilter:
         static: dict[int, bytes] = {}
         hosts: dict[int, int] = {}
         if network is not None:
-            static = {**network.dhcp_static_leases, **network.ipv6_static_leases}
+            # Nobody knows the MAC of a DUID. demux reports it when the client has its address.
+            static = {**network.dhcp_static_leases, **network.ipv6_mac_leases}
             if network.ipv6_host:
                 # A rule about the host's IPv4 address was written when there was no other one.
                 hosts[network.ipv6_host] = network.host_ip

@@ -108,7 +108,10 @@ class DhcpService:
             self._ipv6.set_search_domains(domains)
 
     def leases(self) -> dict[int, bytes]:
-        """Address -> MAC of the gateway, of the static leases and of every client that has an address."""
+        """Address -> MAC of the gateway, of the static leases and of every client that has an address.
+
+        The static lease of a DUID is there while a client holds it.
+        """
         return self._ipv4.leases() | (self._ipv6.leases() if self._ipv6 is not None else {})
 
     def sums(self) -> dict[int, int]:

@@ -13,6 +13,7 @@ from tests.support.dhcp6_clients import (
     GATEWAY,
     GATEWAY_MAC,
     IAID,
+    LAST,
     NET,
     Answer,
     Settings,
@@ -132,7 +133,7 @@ def test_a_link_that_is_gone_leaves_the_lease_to_its_client(engine: Dhcp6) -> No
 
 # --- static leases --------------------------------------------------------------------------------
 
-STATIC = Settings(ipv6_static_leases={NET | 0x77: mac(7), FIRST | 5: mac(8)})
+STATIC = Settings(ipv6_mac_leases={NET | 0x77: mac(7), FIRST | 5: mac(8)})
 
 
 def test_a_static_lease_is_that_of_a_mac_address_whatever_the_duid() -> None:
@@ -161,6 +162,153 @@ def test_a_static_lease_stays(kind: int) -> None:
 def test_a_static_address_of_the_pool_is_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server6, "crc32", lambda client: 5)
     assert leased(Dhcp6(STATIC)) == FIRST | 1
+
+
+# --- static leases of DUIDs -----------------------------------------------------------------------
+
+OF_DUID = NET | 0x66
+DUIDS = Settings(
+    ipv6_mac_leases={NET | 0x77: mac(7), NET | 0x88: mac(8)},
+    ipv6_duid_leases={OF_DUID: duid(1), NET | 0x67: duid(7)},
+)
+
+
+def granted(engine: Dhcp6, n: int, sender: int, link: int, kind: int = dhcpv6.REQUEST) -> int:
+    """The address for the client with the DUID duid(n), whose frames have the MAC address mac(sender)."""
+    return Answer(send(engine, message(kind, n, na()), link=link, mac=mac(sender))).addr
+
+
+def is_dynamic(addr: int) -> bool:
+    return FIRST < addr < LAST
+
+
+def test_a_static_lease_may_be_that_of_a_duid_whatever_the_mac_address() -> None:
+    for sender in (1, 2):
+        engine = Dhcp6(DUIDS)
+        for kind in (dhcpv6.SOLICIT, dhcpv6.REQUEST, dhcpv6.RENEW, dhcpv6.REBIND):
+            assert granted(engine, 1, sender, 1, kind) == OF_DUID
+        assert engine.leases()[OF_DUID] == mac(sender)
+    assert is_dynamic(granted(engine, 2, 1, 1))
+
+
+def test_a_lease_of_a_duid_is_shown_only_while_a_client_has_it() -> None:
+    engine = Dhcp6(DUIDS)
+    of_macs = {GATEWAY: GATEWAY_MAC, NET | 0x77: mac(7), NET | 0x88: mac(8)}
+    assert (engine.leases(), engine.lease_count) == (of_macs, 4)
+    assert granted(engine, 1, 1, 1, dhcpv6.SOLICIT) == OF_DUID
+    assert engine.leases() == of_macs
+    assert granted(engine, 1, 1, 1) == OF_DUID
+    assert (engine.leases(), engine.lease_count) == (of_macs | {OF_DUID: mac(1)}, 4)
+    engine.on_link_down(1)
+    assert engine.leases() == of_macs
+
+
+def test_another_live_guest_that_names_a_duid_with_a_static_lease_gets_a_dynamic_address() -> None:
+    engine = Dhcp6(DUIDS)
+    assert granted(engine, 1, 1, 1) == OF_DUID
+    for kind in (dhcpv6.SOLICIT, dhcpv6.REQUEST, dhcpv6.RENEW, dhcpv6.REBIND):
+        for sender in (1, 2):
+            assert is_dynamic(granted(engine, 1, sender, 2, kind))
+    assert engine.leases()[OF_DUID] == mac(1)
+    assert granted(engine, 1, 1, 1, dhcpv6.RENEW) == OF_DUID
+
+
+def test_a_solicit_does_not_take_the_lease_of_a_duid_from_another_link() -> None:
+    engine = Dhcp6(DUIDS)
+    assert granted(engine, 1, 2, 2, dhcpv6.SOLICIT) == OF_DUID
+    assert granted(engine, 1, 1, 1) == OF_DUID
+    assert is_dynamic(granted(engine, 1, 2, 2))
+
+
+def test_after_its_link_is_down_another_link_may_take_the_lease_of_a_duid() -> None:
+    engine = Dhcp6(DUIDS)
+    assert granted(engine, 1, 1, 1) == OF_DUID
+    dynamic = granted(engine, 1, 2, 2)
+    engine.on_link_down(2)
+    assert is_dynamic(granted(engine, 1, 2, 3)), "the owner is still there"
+    engine.on_link_down(1)
+    found = Answer(send(engine, message(dhcpv6.RENEW, 1, na(dynamic)), link=3, mac=mac(2)))
+    assert [(each.addr, each.valid > 0) for each in found.ia.addresses] == [(OF_DUID, True), (dynamic, False)]
+    assert engine.leases()[OF_DUID] == mac(2)
+
+
+def test_within_its_link_the_lease_of_a_duid_moves_to_another_mac_address() -> None:
+    engine = Dhcp6(DUIDS)
+    assert [granted(engine, 1, sender, 1) for sender in (1, 2)] == [OF_DUID, OF_DUID]
+    assert engine.leases()[OF_DUID] == mac(2)
+
+
+@pytest.mark.parametrize("kind", [dhcpv6.RELEASE, dhcpv6.DECLINE])
+def test_only_its_link_gives_the_lease_of_a_duid_up(kind: int) -> None:
+    engine = Dhcp6(DUIDS)
+    assert granted(engine, 1, 1, 1) == OF_DUID
+    for sender in (1, 2):
+        refusal = send(engine, message(kind, 1, na(OF_DUID)), link=2, mac=mac(sender))
+        assert Answer(refusal).ia.status == dhcpv6.NO_BINDING
+        assert refusal.changes == ()
+    assert send(engine, message(kind, 1, na(NET | 0x67)), link=1).changes == (), "another address"
+    assert is_dynamic(granted(engine, 1, 2, 2))
+    outcome = send(engine, message(kind, 1, na(OF_DUID)), link=1)
+    name = "release" if kind == dhcpv6.RELEASE else "decline"
+    assert outcome.changes == (Change(f"lease-{name}d", mac(1), OF_DUID, 0),)
+    assert outcome.counters == ("dhcpv6_reply_sent", f"dhcpv6_{name}_accepted")
+    assert OF_DUID not in engine.leases()
+    # It still belongs to the DUID, and to no one else.
+    assert granted(engine, 1, 2, 2) == OF_DUID
+
+
+@pytest.mark.parametrize("kind", [dhcpv6.RELEASE, dhcpv6.DECLINE])
+def test_a_dynamic_address_can_be_given_up_while_the_static_one_of_the_duid_is_free(kind: int) -> None:
+    engine = Dhcp6(DUIDS)
+    assert granted(engine, 1, 1, 1) == OF_DUID
+    dynamic = granted(engine, 1, 2, 2)
+    engine.on_link_down(1)
+    outcome = send(engine, message(kind, 1, na(dynamic)), link=2, mac=mac(2))
+    assert [change.addr for change in outcome.changes] == [dynamic]
+    assert engine.export(0.0) == []
+
+
+def test_the_lease_of_a_duid_wins_over_that_of_a_mac_address() -> None:
+    engine = Dhcp6(DUIDS)
+    assert granted(engine, 7, 7, 1) == NET | 0x67
+    assert granted(engine, 2, 7, 1) == NET | 0x77
+    # Over another link the DUID means nothing, and the MAC address counts.
+    assert granted(engine, 7, 8, 2) == NET | 0x88
+
+
+def test_a_second_association_beside_the_lease_of_a_duid_gets_no_address() -> None:
+    found = ask(Dhcp6(DUIDS), dhcpv6.REQUEST, 1, na(), na(iaid=8))
+    assert [ia.status for ia in found.ias] == [None, dhcpv6.NO_ADDRS_AVAIL]
+
+
+def test_a_duid_with_two_static_leases_gets_the_lower_one() -> None:
+    engine = Dhcp6(Settings(ipv6_duid_leases={NET | 0x99: duid(1), NET | 0x98: duid(1)}))
+    assert granted(engine, 1, 1, 1) == NET | 0x98
+
+
+def test_the_address_of_a_duid_in_the_pool_is_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server6, "crc32", lambda client: 5)
+    engine = Dhcp6(Settings(ipv6_duid_leases={FIRST | 5: duid(9)}))
+    assert (leased(engine), leased(engine, 9)) == (FIRST | 1, FIRST | 5)
+
+
+def test_the_first_reply_of_a_link_gives_the_lease_of_a_duid_and_later_ones_renew_it() -> None:
+    engine = Dhcp6(DUIDS)
+    changes = [send(engine, message(dhcpv6.REQUEST, 1, na())).changes for _ in range(2)]
+    assert changes == [
+        (Change("lease-given", mac(1), OF_DUID, 3600),),
+        (Change("lease-renewed", mac(1), OF_DUID, 3600),),
+    ]
+
+
+def test_the_state_file_has_no_static_lease_and_loses_rows_of_clients_that_have_one_now() -> None:
+    before = Dhcp6(Settings())
+    dynamic = {n: leased(before, n) for n in (1, 2)}
+    engine = Dhcp6(DUIDS)
+    assert engine.restore(before.export(0.0), 0.0) == 1
+    assert [row[0] for row in engine.export(0.0)] == [dynamic[2]]
+    assert granted(engine, 1, 1, 1) == OF_DUID
+    assert [row[0] for row in engine.export(0.0)] == [dynamic[2]]
 
 
 # --- the state file --------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from pipeline.config.model import EgressPolicy
+from pipeline.config.model import EgressPolicy, PolicyRule
 from pipeline.counters import INDEX, TABLE
 from pipeline.stages.egress import policy_filter
 from pipeline.stages.egress.policy_filter import LOG_SPACING, MAX_LOGGED, PolicyFilter
@@ -49,3 +49,18 @@ def test_the_addresses_that_are_remembered_have_a_bound() -> None:
         for guest in range(3 * MAX_LOGGED + 1):
             assert judge.refuses(guest, TO, 80, "tcp")
     assert len(judge._logged) == 1
+
+
+def test_a_rule_about_a_static_address_of_a_duid_holds_from_the_first_report_of_its_station_on() -> None:
+    mac, of_mac, of_duid, own = b"\2\0\0\0\0\1", *(ip.parse(f"fd00::{n}") for n in (5, 6, 7))
+    network: Any = SimpleNamespace(
+        dhcp_static_leases={}, ipv6_mac_leases={of_mac: mac}, ipv6_host=0, host_ip=0
+    )
+    worker: Any = SimpleNamespace(counts=[0] * len(TABLE), log=structlog.get_logger())
+    rules = (PolicyRule("deny", guests=("fd00::6",)),)
+    judge = PolicyFilter(worker, EgressPolicy("allow", rules), network)
+    judge.stations.learn(own, mac, 1)
+    assert set(judge.stations.addresses_of(own)) == {own, of_mac}
+    assert not judge.refuses(own, TO, 80, "tcp")
+    judge.stations.learn(of_duid, mac, 1)
+    assert judge.refuses(own, TO, 80, "tcp") == "egress-policy.rules[0]"
