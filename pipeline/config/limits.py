@@ -163,10 +163,10 @@ class Limits:
         "neighbor_claim_refused_table_full",
     )
     max_neighbors_per_guest: int = limit(
-        256,
+        1024,  # a station has four or more with IPv6: link-local, made by itself, temporary, from DHCPv6
         1,
         65536,
-        "of them, those of one guest",
+        "of them, those of one guest, of both families",
         "neighbor_claim_refused_table_full",
     )
     max_fragmented: int = limit(

@@ -1,8 +1,9 @@
 """Static leases of DHCPv6 that belong to a DUID, and which link holds each of them.
 
 All guests hear the DUIDs of the others. So a DUID does not prove which client sends a message. The first link
-over which a client takes the lease holds it. Until that link is down or gives the address up, no other link
-gets it. Within the link the client may have any MAC address.
+over which a client takes the lease holds it. Until that link is down or gives the address up, no other client
+gets it. Within the link the client may have any MAC address. It may also move to another link with its MAC
+address: demux lets no guest use the MAC address of another live one.
 """
 
 from collections.abc import Mapping
@@ -35,10 +36,10 @@ class DuidLeases:
         """Address -> MAC of its client. An address that no link holds is left out."""
         return {self._addr_of[duid]: holder.mac for duid, holder in self._holders.items()}
 
-    def is_open_to(self, duid: bytes, link: int) -> bool:
-        """Whether the DUID has a lease that this link holds, or that no link holds."""
+    def is_open_to(self, duid: bytes, link: int, mac: bytes) -> bool:
+        """Whether the DUID has a lease that this link or this MAC address holds, or that nobody holds."""
         holder = self._holders.get(duid)
-        return duid in self._addr_of and (holder is None or holder.link == link)
+        return duid in self._addr_of and (holder is None or link == holder.link or mac == holder.mac)
 
     def is_holder(self, duid: bytes, link: int) -> bool:
         """Whether this link holds the lease of the DUID."""

@@ -322,7 +322,7 @@ class Dhcp6:
             return Ia(ia.code, ia.iaid, status=dhcpv6.NOT_ON_LINK)
         link, mac, _ = exchange.sender
         duid = exchange.duid
-        has_duid_lease = self._duid_leases.is_open_to(duid, link)
+        has_duid_lease = self._duid_leases.is_open_to(duid, link, mac)
         client = duid if has_duid_lease else self._client(exchange, ia)
         if client in exchange.served:
             # A MAC or a DUID has one static lease, so a second IA gets no address.

@@ -42,7 +42,7 @@ CONTESTS_PER_SECOND: Final = 16
 MAX_ASKED: Final = 4
 """The most addresses of one station that ask_station() asks for. One answer is enough."""
 MAX_NEIGHBORS: Final = 8192
-MAX_NEIGHBORS_PER_GUEST: Final = 256
+MAX_NEIGHBORS_PER_GUEST: Final = 1024
 MAX_PENDING_ADDRS: Final = 256
 MAX_PENDING_PER_ADDR: Final = 64
 

@@ -207,10 +207,18 @@ def test_another_live_guest_that_names_a_duid_with_a_static_lease_gets_a_dynamic
     engine = Dhcp6(DUIDS)
     assert granted(engine, 1, 1, 1) == OF_DUID
     for kind in (dhcpv6.SOLICIT, dhcpv6.REQUEST, dhcpv6.RENEW, dhcpv6.REBIND):
-        for sender in (1, 2):
-            assert is_dynamic(granted(engine, 1, sender, 2, kind))
+        assert is_dynamic(granted(engine, 1, 2, 2, kind))
     assert engine.leases()[OF_DUID] == mac(1)
     assert granted(engine, 1, 1, 1, dhcpv6.RENEW) == OF_DUID
+
+
+def test_a_client_that_moves_to_another_link_with_its_mac_address_keeps_the_lease_of_its_duid() -> None:
+    engine = Dhcp6(DUIDS)
+    assert granted(engine, 1, 1, 1) == OF_DUID
+    assert granted(engine, 1, 1, 2, dhcpv6.REBIND) == OF_DUID
+    engine.on_link_down(1)
+    assert engine.leases()[OF_DUID] == mac(1)
+    assert is_dynamic(granted(engine, 1, 2, 1))
 
 
 def test_a_solicit_does_not_take_the_lease_of_a_duid_from_another_link() -> None:
