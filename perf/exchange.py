@@ -110,7 +110,8 @@ def udp(address: tuple[str, int], seconds: float) -> dict[str, float]:
     """Measure round trips of datagrams. Their byte is a number, so that a late answer is recognised."""
     number = 0
     with socket.socket(_family_of(address[0]), socket.SOCK_DGRAM) as link:
-        link.connect(address)
+        # connect() alone would lose the interface of a link-local address.
+        link.connect(socket.getaddrinfo(*address, type=socket.SOCK_DGRAM)[0][4])
         link.settimeout(UDP_PATIENCE)
 
         def exchange() -> bool:

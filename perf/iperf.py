@@ -19,11 +19,9 @@ from typing import Any
 from perf import options as shared
 from perf import report
 from perf.namespaces import World
+from perf.peers import LOOPBACK
 
 PORT = 5201
-
-
-LOOPBACK = "127.0.0.1"
 
 
 def run_iperf3(

@@ -30,7 +30,7 @@ from pathlib import Path
 from perf import iperf, latency, report
 from perf import options as shared
 from perf.namespaces import World
-from perf.peers import ROOT
+from perf.peers import LOOPBACK, ROOT
 
 ALONE, OBSERVED = "alone", "observed"
 SPACING = 1.0  # seconds between two scrapes, and between two polls of the page
@@ -131,7 +131,7 @@ def flags(directory: Path) -> list[str]:
 
 
 def measure(
-    place: World, host_addr: str, options: argparse.Namespace, bind: str = iperf.LOOPBACK
+    place: World, host_addr: str, options: argparse.Namespace, bind: str = LOOPBACK
 ) -> list[report.Row]:
     """Every row once. bind: the address of the host's servers."""
     rows: list[report.Row] = []

@@ -51,8 +51,14 @@ def place(options: argparse.Namespace) -> AbstractContextManager[World]:
 
 
 def start(
-    options: argparse.Namespace, peer: str, where: World, mtu: int, others: tuple[Namespace, ...] = ()
+    options: argparse.Namespace,
+    peer: str,
+    where: World,
+    mtu: int,
+    others: tuple[Namespace, ...] = (),
+    *,
+    ipv6: bool = False,
 ) -> AbstractContextManager[Endpoint]:
-    """A running peer, with further guests ``others``."""
+    """A running peer, with further guests ``others``. ipv6: the guest has both families."""
     extra = tuple(options.daemon_option)
-    return running(peer, where, mtu, plain=options.plain, extra=extra, others=others)
+    return running(peer, where, mtu, plain=options.plain, ipv6=ipv6, extra=extra, others=others)

@@ -1,7 +1,8 @@
 """Starts the programs that are compared: this daemon, gvproxy, passt and slirp4netns.
 
 A peer runs in the host's namespace and gives the guest an interface `eth0`. The guest then reaches the host's
-loopback as `Endpoint.host_addr`. Most peers get their frames from perf.nic. slirp4netns opens its own tap.
+loopback as `Endpoint.host_addr`, and over IPv6 as `Endpoint.host_addr6` where it is wanted. Most peers get
+their frames from perf.nic. slirp4netns opens its own tap.
 The peers named AGENT use this program's own agent, over /connect and with offload (docs/offload.md).
 """
 
@@ -20,9 +21,14 @@ from typing import NamedTuple
 
 from perf import compiled
 from perf.namespaces import Namespace, Process, World
+from pipeline.config import merge
+from pipeline.config import options as flags_of
+from pipeline.go import flags
+from pipeline.wire import ip
 
 ROOT = Path(__file__).resolve().parent.parent
 GUEST_MAC = "5a:94:ef:e4:0c:ee"
+LOOPBACK = "127.0.0.1"
 AGENT = "pipeline-agent"
 PIPELINE_AUTO = "pipeline auto"
 AGENT_AUTO = AGENT + " auto"
@@ -37,8 +43,17 @@ class Endpoint(NamedTuple):
 
     peer: str
     host_addr: str  # what the guest dials to reach a server on the host's loopback
+    host_addr6: str  # the same over IPv6: a server on ::1
     pid: int  # of the peer's main process
     log: Path
+
+
+class Ipv6(NamedTuple):
+    """The IPv6 addresses of a peer's network."""
+
+    guest: str
+    gateway: str
+    host: str  # leads to the host's ::1
 
 
 class PeerError(RuntimeError):
@@ -50,6 +65,7 @@ class Setup(NamedTuple):
     directory: Path
     mtu: int
     plain: bool
+    ipv6: bool
     extra: tuple[str, ...]
     stack: ExitStack
     nics: list[tuple[Process, Path]]
@@ -89,10 +105,14 @@ def _peer(setup: Setup, name: str, argv: list[str], **kwargs: object) -> Process
     return process
 
 
+def _ipv6_flags(setup: Setup) -> list[str]:
+    return ["-ipv6", "on"] if setup.ipv6 else []
+
+
 def _start_pipeline(setup: Setup) -> tuple[Process, str]:
     path = setup.directory / "net.sock"
     argv = [*compiled.command("gvtap-pipeline"), "start", "-listen-qemu", f"unix://{path}"]
-    argv += ["-mtu", str(setup.mtu)]
+    argv += ["-mtu", str(setup.mtu), *_ipv6_flags(setup)]
     process = _peer(setup, "pipeline", [*argv, "-ssh-port", "-1", *setup.extra], cwd=ROOT)
     for number in range(1 + len(setup.others)):
         _nic(setup, path, f"192.168.127.{2 + number}", "192.168.127.1", number)
@@ -102,6 +122,7 @@ def _start_pipeline(setup: Setup) -> tuple[Process, str]:
 def _start_agent(setup: Setup) -> tuple[Process, str]:
     path = setup.directory / "net.sock"
     argv = [*compiled.command("gvtap-pipeline"), "start", "-listen", f"unix://{path}", "-mtu", str(setup.mtu)]
+    argv += _ipv6_flags(setup)
     process = _peer(setup, AGENT, [*argv, "-ssh-port", "-1", *setup.extra], cwd=ROOT)
     deadline = time.monotonic() + START_PATIENCE
     while not path.exists() and process.alive() and time.monotonic() < deadline:
@@ -138,6 +159,8 @@ def _start_passt(setup: Setup) -> tuple[Process, str]:
         "--interface",
         "out0",
     ]
+    if setup.ipv6:
+        argv += ["--address", PASST6.guest, "--gateway", PASST6.gateway]
     process = _peer(setup, "passt", argv)
     _nic(setup, path, "192.168.127.2", "192.168.127.1")
     return process, "192.168.127.1"
@@ -145,8 +168,35 @@ def _start_passt(setup: Setup) -> tuple[Process, str]:
 
 def _start_slirp4netns(setup: Setup) -> tuple[Process, str]:
     argv = ["slirp4netns", "--configure", "--mtu", str(setup.mtu), str(setup.world.guest.pid), "eth0"]
+    argv += ["--enable-ipv6"] if setup.ipv6 else []
     process = _peer(setup, "slirp4netns", argv)
     return process, "10.0.2.2"
+
+
+PASST6 = Ipv6("2001:db8::3", "fe80::1", "fe80::1%eth0")
+"""passt answers datagrams to the host's ::1 from a link-local gateway only."""
+SLIRP6 = Ipv6("fd00::100", "fd00::2", "fd00::2")
+
+
+def own_ipv6() -> Ipv6:
+    """The addresses of the network that this program's daemon has by default."""
+    network = merge.build(flags.parse(flags_of.START, ["-ipv6", "on"]))[0].network
+    return Ipv6(ip.text(network.ipv6_first | 2), ip.text(network.ipv6_gateway), ip.text(network.ipv6_host))
+
+
+def _allow_ipv6(world: World) -> None:
+    """Let both kernels use IPv6. passt serves it only if the host has a default route."""
+    world.guest.run("sh", "-c", "echo 0 > /proc/sys/net/ipv6/conf/all/disable_ipv6")
+    world.host.run("ip", "-6", "address", "add", "2001:db8::2/64", "dev", "out0", "nodad")
+    world.host.run("ip", "-6", "route", "add", "default", "via", "2001:db8::1", "dev", "out0")
+
+
+def _add_ipv6(name: str, guest: Namespace) -> str:
+    """Give the guest's eth0 an address and a route, as router advertisements would. Returns Ipv6.host."""
+    found = {"passt": PASST6, "slirp4netns": SLIRP6}.get(name) or own_ipv6()
+    guest.run("ip", "-6", "address", "replace", f"{found.guest}/64", "dev", "eth0", "nodad")
+    guest.run("ip", "-6", "route", "replace", "default", "via", found.gateway, "dev", "eth0")
+    return found.host
 
 
 def _auto(starter: Callable[[Setup], tuple[Process, str]]) -> Callable[[Setup], tuple[Process, str]]:
@@ -177,24 +227,30 @@ def running(
     mtu: int,
     *,
     plain: bool = False,
+    ipv6: bool = False,
     extra: tuple[str, ...] = (),
     others: tuple[Namespace, ...] = (),
 ) -> Iterator[Endpoint]:
     """Start a peer, and wait until the guest reaches the host's loopback through it. Stop it at the end.
 
-    extra: further options for this program's own daemon. others: further guests (MANY_GUESTS). Raises
-    PeerError with the end of the log.
+    ipv6: the guest reaches the host over IPv6 too. extra: further options for this program's own daemon.
+    others: further guests (MANY_GUESTS). Raises PeerError with the end of the log.
     """
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="perf-")))
-        setup = Setup(world, directory, mtu, plain, extra, stack, [], others)
+        setup = Setup(world, directory, mtu, plain, ipv6, extra, stack, [], others)
         log = directory / f"{name.removesuffix(' auto')}.log"
         try:
+            if ipv6:
+                _allow_ipv6(world)
             process, host_addr = STARTERS[name](setup)
             _await_first_connection(world, host_addr, process)
+            host_addr6 = _add_ipv6(name, world.guest) if ipv6 else ""
+            if ipv6:
+                _await_first_connection(world, host_addr6, process, "::1")
         except (PeerError, RuntimeError, OSError) as problem:
             raise PeerError(f"{name}: {problem}; its log ends: {_tail(log)}") from problem
-        yield Endpoint(name, host_addr, process.pid, log)
+        yield Endpoint(name, host_addr, host_addr6, process.pid, log)
         if not process.alive():
             raise PeerError(f"{name} died (status {process.stop()}); its log ends: {_tail(log)}")
         for nic, nic_log in setup.nics:
@@ -204,7 +260,8 @@ def running(
 
 _LISTEN = """
 import socket, sys
-with socket.create_server(("127.0.0.1", 0)) as server:
+family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+with socket.create_server((sys.argv[1], 0), family=family) as server:
     print(server.getsockname()[1], flush=True)
     while True:
         server.accept()[0].close()
@@ -217,9 +274,9 @@ with socket.create_connection((sys.argv[1], int(sys.argv[2])), 1.0) as link:
 """
 
 
-def _await_first_connection(world: World, host_addr: str, process: Process) -> None:
-    """Connect from the guest to a server on the host's loopback, until that succeeds."""
-    listener = world.host.spawn([sys.executable, "-c", _LISTEN], subprocess.PIPE)
+def _await_first_connection(world: World, host_addr: str, process: Process, bind: str = LOOPBACK) -> None:
+    """Connect from the guest to a server on the host's loopback, until that succeeds. bind: its address."""
+    listener = world.host.spawn([sys.executable, "-c", _LISTEN, bind], subprocess.PIPE)
     try:
         assert listener.popen.stdout is not None
         port = listener.popen.stdout.readline().decode().strip()
