@@ -9,7 +9,7 @@ address. No traffic passes here.
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final, NamedTuple
 
@@ -41,18 +41,10 @@ class TooManyError(ForwardError):
 
 
 class Owner(NamedTuple):
-    """Who opens or closes a forward: a guest by its address and number, or the host.
-
-    others: further addresses of the guest, of both families.
-    """
+    """Who opens or closes a forward: a guest by its address and number, or the host."""
 
     address: str = HOST
     guest: int = forward_shares.HOST
-    others: frozenset[str] = frozenset()
-
-    def has(self, address: str) -> bool:
-        """Whether this is an address of the guest, or HOST for the host."""
-        return address == self.address or address in self.others
 
 
 THE_HOST: Final = Owner()
@@ -199,7 +191,7 @@ class Forwarder:
         local: str,
         *,
         owner: Owner = THE_HOST,
-        check: Callable[[Forward | None], None] = lambda _forward: None,
+        check: Callable[[Forward | None], Awaitable[None]] | None = None,
     ) -> None:
         """Close a forward; its connections live on. Errors as of expose.
 
@@ -209,7 +201,8 @@ class Forwarder:
         """
         async with self._lock:
             forward = self._forwards.get((protocol, local)) or self._asked_for(protocol, local, owner)
-            check(forward)
+            if check is not None:
+                await check(forward)
             if forward is None:
                 raise ForwardError("proxy not found")
             await self._close(forward, owner.address)
@@ -221,7 +214,8 @@ class Forwarder:
         found = [
             forward
             for forward in self._forwards.values()
-            if (forward.protocol, forward.asked) == (protocol, local) and owner.has(forward.opened_by)
+            if (forward.protocol, forward.asked) == (protocol, local)
+            and (forward.opened_by == owner.address or forward.guest == owner.guest != forward_shares.HOST)
         ]
         return found[0] if len(found) == 1 else None
 

@@ -11,7 +11,7 @@ to              requests
 any worker      Stop, Ping, Audit, Reload, Watch
 all but listen  Guests
 ingress         Attach (with a socket), Open (sockets), Capture (a file), LiveCapture (a socket)
-demux           Cam, Neighbors, Station
+demux           Cam, Neighbors
 tcp             FlowIds, Flows, EndFlow
 resolver        Names, Leases, DnsAll, DnsAdd, ServeTcp (a socket)
 listen          Expose, Unexpose, Tunnel (a socket)
@@ -234,21 +234,6 @@ class NeighborsAnswer(Answer):
 
 
 @dataclass(frozen=True, slots=True)
-class Station(Request):
-    """Report all addresses of the station that has this one: those of its MAC address and link."""
-
-    NAME = "station"
-    address: str
-
-
-@dataclass(frozen=True, slots=True)
-class StationAnswer(Answer):
-    """addresses: of both families; none if demux does not know the station."""
-
-    addresses: list[str]
-
-
-@dataclass(frozen=True, slots=True)
 class WithdrawRoute(Request):
     """The program ends: tell guests that the gateway is no default router any more."""
 
@@ -414,7 +399,7 @@ def _by_name(*known: type[_M]) -> dict[str, type[_M]]:
 
 _REQUESTS: Final = _by_name(
     *(Stop, Ping, Audit, Reload, Watch, Guests, Attach, Open, Capture, LiveCapture),
-    *(Cam, Neighbors, Station, WithdrawRoute, Leases),
+    *(Cam, Neighbors, WithdrawRoute, Leases),
     *(flow_messages.FlowIds, flow_messages.Flows, flow_messages.EndFlow, flow_messages.Names),
     *(DnsAll, DnsAdd, ServeTcp),
     *(Expose, Unexpose, Tunnel, Accepted, UdpForward, UdpUnforward),

@@ -95,7 +95,6 @@ class Workers:
             "flows": lambda op: {"flows": [ROWS[number] for number in op["numbers"] if number in ROWS]},
             "end_flow": lambda op: {"found": op["number"] == 7},
             "neighbors": {"neighbors": {"192.168.127.2": ["5a:94:ef:e4:0c:ee", 3]}},
-            "station": {"addresses": []},
             "names": lambda op: {"names": ["www.example.com"] + [""] * (len(op["pairs"]) - 1)},
             "guests": {"guests": {"3": {"links": 1}}, "peers": {"3": "process 12"}},
         }

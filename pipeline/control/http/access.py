@@ -11,14 +11,14 @@ host's port 2222 lead to itself.
 
 import ipaddress
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import structlog
 
 from pipeline.config.model import GuestApi
 from pipeline.control.forward_texts import leads_to
-from pipeline.control.forwarder import Forward, Owner
+from pipeline.control.forwarder import Forward
 from pipeline.control.http import web_pages
 from pipeline.control.lookup import port_number
 from pipeline.go.text import GoError, split_host_port
@@ -29,6 +29,10 @@ UNAUTHORIZED: Final = "unauthorized: this endpoint needs a bearer token"
 _UNAUTHORIZED: Final = "api_request_refused_token"
 _REFUSED: Final = "api_request_refused_guest"
 _WEB_PAGE: Final = "api_request_refused_web_page"
+
+
+Has = Callable[[str], Awaitable[bool]]
+"""Whether the guest that asks has this address."""
 
 
 class AccessError(Exception):
@@ -102,26 +106,26 @@ class Access:
         if not self._guests.enabled:
             raise self._forbid(client, "guests may not use the port forwarder")
 
-    def check_guest_expose(self, client: str, guest: Owner, protocol: str, local: str, remote: str) -> None:
+    async def check_guest_expose(self, client: str, has: Has, protocol: str, local: str, remote: str) -> None:
         """Raise AccessError unless this guest may open the forward, ForwardError for a remote that is wrong.
 
-        client: for the log. remote has its host.
+        has: tells whether the guest has an address. remote has its host.
         """
         address, over_ssh = leads_to(protocol, remote)
         if over_ssh and not self._guests.ssh:
             raise self._forbid(client, "guests may not forward over ssh")
         self.check_guest_forward(client, protocol, local)
-        if not self._guests.others and not guest.has(address):
+        if not self._guests.others and not await has(address):
             raise self._forbid(client, f"guests may not forward to another address than their own, {address}")
 
-    def check_guest_unexpose(
-        self, client: str, guest: Owner, protocol: str, local: str, open_one: Forward | None
+    async def check_guest_unexpose(
+        self, client: str, has: Has, protocol: str, local: str, open_one: Forward | None
     ) -> None:
         """Raise AccessError unless this guest may close the forward. open_one: that one, if it is open."""
         self.check_guest_forward(client, protocol, local)
         if self._guests.others or open_one is None:
             return
-        if not guest.has(open_one.opened_by):
+        if not await has(open_one.opened_by):
             raise self._forbid(client, "guests may not close a forward that they have not opened")
 
     def check_guest_forward(self, client: str, protocol: str, local: str) -> None:

@@ -8,6 +8,7 @@ listens, and takeover.py takes connections over.
 import asyncio
 import posixpath
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final, Protocol, TypeVar
 from urllib.parse import quote
 
@@ -15,7 +16,7 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from pipeline.control.forward_texts import ForwardError, is_number, resolve_remote
+from pipeline.control.forward_texts import ForwardError, resolve_remote
 from pipeline.control.forwarder import (
     HOST,
     Forward,
@@ -29,6 +30,7 @@ from pipeline.control.http.answers import PLAIN, READING, ApiError
 from pipeline.control.http.connection import TIMEOUT, TOO_LONG
 from pipeline.control.http.observation import Observation
 from pipeline.control.http.runner import connection_of
+from pipeline.control.http.stations import Stations
 from pipeline.control.http.takeover import CAPTURE, CONNECT, TUNNEL
 from pipeline.control.metrics.page import CONTENT_TYPE
 from pipeline.control.workers import RefusedError, Request, RequestError
@@ -81,6 +83,7 @@ class Api:
         self._description = openapi.document("", token=False) if description is None else description
         self._forwarder = forwarder
         self._request = request
+        self._stations = Stations(request)
         self._meter = meter
         self._observation = observation
         self._log = log
@@ -228,8 +231,9 @@ class Api:
         client, owner = _client(request), Owner()
         try:
             if request.app[_GUESTS]:
-                owner = await self._guest(request)
-                self.access.check_guest_expose(client, owner, protocol, asked.local, remote)
+                owner = self._guest(request)
+                has = partial(self._stations.has, owner)
+                await self.access.check_guest_expose(client, has, protocol, asked.local, remote)
             opened = await self._forwarder.expose(
                 protocol, asked.local, remote, asked.proxy_protocol, owner=owner
             )
@@ -247,12 +251,13 @@ class Api:
         protocol = asked.protocol or "tcp"
         client, owner = _client(request), Owner()
 
-        def check(forward: Forward | None) -> None:
-            self.access.check_guest_unexpose(client, owner, protocol, asked.local, forward)
+        async def check(forward: Forward | None) -> None:
+            has = partial(self._stations.has, owner)
+            await self.access.check_guest_unexpose(client, has, protocol, asked.local, forward)
 
         try:
             if request.app[_GUESTS]:
-                owner = await self._guest(request)
+                owner = self._guest(request)
                 await self._forwarder.unexpose(protocol, asked.local, owner=owner, check=check)
             else:
                 await self._forwarder.unexpose(protocol, asked.local)
@@ -262,20 +267,15 @@ class Api:
             raise ApiError(500, str(error)) from None
         return web.Response()
 
-    async def _guest(self, request: web.Request) -> Owner:
+    def _guest(self, request: web.Request) -> Owner:
         """The guest that sent a request through the gateway's port 80. Raises TooManyError beyond its rate.
 
-        A station that demux does not know any more has the address of its connection alone.
+        The rate comes before everything else, so a guest that asks in a loop costs the workers little.
         """
         connection = connection_of(request)
         number = connection.guest if connection is not None else 0
-        # Before demux is asked: a guest must not cost demux time.
         self._forwarder.check_rate(number)
-        address = ip.host_of(_client(request))
-        if not is_number(address):
-            return Owner(address, number)
-        answer = messages.StationAnswer.decode(await self._request("demux", messages.Station(address)))
-        return Owner(address, number, frozenset(answer.addresses))
+        return Owner(ip.host_of(_client(request)), number)
 
     # --- what the workers know --------------------------------------------------------------
 

@@ -1,9 +1,8 @@
 """Static leases of DHCPv6 that belong to a DUID, and which link holds each of them.
 
 All guests hear the DUIDs of the others. So a DUID does not prove which client sends a message. The first link
-over which a client takes the lease holds it. Until that link is down or gives the address up, no other client
-gets it. Within the link the client may have any MAC address. It may also move to another link with its MAC
-address: demux lets no guest use the MAC address of another live one.
+over which a client takes the lease holds it. Until that link is down or gives the address up, no other link
+gets it. Within the link the client may have any MAC address.
 """
 
 from collections.abc import Mapping
@@ -28,18 +27,14 @@ class DuidLeases:
         self._holders: dict[bytes, _Holder] = {}
         """DUID -> holder of its lease."""
 
-    def __contains__(self, duid: bytes) -> bool:
-        """Whether the configuration has an address for the DUID."""
-        return duid in self._addr_of
-
     def by_addr(self) -> dict[int, bytes]:
         """Address -> MAC of its client. An address that no link holds is left out."""
         return {self._addr_of[duid]: holder.mac for duid, holder in self._holders.items()}
 
-    def is_open_to(self, duid: bytes, link: int, mac: bytes) -> bool:
-        """Whether the DUID has a lease that this link or this MAC address holds, or that nobody holds."""
+    def is_open_to(self, duid: bytes, link: int) -> bool:
+        """Whether the DUID has a lease that this link holds, or that no link holds."""
         holder = self._holders.get(duid)
-        return duid in self._addr_of and (holder is None or link == holder.link or mac == holder.mac)
+        return duid in self._addr_of and (holder is None or holder.link == link)
 
     def is_holder(self, duid: bytes, link: int) -> bool:
         """Whether this link holds the lease of the DUID."""

@@ -198,9 +198,7 @@ class Dhcp6:
     def _is_client(self, client: bytes) -> bool:
         """Whether this is the name of a client with a dynamic lease."""
         length = len(client) - _NAME_LEN
-        is_static = (
-            self._leases.has_static(client[: ethernet.MAC_LEN]) or client[_NAME_LEN:] in self._duid_leases
-        )
+        is_static = self._leases.has_static(client[: ethernet.MAC_LEN])
         return dhcpv6.MIN_DUID <= length <= dhcpv6.MAX_DUID and not is_static
 
     def on_link_down(self, link: int) -> None:
@@ -322,7 +320,7 @@ class Dhcp6:
             return Ia(ia.code, ia.iaid, status=dhcpv6.NOT_ON_LINK)
         link, mac, _ = exchange.sender
         duid = exchange.duid
-        has_duid_lease = self._duid_leases.is_open_to(duid, link, mac)
+        has_duid_lease = self._duid_leases.is_open_to(duid, link)
         client = duid if has_duid_lease else self._client(exchange, ia)
         if client in exchange.served:
             # A MAC or a DUID has one static lease, so a second IA gets no address.

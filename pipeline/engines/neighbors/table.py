@@ -81,6 +81,8 @@ class Neighbors:
         self._table: dict[int, Neighbor] = {}
         self._guests: dict[int, dict[int, Neighbor]] = {}
         """The known ones of each guest, on all its links."""
+        self._full_until: dict[int, float] = {}
+        """For guests whose last claim found no room: when the first of their addresses may go."""
         self._timed: dict[int, Neighbor] = {}
         self._held: dict[int, Held] = {}
         """Addresses of an earlier run. None of them is KNOWN."""
@@ -261,8 +263,12 @@ class Neighbors:
         if neighbor is not None and neighbor.addr in of_guest:
             return
         if len(of_guest) >= self._max_per_guest:
+            # A guest that makes up addresses causes one search in 30 s, not one for each frame.
+            if now < self._full_until.get(guest, 0.0):
+                raise WireError("neighbor_claim_refused_table_full")
             oldest = min(of_guest.values(), key=_confirmed)
             if now - oldest.confirmed < REACHABLE_TIME:
+                self._full_until[guest] = oldest.confirmed + REACHABLE_TIME
                 raise WireError("neighbor_claim_refused_table_full")
             self._drop(oldest)
         elif neighbor is None and len(self._table) >= self._max:
@@ -379,6 +385,7 @@ class Neighbors:
         del of_guest[neighbor.addr]
         if not of_guest:
             del self._guests[guest]
+            self._full_until.pop(guest, None)
 
     def _on_link(self, link: int) -> list[Neighbor]:
         """The known ones on a link."""

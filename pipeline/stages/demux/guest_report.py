@@ -49,10 +49,3 @@ def neighbors(links: Mapping[int, int], table: Neighbors, wanted: Iterable[str])
         if neighbor is not None:
             found[text] = [ethernet.mac_text(neighbor.mac), links.get(neighbor.link, neighbor.link)]
     return messages.NeighborsAnswer(found)
-
-
-def station(table: Neighbors, wanted: str) -> messages.StationAnswer:
-    """The answer to Station. wanted: an address. Raises ValueError."""
-    neighbor = table.get(ip.parse(wanted))
-    found = [] if neighbor is None else table.addresses_of(neighbor.mac, neighbor.link)
-    return messages.StationAnswer([ip.text(addr) for addr in found])

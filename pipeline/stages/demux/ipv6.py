@@ -56,21 +56,22 @@ class Ipv6Input:
         begin = off + ipv6.HEADER_LEN
         end = begin + header.payload_len
         upper = ipv6.walk(view, begin, end, header.next_header)
-        if upper.off != begin:
-            to_group = is_multicast(header.dst)
-            ipv6.check_extensions(view, begin, upper.off, header.next_header, to_group=to_group)
+        to_group = is_multicast(header.dst)
         is_discovery = (
             upper.proto == ipv6.PROTO_ICMPV6
             and not upper.frag_off
             and upper.off < end
             and view[upper.off] in icmpv6.FROM_HOSTS
         )
+        is_for_others = to_group and not (is_discovery or _is_for_dhcp(header, upper))
+        if upper.off != begin and not is_for_others:
+            ipv6.check_extensions(view, begin, upper.off, header.next_header, to_group=to_group)
         if is_discovery:
             self._on_discovery(frame, header, upper, end, mac, now)
             return
         if header.src:
             self.neighbors.learn(header.src, mac, frame.link, now)
-        if is_multicast(header.dst) and not _is_for_dhcp(header, upper):
+        if is_for_others:
             # For groups of guests, such as mDNS. They have got the frame from the switch.
             self.worker.free(frame.slot)
         elif not header.src or (header.dst not in self.to_gateway and _stays_on_link(header)):

@@ -308,8 +308,8 @@ class DemuxStage:
     # --- what the worker asks for ------------------------------------------------------------
 
     def on_control(self, message: Message, fds: list[int]) -> Message:
-        """Requests: ``cam`` (MAC to link), ``neighbors`` (which guests have addresses), ``station`` (all
-        addresses of a guest), ``guests`` and ``withdraw_route``.
+        """Requests ``cam`` (MAC to link), ``neighbors`` (which guests have addresses), ``guests`` and
+        ``withdraw_route``.
         """
         match messages.request_of(message):
             case messages.Guests():
@@ -322,8 +322,6 @@ class DemuxStage:
                 return messages.CamAnswer(cam).encode()
             case messages.Neighbors() as ask:
                 return guest_report.neighbors(self.links, self.neighbors, ask.addresses).encode()
-            case messages.Station(address):
-                return guest_report.station(self.neighbors, address).encode()
             case messages.WithdrawRoute() if self.ipv6 is not None:
                 self.ipv6.discovery.withdraw()
                 return {}

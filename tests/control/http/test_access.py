@@ -5,7 +5,7 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,9 +14,10 @@ import pytest
 import structlog
 
 from pipeline.config.model import GuestApi
-from pipeline.control.forwarder import Forwarder, Owner
-from pipeline.control.http.access import Access, AccessError, TokenError, read_token
+from pipeline.control.forwarder import HOST, Forwarder, Owner
+from pipeline.control.http.access import Access, AccessError, Has, TokenError, read_token
 from pipeline.control.http.api import MAX_GUEST_BODY
+from pipeline.control.http.stations import Stations
 from pipeline.control.hub import Hub
 from pipeline.events.kind import INFO
 from tests.control.endpoint import Workers, endpoint
@@ -126,11 +127,20 @@ def test_over_http_every_path_but_connect_asks_for_the_token(tmp_path: Path) -> 
     asyncio.run(run())
 
 
+def has_only(address: str) -> Has:
+    """A guest with this address alone."""
+
+    async def has(other: str) -> bool:
+        return other == address
+
+    return has
+
+
 @pytest.mark.parametrize("client", ["@", ""])
 def test_a_client_without_an_address_has_no_guest_that_is_its_own(client: str) -> None:
     access, _ = refusals(guests=GuestApi())
     with pytest.raises(AccessError, match="another address than their own"):
-        access.check_guest_expose(client, Owner(client), "tcp", ":80", "192.168.127.2:80")
+        asyncio.run(access.check_guest_expose(client, has_only(client), "tcp", ":80", "192.168.127.2:80"))
 
 
 def test_over_http_a_guest_is_told_what_it_may_not(tmp_path: Path) -> None:
@@ -144,7 +154,7 @@ def test_over_http_a_guest_is_told_what_it_may_not(tmp_path: Path) -> None:
             sock = {"local": "/tmp/x", "remote": "tcp://192.168.127.2:80", "protocol": "unix"}
             answer = await at.call("POST", EXPOSE, json.dumps(sock))
             assert answer == (403, "guests may not forward unix sockets of the host\n")
-            assert {op["op"] for _, op in at.workers.asked} == {"station"}
+            assert at.workers.asked == []
             forward["local"] = "127.0.0.1:80"
             assert await at.call("POST", EXPOSE, json.dumps(forward)) == (200, "")
         async with endpoint(tmp_path, guest=True, access=Access(LOG, guests=GuestApi(enabled=False))) as at:
@@ -213,27 +223,36 @@ def test_a_guest_opens_forwards_to_itself_and_no_sockets_unless_it_may(
     rules: GuestApi, protocol: str, remote: str, why: str
 ) -> None:
     access, counted = refusals(guests=rules)
+    has = has_only("192.168.127.2")
     local = "/run/x.sock" if protocol == "unix" else ":8080"
     if why:
         with pytest.raises(AccessError, match=why):
-            access.check_guest_expose("192.168.127.2:1", Owner("192.168.127.2"), protocol, local, remote)
+            asyncio.run(access.check_guest_expose("192.168.127.2:1", has, protocol, local, remote))
     else:
-        access.check_guest_expose("192.168.127.2:1", Owner("192.168.127.2"), protocol, local, remote)
+        asyncio.run(access.check_guest_expose("192.168.127.2:1", has, protocol, local, remote))
     assert counted == (["api_request_refused_guest"] if why else [])
 
 
 @contextlib.asynccontextmanager
 async def two_guests(
-    tmp_path: Path, rules: GuestApi, stations: Mapping[str, Sequence[str]] | None = None
+    tmp_path: Path, rules: GuestApi, known: Mapping[str, tuple[str, int]] | None = None
 ) -> AsyncIterator[Callable[..., Awaitable[int]]]:
-    """Requests of guests by their addresses: the status of each answer. stations: what demux knows."""
+    """Requests of guests by their addresses: the status of each answer.
+
+    known: the MAC address and the number of the guest of each address that demux knows. Each connection is
+    that of the guest of its address.
+    """
     async with endpoint(tmp_path, guest=True, access=Access(LOG, guests=rules)) as at:
-        found = stations or {}
-        at.workers.answers["station"] = lambda op: {"addresses": list(found.get(op["address"], ()))}
+        found = {address: list(row) for address, row in (known or {}).items()}
+        numbers = {address: number for address, (_, number) in (known or {}).items()}
+        at.workers.answers["neighbors"] = lambda op: {
+            "neighbors": {address: found[address] for address in op["addresses"] if address in found}
+        }
 
         async def ask(guest: str, target: str, **wish: str) -> int:
             ours, theirs = socket.socketpair()
-            at.front.serve(theirs, f"[{guest}]:40000" if ":" in guest else f"{guest}:40000")
+            client = f"[{guest}]:40000" if ":" in guest else f"{guest}:40000"
+            at.front.serve(theirs, client, numbers.get(guest, 0))
             reader, writer = await asyncio.open_unix_connection(sock=ours)
             body = json.dumps(wish).encode()
             head = f"POST {target} HTTP/1.1\r\nHost: g\r\nConnection: close\r\nContent-Length: {len(body)}"
@@ -274,8 +293,8 @@ def test_a_guest_cannot_close_the_forward_of_another_guest_or_of_the_host(tmp_pa
 def test_a_guest_that_asks_over_one_family_has_the_address_of_the_other(tmp_path: Path) -> None:
     async def run() -> None:
         four, six, other = "192.168.127.2", "fd00::5054:ff:fe00:2", "192.168.127.3"
-        stations = {four: (four, six), six: (four, six), other: (other,)}
-        async with two_guests(tmp_path, GuestApi(), stations) as ask:
+        known = {four: ("mac one", 1), six: ("mac one", 1), other: ("mac other", 2)}
+        async with two_guests(tmp_path, GuestApi(), known) as ask:
             assert await ask(six, EXPOSE, local=":8080", remote=f"{four}:80") == 200
             assert await ask(four, EXPOSE, local=":8081", remote=f"[{six}]:80") == 200
             assert await ask(six, EXPOSE, local=":8082", remote=f"{other}:80") == 403
@@ -286,7 +305,35 @@ def test_a_guest_that_asks_over_one_family_has_the_address_of_the_other(tmp_path
     asyncio.run(run())
 
 
-def test_a_guest_that_asks_too_often_costs_demux_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("own", "target", "has"),
+    [
+        (("mac", 1), ("mac", 1), True),
+        (("mac", 1), ("mac of the same process", 1), False),
+        (("mac", 2), ("mac", 2), False),
+        (None, ("mac", 1), False),
+        (("mac", 1), None, False),
+        (None, None, False),
+    ],
+)
+def test_an_address_is_a_guests_only_while_that_of_its_connection_is(
+    own: tuple[str, int] | None, target: tuple[str, int] | None, has: bool
+) -> None:
+    """Such as when DHCP has given the connection's address to another guest, before a request was read."""
+
+    async def run() -> None:
+        workers = Workers()
+        pair = {"192.168.127.2": own, "192.168.127.9": target}
+        workers.answers["neighbors"] = {"neighbors": {text: list(row) for text, row in pair.items() if row}}
+        guest = Owner("192.168.127.2", 1)
+        assert await Stations(workers).has(guest, "192.168.127.9") is has
+        assert await Stations(workers).has(guest, "192.168.127.2")
+        assert not await Stations(workers).has(guest, HOST)
+
+    asyncio.run(run())
+
+
+def test_demux_is_not_asked_for_a_guest_beyond_its_rate(tmp_path: Path) -> None:
     async def run() -> None:
         async with endpoint(tmp_path, guest=True) as at:
             body = json.dumps({"local": ":80", "remote": "192.168.127.3:80"})
@@ -303,7 +350,7 @@ def test_a_guest_that_asks_too_often_costs_demux_nothing(tmp_path: Path) -> None
                 statuses.append(int(answer.split(b" ", 2)[1]))
             writer.close()
             assert set(statuses) == {403, 429}
-            asked = [op for _, op in at.workers.asked if op["op"] == "station"]
+            asked = [op for _, op in at.workers.asked if op["op"] == "neighbors"]
             assert len(asked) == statuses.count(403)
 
     asyncio.run(run())

@@ -41,14 +41,3 @@ def test_only_addresses_that_are_asked_for_and_known_are_answered() -> None:
     wanted.append("fd12:3456:789a::2")
     answer = guest_report.neighbors({1: 7}, table, wanted)
     assert answer.neighbors == {"192.168.127.2": ["02:00:00:00:00:01", 7]}
-
-
-def test_a_station_is_its_mac_address_on_its_link() -> None:
-    addrs = [ip.parse_ipv4(f"192.168.127.{last}") for last in range(2, 6)]
-    table = Neighbors(GuestAddresses(ip.parse_ipv4("192.168.127.0"), 24), b"\x02gatew")
-    one, other = bytes([2, 0, 0, 0, 0, 1]), bytes([2, 0, 0, 0, 0, 2])
-    for addr, mac, link in zip(addrs, (one, one, other, one), (1, 1, 1, 2), strict=True):
-        table.learn(addr, mac, link, 0.0)
-    found = guest_report.station(table, "192.168.127.3").addresses
-    assert sorted(found) == ["192.168.127.2", "192.168.127.3"]
-    assert guest_report.station(table, "192.168.127.9").addresses == []

@@ -70,6 +70,20 @@ def test_an_unknown_option_is_answered_whatever_comes_after_it(
     assert not rig.neighbours["tcp0"].take(kinds.TCP_RANGE)
 
 
+@pytest.mark.parametrize("option", [b"\x63\x04" + bytes(4), b"\x8b\x04" + bytes(4), bytes(6)])
+@pytest.mark.parametrize("proto", [0, 60])
+def test_options_of_packets_for_groups_of_guests_are_not_the_gateways(
+    rig: Rig, option: bytes, proto: int
+) -> None:
+    rig.meet()
+    mdns = ip.parse("ff02::fb")
+    frame = packet(GLOBAL[1], mdns, proto, bytes((ipv4.PROTO_UDP, 0)) + option + bytes(8))
+    frame = ipv6.group_mac(mdns) + frame[6:]
+    assert rig.send(1, frame) == [frame], "the switch gives it to the other guests, and nobody answers"
+    assert rig.count("ipv6_packet_dropped_unknown_option") == 0
+    assert rig.stages[DEMUX].held()["links_with_bad_frames"] == 0
+
+
 def test_a_guest_that_has_no_address_beyond_the_link_is_told(rig: Rig) -> None:
     rig.send(1, ping(LOCAL[1], GATEWAY, MACS[1]))
     (frame,) = rig.send(1, packet(LOCAL[1], OUTSIDE, ipv4.PROTO_TCP, bytes(20)))
