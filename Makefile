@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SOURCES := pipeline guest perf tests setup.py .ci/agent.py .ci/manual.py .ci/screenshot.py .ci/web_screenshots.py
 PYTEST := $(BIN)/pytest
+JOBS ?= 3
+# Processes of pytest. Most tests wait most of the time, so there are more than cores. The tests of a file stay together.
+SPREAD := -n $(JOBS) --dist loadfile
 ARGS ?=
 FUZZ_SECONDS ?= 300
 
@@ -50,13 +53,13 @@ type: setup ## mypy --strict
 
 test: packages setup machine compiled ## everything: lint, types, all tests
 	$(MAKE) --no-print-directory lint type
-	$(PYTEST) $(ARGS)
+	$(PYTEST) $(SPREAD) $(ARGS)
 
 unit: setup ## the tests that need neither namespaces nor a virtual machine
-	$(PYTEST) -m 'not e2e and not vm' $(ARGS)
+	$(PYTEST) $(SPREAD) -m 'not e2e and not vm' $(ARGS)
 
 e2e: packages setup machine compiled ## the tests with namespace guests and a virtual machine
-	$(PYTEST) -m 'e2e or vm' $(ARGS)
+	$(PYTEST) $(SPREAD) -m 'e2e or vm' $(ARGS)
 
 stress: packages setup ## ten million messages over rings, 10^5 schedules and 10^6 connections of TCP, loss, 10^7 fuzzed frames
 	STRESS_MESSAGES=10000000 $(PYTEST) --timeout=1800 tests/ipc/test_ring_stress.py $(ARGS)

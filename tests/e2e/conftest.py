@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.agent import Agent
 from tests.support.daemon import Daemon
-from tests.support.netns import Network, leftovers, shared_memory
+from tests.support.netns import Network, leftovers, new_shared_memory, shared_memory
 from tests.support.servers import Servers
 
 
@@ -22,7 +22,7 @@ def network() -> Iterator[Network]:
     with Network(guest_count=2) as made:
         yield made
     assert leftovers() == []
-    assert shared_memory() == before
+    assert not new_shared_memory(before)
 
 
 @pytest.fixture(scope="module")

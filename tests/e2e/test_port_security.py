@@ -18,7 +18,15 @@ from pipeline.wire import arp, ethernet, ip
 from tests.support.agent import GATEWAY_ADDR, GUEST_ADDR, GUEST_MAC, Agent, run_client
 from tests.support.attempts import Station, arp_frame, attempts, evasions, ping
 from tests.support.daemon import Daemon
-from tests.support.netns import INTERNET_ADDR, Namespace, Network, leftovers, shared_memory, wait_for
+from tests.support.netns import (
+    INTERNET_ADDR,
+    Namespace,
+    Network,
+    leftovers,
+    new_shared_memory,
+    shared_memory,
+    wait_for,
+)
 from tests.support.servers import DATA, Servers
 
 pytestmark = pytest.mark.e2e
@@ -44,7 +52,7 @@ def network() -> Iterator[Network]:
     with Network(guest_count=3) as made:
         yield made
     assert leftovers() == []
-    assert shared_memory() == before
+    assert not new_shared_memory(before)
 
 
 class Guests:

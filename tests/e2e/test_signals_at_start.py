@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.daemon import Daemon, program
-from tests.support.netns import INTERNET_ADDR, Network, shared_memory, wait_for
+from tests.support.netns import INTERNET_ADDR, Network, new_shared_memory, shared_memory, wait_for
 
 pytestmark = pytest.mark.e2e
 
@@ -86,7 +86,7 @@ class Run:
                 path for path in (self.pid_file, self.daemon.socket, self.daemon.qemu_socket) if path.exists()
             ]
             assert not left, f"{what}: left behind: {left}"
-            assert shared_memory() == self.before, what
+            assert not new_shared_memory(self.before), what
             wait_for(self._group_is_gone, f"{what}: workers are gone", 2)
         finally:
             if not self._group_is_gone():

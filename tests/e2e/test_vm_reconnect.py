@@ -68,8 +68,9 @@ def test_a_machine_keeps_its_lease_and_goes_on_by_itself(
         addr = lease_of(first)
         assert f"inet {addr}/24 " in machine.run("ip -4 address show eth0")
         machine.run("httpd -p 80 -h /www")
-        # With IPv6 the kernel speaks as soon as its link is back. Here the daemon must find a silent machine.
-        machine.run("echo 1 > /proc/sys/net/ipv6/conf/eth0/disable_ipv6")
+        # Five seconds after its last packet, the kernel asks by ARP whether the gateway is still there. The
+        # daemon must find a silent machine.
+        machine.run(f"arp -s {GATEWAY_ADDR} 5a:94:ef:e4:0c:dd")
         # Twice: what connects again must do so as often as it is needed.
         for _ in range(2):
             end(first)

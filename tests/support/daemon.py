@@ -29,7 +29,7 @@ from pipeline.control.metrics.families import SUPERVISOR, writers
 from pipeline.daemon import placement
 from pipeline.topology import Layout
 from tests.support.metrics import counted
-from tests.support.netns import Namespace, Network, shared_memory, wait_for
+from tests.support.netns import Namespace, Network, new_shared_memory, shared_memory, wait_for
 
 READY = "waiting for clients..."
 READY_SECONDS = 10.0
@@ -197,7 +197,7 @@ class Daemon:
         """Assert that sockets, workers and shared memory are gone. workers: their former pids by name."""
         left = [path for path in (self.socket, self.qemu_socket) if path.exists()]
         assert not left, f"still there: {left}"
-        assert shared_memory() == self._shared_memory
+        assert not new_shared_memory(self._shared_memory)
         alive = [name for name, pid in workers.items() if Path(f"/proc/{pid}").exists()]
         assert not alive, f"workers still there: {alive}"
 

@@ -253,6 +253,19 @@ def shared_memory() -> set[str]:
     return set(os.listdir("/dev/shm"))
 
 
+def new_shared_memory(before: set[str], seconds: float = 2.0) -> set[str]:
+    """The names in /dev/shm that are not of ``before`` and stay there for this time.
+
+    The daemons of tests that run beside this one have names there for a moment.
+    """
+    deadline = time.monotonic() + seconds
+    new = shared_memory() - before
+    while new and time.monotonic() < deadline:
+        time.sleep(0.02)
+        new &= shared_memory()
+    return new
+
+
 def wait_for(
     condition: Callable[[], Result], what: str, seconds: float = 10.0, every: float = 0.02
 ) -> Result:
