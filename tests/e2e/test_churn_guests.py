@@ -18,7 +18,7 @@ from tests.support.servers import ECHO, UDP_ECHO, Servers
 
 pytestmark = pytest.mark.e2e
 
-SECONDS = float(os.environ.get("CHURN_SECONDS", "20"))
+SECONDS = float(os.environ.get("CHURN_SECONDS", "12"))
 ORPHAN_SECONDS = 120 if SECONDS > 300 else 5
 CONNECTIONS = 8
 KEPT = 4

@@ -1,4 +1,8 @@
-"""Kernel guests over IPv6 to the host and beyond: TCP, UDP, pings, errors, and forwards in all mixes."""
+"""Kernel guests over IPv6 to the host and beyond: TCP, UDP, pings, errors, and forwards in all mixes.
+
+Tests with the fixtures ``daemon`` and ``agent`` share one daemon of each placement, and the first guest. The
+others start their own daemon beside it, for the second guest.
+"""
 
 import contextlib
 import json
@@ -58,32 +62,33 @@ def has_route(agent: Agent) -> bool:
 
 
 @contextlib.contextmanager
-def guest_of(network: Network, *flags: str, mode: str = "auto") -> Iterator[tuple[Daemon, Agent]]:
+def guest_of(network: Network, *flags: str, number: int = 1) -> Iterator[tuple[Daemon, Agent]]:
     """A daemon, and a guest with an address and a default route over IPv6."""
     with (
-        Daemon(network, "-ipv6", mode, *flags) as daemon,
-        Agent(network.guests[0], daemon.socket, mac=MACS[0]) as agent,
+        Daemon(network, "-ipv6", "auto", *flags, name=f"of{number}") as daemon,
+        Agent(network.guests[number], daemon.socket, mac=MACS[number]) as agent,
     ):
-        wait_for(lambda: is_usable(agent.guest, ADDRS[0]) and has_route(agent), "an address and a route")
+        wait_for(lambda: is_usable(agent.guest, ADDRS[number]) and has_route(agent), "address and route")
         yield daemon, agent
 
 
-@pytest.fixture(params=PLACEMENTS)
+@pytest.fixture(scope="module", params=PLACEMENTS)
 def made(
     request: pytest.FixtureRequest, network: Network, outside: Servers
 ) -> Iterator[tuple[Daemon, Agent]]:
-    with guest_of(network, "-placement", request.param) as made:
+    with guest_of(network, "-placement", request.param, number=0) as made:
         yield made
 
 
 @pytest.fixture
-def agent(made: tuple[Daemon, Agent]) -> Agent:
-    return made[1]
+def daemon(made: tuple[Daemon, Agent]) -> Iterator[Daemon]:
+    yield made[0]
+    made[0].wait_for_free_slots()
 
 
 @pytest.fixture
-def daemon(made: tuple[Daemon, Agent]) -> Daemon:
-    return made[0]
+def agent(daemon: Daemon, made: tuple[Daemon, Agent]) -> Agent:
+    return made[1]
 
 
 # --- TCP and UDP ----------------------------------------------------------------------------------
@@ -199,14 +204,19 @@ def test_forwards_join_any_two_families(
     network: Network, daemon: Daemon, agent: Agent, local: str, remote: str
 ) -> None:
     served = Servers(network.guests[0], network.directory, "::" if "[" in remote else "0.0.0.0")
+    forwards = [
+        {"local": f"{local}:{6000 + port}", "remote": f"{remote}:{port}", "protocol": protocol}
+        for protocol, port in (("tcp", DATA), ("udp", UDP_ECHO))
+    ]
     try:
-        for protocol, port in (("tcp", DATA), ("udp", UDP_ECHO)):
-            asked = {"local": f"{local}:{6000 + port}", "remote": f"{remote}:{port}", "protocol": protocol}
+        for asked in forwards:
             status, body = daemon.api("/services/forwarder/expose", asked)
             assert status == 200, body
         address = {"[::]": "::1"}.get(local, local.strip("[]"))
         assert run_client(network.host, "transfer", address, 6000 + DATA, MIB, MIB)["errors"] == []
         assert run_client(network.host, "udp", address, 6000 + UDP_ECHO, 900, 5)["received"] == 5
+        for asked in forwards:
+            assert daemon.api("/services/forwarder/unexpose", asked)[0] == 200
     finally:
         served.close()
 
@@ -232,10 +242,10 @@ def test_a_guest_asks_over_ipv6_for_a_forward_to_its_ipv4_address(network: Netwo
 
 def test_ipv6_is_there_without_a_flag(network: Network) -> None:
     with (
-        Daemon(network, ipv4_only=False) as daemon,
-        Agent(network.guests[0], daemon.socket, mac=MACS[0]) as agent,
+        Daemon(network, ipv4_only=False, name="own") as daemon,
+        Agent(network.guests[1], daemon.socket, mac=MACS[1]) as agent,
     ):
-        wait_for(lambda: is_usable(agent.guest, ADDRS[0]) and has_route(agent), "an address and a route")
+        wait_for(lambda: is_usable(agent.guest, ADDRS[1]) and has_route(agent), "an address and a route")
 
 
 def test_the_default_route_follows_the_hosts(network: Network) -> None:
@@ -243,7 +253,7 @@ def test_the_default_route_follows_the_hosts(network: Network) -> None:
         network.host.ip("-6", "route", "del", "default")
         try:
             wait_for(lambda: not has_route(agent), "no default route", 15)
-            assert is_usable(agent.guest, ADDRS[0])
+            assert is_usable(agent.guest, ADDRS[1])
         finally:
             network.host.ip("-6", "route", "add", "default", "via", INTERNET_ADDR6)
         wait_for(lambda: has_route(agent), "a default route again", 15)
@@ -253,10 +263,10 @@ def test_a_host_without_ipv6_serves_ipv4(network: Network, outside: Servers) -> 
     network.host.run("sysctl", "-q", "-w", "net.ipv6.conf.all.disable_ipv6=1")
     try:
         with (
-            Daemon(network, "-ipv6", "auto") as daemon,
-            Agent(network.guests[0], daemon.socket, mac=MACS[0]) as agent,
+            Daemon(network, "-ipv6", "auto", name="own") as daemon,
+            Agent(network.guests[1], daemon.socket, mac=MACS[1]) as agent,
         ):
-            wait_for(lambda: is_usable(agent.guest, ADDRS[0]), "an address")
+            wait_for(lambda: is_usable(agent.guest, ADDRS[1]), "an address")
             assert not has_route(agent)
             assert agent.run("transfer", INTERNET_ADDR, DATA, MIB, MIB)["errors"] == []
             told = [line["event"] for line in daemon.log() if "over IPv6" in line["event"]]

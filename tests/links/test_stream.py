@@ -230,7 +230,7 @@ def test_an_impossible_length_closes_the_link(guest: Guest, length: int) -> None
     head=st.integers(0, 90_000),
     short_is_all=st.booleans(),
 )
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_frames_that_no_slot_holds_are_passed_over_however_the_stream_is_cut(
     sizes: list[int], cuts: list[int], head: int, short_is_all: bool
 ) -> None:

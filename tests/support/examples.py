@@ -46,6 +46,10 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+def _default_sigint() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Script:
     """A script in a process group of its own, which gets SIGINT at the end of the block, as with ctrl-C."""
 
@@ -59,6 +63,8 @@ class Script:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                # A shell that ignores SIGINT from its start cannot trap it, as in the background of a script.
+                preexec_fn=_default_sigint,
             )
 
     def text(self) -> str:

@@ -85,8 +85,10 @@ def test_the_number_of_lost_events_comes_with_the_next_one(tmp_path: Path) -> No
     asyncio.run(run())
 
 
-def test_workers_report_only_while_a_client_is_there(tmp_path: Path) -> None:
+def test_workers_report_only_while_a_client_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> None:
+        # A client that is gone is noticed with the next comment at the latest.
+        monkeypatch.setattr(event_stream, "HEARTBEAT", 0.05)
         asked: list[list[str]] = []
         async with endpoint(tmp_path, hub=hub(asked)) as at:
             _, writer, _ = await opened(at, b"/events")
