@@ -42,7 +42,10 @@ def run(
             ends = {IPV4: (endpoint.host_addr, LOOPBACK), IPV6: (endpoint.host_addr6, "::1")}
             for family in families:
                 host_addr, bind = ends[family]
-                rows = measure(place, host_addr, options, bind)
+                try:
+                    rows = measure(place, host_addr, options, bind)
+                except report.MeasurementError as error:
+                    raise report.MeasurementError(f"{peer} over {family}: {error}") from None
                 found[family] += [(f"{peer}: {what}", *figures) for what, *figures in rows]
     return found
 
