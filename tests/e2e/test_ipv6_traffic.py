@@ -33,6 +33,7 @@ from tests.support.servers import DATA, DISCARD, HTTP, PAGE, RESET, UDP_ECHO, Se
 pytestmark = pytest.mark.e2e
 
 MIB = 1 << 20
+GIB = 1 << 30
 GATEWAY, HOST = ip.text(ADDRESSES.gateway), ip.text(ADDRESSES.host)
 CLOSED_PORT = 9
 BLACK_HOLE = "2001:db8:99::99"
@@ -98,6 +99,13 @@ def test_bytes_reach_the_internet_and_come_back_whole(agent: Agent) -> None:
     assert agent.run("transfer", INTERNET_ADDR6, DATA, 16 * MIB, 16 * MIB, 3)["errors"] == []
     assert agent.run("udp", INTERNET_ADDR6, UDP_ECHO, 1200, 20)["received"] == 20
     assert agent.run("burst", INTERNET_ADDR6, UDP_ECHO, "1200*20,7,1452*10", 3)["received"] == 93
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize(("down", "up"), [(GIB, 0), (0, GIB)], ids=["down", "up"])
+def test_a_gibibyte_arrives_with_its_hash(agent: Agent, down: int, up: int) -> None:
+    outcome = agent.run("transfer", INTERNET_ADDR6, DATA, down, up, timeout=280)
+    assert (outcome["errors"], outcome["good"]) == ([], 1)
 
 
 def test_datagrams_longer_than_the_mtu_go_in_fragments_both_ways(daemon: Daemon, agent: Agent) -> None:
