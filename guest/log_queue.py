@@ -52,6 +52,11 @@ class LogQueue(logging.Handler):
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
+    @property
+    def unwritten(self) -> int:
+        """The number of lines that are not written yet."""
+        return self._queue.unfinished_tasks
+
     def emit(self, record: logging.LogRecord) -> None:
         """Queue a line. If the queue is full, count the line as lost."""
         try:
@@ -62,7 +67,7 @@ class LogQueue(logging.Handler):
     def flush(self) -> None:
         """Wait at most FLUSH_SECONDS until all lines are written."""
         end = time.monotonic() + FLUSH_SECONDS
-        while self._queue.unfinished_tasks and time.monotonic() < end:
+        while self.unwritten and time.monotonic() < end:
             time.sleep(_POLL_SECONDS)
 
     def _line(self, record: logging.LogRecord) -> bytes:

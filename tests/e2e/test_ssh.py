@@ -130,7 +130,7 @@ def test_a_key_that_the_guest_does_not_know_closes_the_client_and_says_why(
     with Daemon(network, *flags) as daemon, Agent(network.guest, daemon.socket), sshd:
         daemon.expect_errors = True
         assert ask(path, b"let me in") == b""
-        (line,) = daemon.events("client not connected to the guest")
+        (line,) = wait_for(lambda: daemon.events("client not connected to the guest"), "its line")
         assert line["error"].startswith(f"the guest refuses {sshd.user}: ")
 
 
