@@ -3,6 +3,8 @@
 All data workers run in one process. The guest is a script at the other end of a socket pair. The host is an
 echo server on loopback. Only the turns of the daemon's loop are timed, so the figure is the daemon's cost
 without waiting. Prints one JSON line. With --profile it prints the most expensive functions instead.
+
+--ipv6 measures IPv6. Its datagrams have checksums, so compare it with --checksums.
 """
 
 import argparse
@@ -24,12 +26,10 @@ from pipeline.daemon.processes import make_loop
 from pipeline.go import flags
 from pipeline.ipc.fabric import Fabric
 from pipeline.topology import INGRESS, Layout
-from pipeline.wire import ethernet, ip, ipv4, tcp, tcp_options, udp
+from pipeline.wire import checksum, ethernet, ip, ipv4, ipv6, tcp, tcp_options, udp
 from tests.support import tcp_segments
 
 GUEST_MAC = bytes.fromhex("5a94efe40cee")
-GUEST = ip.parse_ipv4("192.168.127.9")
-HOST = ip.parse_ipv4("192.168.127.254")
 GUEST_PORT = 40000
 WINDOW = 500
 
@@ -37,8 +37,18 @@ WINDOW = 500
 class Bench:
     """The data process of ``-placement auto``, with a scripted guest."""
 
-    def __init__(self) -> None:
-        self.config, _ = merge.build(flags.parse(options.START, []), [], resolv_conf=os.devnull)
+    def __init__(self, *, over_ipv6: bool = False, checksums: bool = False) -> None:
+        """checksums: of IPv4 datagrams. IPv6 always has them."""
+        words = ["-ipv6", "on" if over_ipv6 else "auto"]
+        self.config, _ = merge.build(flags.parse(options.START, words), [], resolv_conf=os.devnull)
+        self.over_ipv6 = over_ipv6
+        self.checksums = checksums or over_ipv6
+        self.guest, self.host = ip.parse_ipv4("192.168.127.9"), ip.parse_ipv4("192.168.127.254")
+        if over_ipv6:
+            self.guest, self.host = self.config.network.ipv6_first | 9, self.config.network.ipv6_host
+        self.family = socket.AF_INET6 if over_ipv6 else socket.AF_INET
+        self.loopback = "::1" if over_ipv6 else "127.0.0.1"
+        ethertype = ethernet.TYPE_IPV6 if over_ipv6 else ethernet.TYPE_IPV4
         layout = Layout(self.config.workers.slots)
         group = plan(AUTO, layout, 1)[0]
         self.fabric = Fabric.create(
@@ -50,7 +60,7 @@ class Bench:
         self.poller = poller
         ours, self.link = socket.socketpair()
         self.workers[INGRESS].stage.on_control({"op": "attach", "head": b""}, [ours.detach()])
-        self.header = ethernet.header(self.config.network.gateway_mac, GUEST_MAC, ethernet.TYPE_IPV4)
+        self.header = ethernet.header(self.config.network.gateway_mac, GUEST_MAC, ethertype)
         self.spent = 0.0
 
     def settle(self) -> None:
@@ -69,20 +79,26 @@ class Bench:
 
     def send(self, proto: int, payload: bytes) -> None:
         """Send one packet of the guest."""
-        packet = ipv4.build(20 + len(payload), 1, 64, proto, GUEST, HOST, flags=ipv4.FLAG_DF) + payload
+        if self.over_ipv6:
+            packet = ipv6.build(len(payload), proto, 64, self.guest, self.host) + payload
+        else:
+            head = ipv4.build(20 + len(payload), 1, 64, proto, self.guest, self.host, flags=ipv4.FLAG_DF)
+            packet = head + payload
         self.link.sendall(struct.pack("<H", 14 + len(packet)) + self.header + packet)
 
     def receive(self) -> memoryview:
-        """The IPv4 payload of the next packet for the guest. Skips ARP."""
+        """The payload of the next TCP or UDP packet for the guest. Skips ARP and neighbour discovery."""
         while True:
             (length,) = struct.unpack("<H", self.link.recv(2))
             frame = memoryview(self.link.recv(length, socket.MSG_WAITALL))
             if frame[12:14] == b"\x08\x00":
                 return frame[34:]
+            if frame[12:14] == b"\x86\xdd" and frame[20] != ipv6.PROTO_ICMPV6:
+                return frame[54:]
 
     def tcp_trips(self, count: int) -> None:
         """Open a connection and exchange one byte count times."""
-        listener = socket.create_server(("127.0.0.1", 0))
+        listener = socket.create_server((self.loopback, 0), family=self.family)
         port = listener.getsockname()[1]
         seq, ack, ts_ecr = 1000, 0, 0
 
@@ -90,7 +106,7 @@ class Bench:
             self.send(
                 ipv4.PROTO_TCP,
                 tcp_segments.segment(
-                    GUEST, HOST, GUEST_PORT, port, seq, ack, tcp_flags, WINDOW, options, data
+                    self.guest, self.host, GUEST_PORT, port, seq, ack, tcp_flags, WINDOW, options, data
                 ),
             )
 
@@ -127,12 +143,15 @@ class Bench:
 
     def udp_trips(self, count: int) -> None:
         """Exchange a datagram of one byte count times."""
-        host = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        host.bind(("127.0.0.1", 0))
+        host = socket.socket(self.family, socket.SOCK_DGRAM)
+        host.bind((self.loopback, 0))
         port = host.getsockname()[1]
+        head = udp.build(GUEST_PORT, port, udp.HEADER_LEN + 1)
+        if self.checksums:
+            head = udp.build_checked(self.guest, self.host, GUEST_PORT, port, 1, checksum.word_sum(b"x"))
         self.spent = 0.0
         for _ in range(count):
-            self.send(ipv4.PROTO_UDP, udp.build(GUEST_PORT, port, udp.HEADER_LEN + 1) + b"x")
+            self.send(ipv4.PROTO_UDP, head + b"x")
             self.wake_until(host)
             data, peer = host.recvfrom(16)
             host.sendto(data, peer)
@@ -148,8 +167,10 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--trips", type=int, default=1000, help="round trips a round")
     parser.add_argument("--profile", choices=["tcp", "udp"], help="print where the time goes")
+    parser.add_argument("--ipv6", action="store_true", help="over IPv6")
+    parser.add_argument("--checksums", action="store_true", help="IPv4 datagrams have checksums, as IPv6's")
     args = parser.parse_args()
-    bench = Bench()
+    bench = Bench(over_ipv6=args.ipv6, checksums=args.checksums)
     kinds = {"tcp": bench.tcp_trips, "udp": bench.udp_trips}
     if args.profile:
         profile = cProfile.Profile()
