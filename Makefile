@@ -6,9 +6,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SOURCES := pipeline guest perf tests setup.py .ci/agent.py .ci/manual.py .ci/screenshot.py .ci/web_screenshots.py
 PYTEST := $(BIN)/pytest
-JOBS ?= 3
-# Processes of pytest. Most tests wait most of the time, so there are more than cores. The tests of a file stay together.
-SPREAD := -n $(JOBS) --dist loadfile
+JOBS ?= 2
+# JOBS processes share the files. Tests that failed beside others run once more, alone: a loaded machine may be too
+# slow for them, and what is broken fails again.
+define run_tests
+	$(PYTEST) -n $(JOBS) --dist loadfile $(1) $(ARGS) || { \
+		[ $$? = 1 ] && echo "once more, alone: the tests that failed" && \
+		$(PYTEST) --last-failed --last-failed-no-failures none $(1) $(ARGS); }
+endef
 ARGS ?=
 FUZZ_SECONDS ?= 300
 
@@ -53,13 +58,13 @@ type: setup ## mypy --strict
 
 test: packages setup machine compiled ## everything: lint, types, all tests
 	$(MAKE) --no-print-directory lint type
-	$(PYTEST) $(SPREAD) $(ARGS)
+	$(call run_tests)
 
 unit: setup ## the tests that need neither namespaces nor a virtual machine
-	$(PYTEST) $(SPREAD) -m 'not e2e and not vm' $(ARGS)
+	$(call run_tests,-m 'not e2e and not vm')
 
 e2e: packages setup machine compiled ## the tests with namespace guests and a virtual machine
-	$(PYTEST) $(SPREAD) -m 'e2e or vm' $(ARGS)
+	$(call run_tests,-m 'e2e or vm')
 
 stress: packages setup ## ten million messages over rings, 10^5 schedules and 10^6 connections of TCP, loss, 10^7 fuzzed frames
 	STRESS_MESSAGES=10000000 $(PYTEST) --timeout=1800 tests/ipc/test_ring_stress.py $(ARGS)

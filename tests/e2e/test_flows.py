@@ -73,11 +73,12 @@ def test_a_connection_is_shown_with_its_name_and_its_bytes(daemon: Daemon, agent
             "name": NAME,
             "state": "established",
             "bytes_from_guest": 100_000,
-            "retransmissions": 0,
         }
         assert {key: flow[key] for key in expected} == expected
         assert 69 <= flow["packets_to_guest"] <= 200
         assert 2 <= flow["packets_from_guest"] <= 200
+        # A guest that gets no processor time for a while acknowledges late.
+        assert 0 <= flow["retransmissions"] < 20
         assert 0 < flow["connect_seconds"] < 5
         assert 0 < flow["min_rtt_seconds"] < 5
         assert 0 <= flow["idle_seconds"] <= flow["age_seconds"] < 60

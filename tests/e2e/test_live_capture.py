@@ -65,6 +65,7 @@ def test_each_guest_has_an_interface_and_a_snap_length_cuts_frames(
     ):
         first = agent.guest.run("ip", "-4", "-br", "address", "show", "dev", "tap0").stdout.split()[2]
         other.guest.run("ping", "-n", "-c", "1", "-W", "2", "-s", "200", first.partition("/")[0])
+        capture.wait_for_packets(4)
     found = capture.found()
     assert len(found.interfaces) == 2
     requests = [packet for packet in found.packets if packet.data[34] == 8]

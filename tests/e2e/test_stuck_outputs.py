@@ -22,7 +22,7 @@ pytestmark = pytest.mark.e2e
 MIB = 1 << 20
 GUESTS = 1500
 """Guests that come and go: each is some lines of the log."""
-STOP_SECONDS = 3.0
+STOP_SECONDS = 10.0
 
 
 @contextmanager

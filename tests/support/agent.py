@@ -21,7 +21,7 @@ GUEST_ADDR = "192.168.127.2"
 HOST_ADDR = "192.168.127.254"
 GUEST_MAC = "5a:94:ef:e4:0c:ee"
 REST_SECONDS = 0.03
-STOP_SECONDS = 2.0
+STOP_SECONDS = 10.0
 _SLEEPS = re.compile(r"^State:\t.|^voluntary_ctxt_switches:.*", re.MULTILINE)
 
 

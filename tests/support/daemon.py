@@ -33,7 +33,7 @@ from tests.support.netns import Namespace, Network, new_shared_memory, shared_me
 
 READY = "waiting for clients..."
 READY_SECONDS = 10.0
-STOP_SECONDS = 2.0
+STOP_SECONDS = 10.0
 REST_SECONDS = 10.0
 
 

@@ -2,6 +2,7 @@
 
 import io
 import signal
+import struct
 import subprocess
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +15,8 @@ from tests.support.daemon import Daemon
 from tests.support.netns import wait_for
 
 FROM_GUEST, TO_GUEST = "inbound", "outbound"
+_BLOCK = struct.Struct("<II")
+"""Type and length of a block."""
 
 
 class Packet(NamedTuple):
@@ -60,6 +63,16 @@ def read(data: bytes) -> Found:
     return Found(interfaces, packets)
 
 
+def _packet_count(data: bytes) -> int:
+    """The packets that are there, whatever the last block lacks."""
+    at = count = 0
+    while at + _BLOCK.size <= len(data):
+        kind, length = _BLOCK.unpack_from(data, at)
+        at += length
+        count += kind == EnhancedPacket.magic_number and at <= len(data)
+    return count
+
+
 def _first(options: Any, name: str, absent: Any) -> Any:
     """An option, which python-pcapng raises KeyError for if it is absent."""
     return next(iter(options.get_all(name)), absent) if name in options else absent
@@ -93,6 +106,10 @@ class Capture:
             self.process.send_signal(signal.SIGINT)
         _, self.text = self.process.communicate(timeout=10)
         assert (self.process.returncode, self.text) == (0, "")
+
+    def wait_for_packets(self, count: int) -> None:
+        """Wait until the file has this many whole packets. The daemon sends them in bursts."""
+        wait_for(lambda: _packet_count(self.path.read_bytes()) >= count, f"{count} packets", 10, 0.05)
 
     def found(self) -> Found:
         """What is in the file."""

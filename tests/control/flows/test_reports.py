@@ -148,6 +148,8 @@ def test_the_end_publishes_what_waits() -> None:
 
 def test_the_log_has_flows_only_as_long_as_it_has_level_debug() -> None:
     async def test(rig: Rig) -> None:
+        # Another test of this process may have left a logger that drops this level.
+        structlog.reset_defaults()
         rig.flows = FlowEvents(rig, rig.hub, structlog.get_logger())
         with structlog.testing.capture_logs() as lines:
             for on, count in ((False, 0), (True, 1), (True, 2), (False, 2), (True, 3)):
