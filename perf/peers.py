@@ -245,8 +245,9 @@ def running(
                 _allow_ipv6(world)
             process, host_addr = STARTERS[name](setup)
             _await_first_connection(world, host_addr, process)
-            host_addr6 = _add_ipv6(name, world.guest) if ipv6 else ""
+            host_addr6 = ""
             if ipv6:
+                host_addr6 = _add_ipv6(name, world.guest)
                 _await_first_connection(world, host_addr6, process, "::1")
         except (PeerError, RuntimeError, OSError) as problem:
             raise PeerError(f"{name}: {problem}; its log ends: {_tail(log)}") from problem

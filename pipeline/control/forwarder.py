@@ -105,7 +105,10 @@ class Forwarder:
         return sorted(self._forwards.values(), key=lambda forward: (forward.local, forward.protocol))
 
     def check_rate(self, guest: int) -> None:
-        """Count one wish to open or close a forward. Raises TooManyError beyond the guest's rate."""
+        """Count one wish to open or close a forward. Raises TooManyError beyond the guest's rate.
+
+        The API calls it for guests before it asks other workers. expose() and unexpose() do not count.
+        """
         if refusal := self._shares.refuses_change(guest, asyncio.get_running_loop().time()):
             raise TooManyError(refusal)
 

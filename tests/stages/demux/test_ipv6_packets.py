@@ -58,14 +58,12 @@ def test_source_routes_are_not_followed(rig: Rig, dst: int) -> None:
 
 
 @pytest.mark.parametrize("proto", [ipv4.PROTO_TCP, ipv4.PROTO_UDP, icmpv6.PROTO_ICMPV6])
-@pytest.mark.parametrize(("dst", "pointer"), [(GATEWAY, 42), (OUTSIDE, 42)])
-def test_an_unknown_option_is_answered_whatever_comes_after_it(
-    rig: Rig, proto: int, dst: int, pointer: int
-) -> None:
+@pytest.mark.parametrize("dst", [GATEWAY, OUTSIDE])
+def test_an_unknown_option_is_answered_whatever_comes_after_it(rig: Rig, proto: int, dst: int) -> None:
     rig.meet()
     option = bytes((proto, 0, 0x9E, 4)) + bytes(4)
     told = errors_of(rig.send(1, packet(GLOBAL[1], dst, 60, option + tcp_segment(GLOBAL[1], dst))))
-    assert told == [(icmpv6.PARAMETER_PROBLEM, ipv6.UNKNOWN_OPTION, pointer)]
+    assert told == [(icmpv6.PARAMETER_PROBLEM, ipv6.UNKNOWN_OPTION, 42)]
     assert rig.count("ipv6_packet_dropped_unknown_option") == 1
     assert not rig.neighbours["tcp0"].take(kinds.TCP_RANGE)
 
