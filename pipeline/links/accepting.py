@@ -100,10 +100,10 @@ class AcceptingListener(Listener):
     def _accepted(self, sock: socket.socket) -> None:
         """A connection was accepted. This method owns sock."""
 
-    def _attach(self, link: Link, framing: Framing | None, sock: socket.socket) -> None:
+    def _attach(self, link: Link, sock: socket.socket) -> None:
         # The peer of an inherited connection is unknown: the system names the process that made the pair.
         identity = "" if self._is_guest else peer.identity(sock)
-        self._owner.attach(Arrival(link, framing, self.protocol, peer_text(sock), identity), self)
+        self._owner.attach(Arrival(link, self.protocol, peer_text(sock), identity), self)
 
 
 class StreamListener(AcceptingListener):
@@ -115,7 +115,7 @@ class StreamListener(AcceptingListener):
 
     def _accepted(self, sock: socket.socket) -> None:
         resources = self._resources
-        self._attach(StreamLink(sock, self._framing, resources.pool, resources.slots), self._framing, sock)
+        self._attach(StreamLink(sock, self._framing, resources.pool, resources.slots), sock)
 
 
 class PacketListener(AcceptingListener):
@@ -132,7 +132,7 @@ class PacketListener(AcceptingListener):
         self._make_link = make_link
 
     def _accepted(self, sock: socket.socket) -> None:
-        self._attach(self._make_link(sock, *self._resources), None, sock)
+        self._attach(self._make_link(sock, *self._resources), sock)
 
 
 def _listens(sock: socket.socket) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from pipeline.records.kinds import NO_SLOT
+from pipeline.wire.framing import Framing
 
 HEADROOM: Final = 256
 """Bytes left free at the start of a slot."""
@@ -72,6 +73,8 @@ class Link(ABC):
     verify          whether the owner must verify the checksums of received frames
     read_limit      bytes that one read_burst() reads at most, about; the owner may set it
     vnet_len        bytes of the virtio-net header before each frame, in both directions; 0 without offload
+    features        the work that the guest may leave to us (pipeline.wire.offload); 0 without vnet_len
+    guest_features  the work that we may leave to the guest; 0 without vnet_len
     drops           frames that the link itself dropped since take_drops(), by counter name
     ==============  ===================================================================
     """
@@ -81,6 +84,8 @@ class Link(ABC):
         self.verify = True
         self.read_limit = FULL_READ
         self.vnet_len = 0
+        self.features = 0
+        self.guest_features = 0
         self.drops: dict[str, int] = {}
         self._drained = False
         self._short_is_all = False
@@ -99,6 +104,11 @@ class Link(ABC):
         """Return ``drops`` and clear it."""
         drops, self.drops = self.drops, {}
         return drops
+
+    @property
+    def framing(self) -> Framing | None:
+        """How frames given to send() are delimited; None if each buffer is a frame."""
+        return None
 
     @property
     @abstractmethod
@@ -135,6 +145,7 @@ class Link(ABC):
     def send(self, buffers: Sequence[Buffer]) -> bool:
         """Send frames with their framing, as pipeline.engines.offload.gso makes them.
 
+        A link with virtio-net headers always has a framing: its frames may consist of several buffers.
         The link copies what the socket does not accept, so the caller may reuse the memory of the buffers.
         False: the backlog is full, and nothing was sent. Raises LinkClosed.
         """

@@ -153,7 +153,7 @@ class VfkitListener(Listener):
         # The link closes its own descriptor. This one stays for the next guest.
         self._link = DatagramLink(sock.dup(), *self._resources)
         self._look_at = monotonic() + LOOK_INTERVAL
-        self._owner.attach(Arrival(self._link, None, PROTOCOL, unix_text(peer)), self)
+        self._owner.attach(Arrival(self._link, PROTOCOL, unix_text(peer)), self)
 
 
 def _inode(peer: Address) -> tuple[int, int] | None:

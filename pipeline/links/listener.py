@@ -18,7 +18,6 @@ from typing import Final, NamedTuple, Protocol
 
 from pipeline.ipc import events as ev
 from pipeline.links.base import Link, SlotPool
-from pipeline.wire.framing import Framing
 
 READABLE: Final = ev.READ
 _NEVER: Final = float("inf")
@@ -45,13 +44,12 @@ class LinkResources(NamedTuple):
 class Arrival(NamedTuple):
     """A new link that is ready for frames, and who opened it.
 
-    framing: None if each packet is a frame. peer: its name for the log, "@" for a socket without one.
+    peer: its name for the log, "@" for a socket without one.
     identity: the process, machine or address that opened the link (pipeline.system.peer), "" if unknown.
     Links with the same identity belong to one guest.
     """
 
     link: Link
-    framing: Framing | None
     protocol: str
     peer: str
     identity: str = ""

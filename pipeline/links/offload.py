@@ -11,8 +11,8 @@ The guest is on a /connect stream. Its link goes through these states:
     plain      LE16 frames                            LE16 frames                   (stays)
 
 The owner must check ``vnet_len`` after each read_burst(). If it is not 0, a virtio-net header of that many
-bytes lies before each frame. The owner must then also send a header before each frame. The link does not
-check the content of a header.
+bytes lies before each frame. The owner must then also send a header before each frame, after the length of
+the link's new framing. The link does not check the content of a header.
 """
 
 import socket
@@ -33,13 +33,11 @@ class OffloadLink(StreamLink):
         self, sock: socket.socket, pool: SlotPool, slots: list[memoryview], head: bytes = b""
     ) -> None:
         super().__init__(sock, LE16, pool, slots, head)
-        self.features: int = offload.FEATURES
-        """The work that the guest may leave to us: first as offered, after ACCEPT as agreed."""
         self._decided = False
 
     def offer(self) -> None:
         """Send OFFER. Call this once, before anything else is sent. Raises LinkClosed."""
-        self.send([offload.build(offload.OFFER, self.features)])
+        self.send([offload.build(offload.OFFER, offload.FEATURES)])
 
     def _split(self, view: memoryview, begin: int, end: int) -> tuple[list[tuple[int, int]], int]:
         if not self._decided:
@@ -63,7 +61,9 @@ class OffloadLink(StreamLink):
             self._decided = True
             self._framing = offload.FRAMING
             self.vnet_len = offload.VNET_LEN
-            self.features &= record.features
+            self.features = offload.FEATURES & record.features
+            # The agent's tap takes all of these, whatever its kernel leaves to us.
+            self.guest_features = offload.FEATURES
             if not self.send([offload.build(offload.START, self.features)]):
                 raise LinkClosed("the guest does not read")
             return after

@@ -187,12 +187,10 @@ class PassedListener(AcceptingListener):
     def _attach_guest(self, sock: socket.socket, identity: str) -> None:
         pool, slots, mtu = self._resources
         passed = PassedSocket(sock)
-        form = None
         link: Link
         if sock.type == socket.SOCK_STREAM:
-            form = framing.QEMU
             tune(sock)
-            link = StreamLink(passed, form, pool, slots)
+            link = StreamLink(passed, framing.QEMU, pool, slots)
         elif sock.type == socket.SOCK_SEQPACKET:
             link = SeqpacketLink(passed, pool, slots, mtu)
         else:
@@ -203,7 +201,7 @@ class PassedListener(AcceptingListener):
             link = DatagramLink(passed, pool, slots, mtu)
             self._probed[link] = None
             self._probe_at = min(self._probe_at, monotonic() + PROBE_INTERVAL)
-        self._owner.attach(Arrival(link, form, PROTOCOL, peer_text(sock), identity), self)
+        self._owner.attach(Arrival(link, PROTOCOL, peer_text(sock), identity), self)
 
     def _try(self, link: Link, call: Callable[[], object]) -> None:
         try:

@@ -85,7 +85,7 @@ class StdioListener(Listener):
     def open(self, poller: Poller, resources: LinkResources, owner: Owner) -> None:
         """See Listener.open."""
         self._link = StdioLink(self._pair, resources)
-        owner.attach(Arrival(self._link, LE16, PROTOCOL, PEER), self)
+        owner.attach(Arrival(self._link, PROTOCOL, PEER), self)
 
     def close(self) -> None:
         """See Listener.close."""

@@ -97,6 +97,11 @@ class StreamLink(Link):
         self._backlog_sent = 0
 
     @property
+    def framing(self) -> Framing:
+        """The length before each frame."""
+        return self._framing
+
+    @property
     def blocked(self) -> bool:
         """Whether copied bytes wait for the guest to read."""
         return bool(self._backlog)

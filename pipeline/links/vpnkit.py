@@ -116,7 +116,7 @@ class VpnkitListener(AcceptingListener):
         self._forget(handshake)
         resources = self._resources
         link = StreamLink(handshake.sock, framing.LE16, resources.pool, resources.slots)
-        self._attach(link, framing.LE16, handshake.sock)
+        self._attach(link, handshake.sock)
 
     def _answer(self, handshake: _Handshake, record: bytes) -> None:
         try:

@@ -39,7 +39,7 @@ def test_a_qemu_guest_speaks_from_the_first_byte(owner: Owner, tmp_path: Path) -
     guest.sendall(b"\0\0\0\5hello\0\0\0\3you")
     assert owner.frames(2) == [b"hello", b"you"]
     assert owner.guest().protocol == "qemu"
-    assert owner.guest().framing is QEMU
+    assert owner.guest().link.framing is QEMU
     assert owner.guest().peer == "@"
 
 
@@ -71,7 +71,7 @@ def test_a_bess_guest_sends_packets(owner: Owner, tmp_path: Path) -> None:
     guest = connect(tmp_path / "s", socket.SOCK_SEQPACKET)
     guest.send(b"one frame")
     assert owner.frames(1) == [b"one frame"]
-    assert owner.guest().framing is None
+    assert owner.guest().link.framing is None
     assert owner.guest().link.send([b"another"])
     assert guest.recv(100) == b"another"
     guest.close()

@@ -59,7 +59,7 @@ def test_the_kind_of_the_socket_says_how_frames_stand_on_it(
     arrival = owner.guest()
     assert client.recv(1) == b"", "the client need not stay"
     head = b"\0\0\0\5" if kind == "stream" else b""
-    assert arrival.framing is (framing.QEMU if kind == "stream" else None)
+    assert arrival.link.framing is (framing.QEMU if kind == "stream" else None)
     guest.send(head + b"hello")
     assert owner.frames(1) == [b"hello"]
     assert arrival.link.send([head + b"reply"])

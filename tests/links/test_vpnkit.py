@@ -75,7 +75,7 @@ def test_frames_follow_the_handshake_also_in_the_same_packet(
     assert owner.frames(1) == [b"hello"]
     client.sock.sendall(b"\3\0you")
     assert owner.frames(1) == [b"you"]
-    assert owner.guest().framing is framing.LE16
+    assert owner.guest().link.framing is framing.LE16
     assert owner.guest().link.send([b"\2\0ok"])
     assert client.take(owner, 49 + 258 + 4)[-4:] == b"\2\0ok"
 

@@ -53,7 +53,7 @@ class IngressRig:
         """A link that this peer has opened, and its other end."""
         ours, theirs = socket.socketpair()
         link = StreamLink(ours, framing.LE16, self.worker.pool, self.worker.ports.arena.slots)
-        port = self.stage.ports.attach(Arrival(link, framing.LE16, "connect", identity, identity))
+        port = self.stage.ports.attach(Arrival(link, "connect", identity, identity))
         assert port is not None
         return port, theirs
 

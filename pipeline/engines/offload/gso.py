@@ -26,7 +26,7 @@ from pipeline.engines.offload.gso_headers import BY_PEER, LATER, MAX_ROWS, NUMBE
 from pipeline.engines.offload.headers import TCP_CHECK, TCP_FLAGS, TCP_SEQ
 from pipeline.records.flows import Ends
 from pipeline.records.tcp import TcpOut
-from pipeline.wire import framing, ip, tcp, tcp_options, virtio_net
+from pipeline.wire import framing, ip, offload, tcp, tcp_options, virtio_net
 from pipeline.wire.ipv4 import PROTO_TCP
 
 SCRATCH_BYTES: Final = 512 * 1024
@@ -40,6 +40,12 @@ _COPY_BYTES: Final = 512
 """A payload up to this length is copied after its headers: another buffer in a system call costs more."""
 
 _LAST_ONLY: Final = tcp.PSH | tcp.FIN
+_NEEDED: Final = {
+    virtio_net.GSO_NONE: offload.CSUM,
+    virtio_net.GSO_TCPV4: offload.TSO4,
+    virtio_net.GSO_TCPV6: offload.TSO6,
+}
+"""The feature that a frame of a GSO type needs. Super-segments of datagrams are always cut for a guest."""
 _MODULUS: Final = inet.MODULUS
 ZERO: Final = _MODULUS << 16
 """A zero in ones' complement that is at least as large as any sum of a packet. Subtract sums from it."""
@@ -62,6 +68,7 @@ class Segmenter:
     __slots__ = (
         "_at",
         "_datagrams",
+        "_features",
         "_max_frame",
         "_prefix",
         "_prefix_len",
@@ -72,11 +79,16 @@ class Segmenter:
     )
 
     def __init__(
-        self, stream: framing.Framing | None, vnet_len: int = 0, scratch_bytes: int = SCRATCH_BYTES
+        self,
+        stream: framing.Framing | None,
+        vnet_len: int = 0,
+        features: int = offload.FEATURES,
+        scratch_bytes: int = SCRATCH_BYTES,
     ) -> None:
         """stream: None for a datagram link. vnet_len: bytes of the link's virtio-net header, or 0.
 
-        The length prefix counts the virtio-net header as part of the frame.
+        The length prefix counts the virtio-net header as part of the frame. features: the work that the guest
+        does if the link has these headers (pipeline.wire.offload).
         """
         if vnet_len not in (0, virtio_net.SHORT_LEN, virtio_net.LONG_LEN):
             raise ValueError(f"no virtio-net header has {vnet_len} bytes")
@@ -85,10 +97,15 @@ class Segmenter:
         self._prefix_len = 0 if stream is None else stream.prefix_len
         self._max_frame = (framing.MAX_FRAME if stream is None else stream.max) - vnet_len
         self._vnet_len = vnet_len
+        self._features = features if vnet_len else 0
         self._scratch = memoryview(bytearray(scratch_bytes))
         self._at = 0
         self.frame_count = 0
         self.frame_bytes = 0
+
+    def takes(self, gso_type: int) -> bool:
+        """Whether the guest takes frames of this GSO type (virtio_net.GSO_*) with a partial checksum."""
+        return bool(self._features & offload.CSUM and self._features & _NEEDED.get(gso_type, 0))
 
     def reset(self) -> None:
         """Use the scratch memory from its start again. No buffer returned so far is needed any more."""
@@ -131,7 +148,7 @@ class Segmenter:
         early = flags & ~_LAST_ONLY
         buffers: list[Buffer] = []
         begin = 0
-        if self._vnet_len:
+        if self.takes(made.gso_type):
             step = room // mss * mss
         else:
             step = mss
@@ -149,12 +166,12 @@ class Segmenter:
     def _segment(self, made: TcpHeaders, flags: int, payload: memoryview | bytes, mss: int) -> list[Buffer]:
         """The next frame. On a virtio-net link the guest cuts a payload that is longer than mss."""
         length = len(payload)
-        if self._vnet_len:
+        if self._features & offload.CSUM:
             head = self._vnet_header(made, mss if length > mss else 0)
             head += made.headers(flags, length, BY_PEER)
         else:
             payload_sum = inet.word_sum(payload, 0, length) * inet.SWAP if length else 0
-            head = made.headers(flags, length, payload_sum)
+            head = bytes(self._vnet_len) + made.headers(flags, length, payload_sum)
         made.advance(1, length)
         return self._join(head, payload)
 
@@ -198,16 +215,18 @@ class Segmenter:
         self, made: TcpHeaders, flags: int, last_flags: int, payload: memoryview | bytes, mss: int, count: int
     ) -> list[Buffer]:
         """The next count frames, each with mss bytes of payload, as rows of one array in scratch memory."""
-        head_len = self._prefix_len + made.header_len
+        before = self._prefix_len + self._vnet_len
+        head_len = before + made.header_len
         frame_len = made.header_len + mss
         pitch = head_len + mss
         scratch, at = self._room(count * pitch)
         rows = _ndarray((count, pitch), _U1, scratch, at)
         # Every row gets the headers of the first frame. Then the fields that differ are written.
-        head = self._prefix(frame_len) + made.headers(flags, mss, LATER)
+        head = self._prefix(self._vnet_len + frame_len) + bytes(self._vnet_len)
+        head += made.headers(flags, mss, LATER)
         rows[:, :head_len] = _ndarray((head_len,), _U1, head)
         rows[:, head_len:] = _ndarray((count, mss), _U1, payload)
-        frame = at + self._prefix_len
+        frame = at + before
         l4_off = made.l4_off
         if last_flags != flags:
             scratch[frame + (count - 1) * pitch + l4_off + TCP_FLAGS] = last_flags

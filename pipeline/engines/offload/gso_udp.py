@@ -31,7 +31,7 @@ from pipeline.engines.offload.headers import (
 )
 from pipeline.records.flows import Ends
 from pipeline.records.run import Run
-from pipeline.wire import ip, ipv4, virtio_net
+from pipeline.wire import ip, ipv4, offload, virtio_net
 from pipeline.wire.ipv4 import PROTO_UDP
 
 # Ethernet | version, TOS, length, ident, fragment, TTL and protocol, checksum, src, dst |
@@ -89,14 +89,17 @@ class UdpSegmenter(Segmenter):
         length = len(payload)
         udp_len = length + UDP_LEN
         check = ends.remote_addr + ends.guest_addr + PROTO_UDP + udp_len
-        if self._vnet_len:
+        partial = self._features & offload.CSUM
+        if partial:
             check = check % _MODULUS or _MODULUS
         else:
             check += ends.remote_port + ends.guest_port + udp_len
             check = -(check + inet.word_sum(payload, 0, length) * inet.SWAP) % _MODULUS or _MODULUS
         head = _headers(eth_header, ends, length, ident, True, check)
-        if self._vnet_len:
+        if partial:
             head = _partial(self._vnet_len, len(head)) + head
+        elif self._vnet_len:
+            head = bytes(self._vnet_len) + head
         return self._join(head, payload)
 
     def _datagram_rows(
@@ -104,16 +107,19 @@ class UdpSegmenter(Segmenter):
     ) -> list[Buffer]:
         """count datagrams of equal size, from number ``first`` of the run on, as rows in scratch memory."""
         vnet_len = self._vnet_len
+        partial = self._features & offload.CSUM
         size = run.piece_size
         udp_len = size + UDP_LEN
         addresses = ends.remote_addr + ends.guest_addr
-        check = ((addresses + PROTO_UDP + udp_len) % _MODULUS or _MODULUS) if vnet_len else 0
+        check = ((addresses + PROTO_UDP + udp_len) % _MODULUS or _MODULUS) if partial else 0
         headers = _headers(eth_header, ends, size, 0, False, check)
         headers_len = len(headers)
         frame_len = headers_len + size
         head = self._prefix(vnet_len + frame_len)
-        if vnet_len:
+        if partial:
             head += _partial(vnet_len, headers_len)
+        else:
+            head += bytes(vnet_len)
         head += headers
         head_len = len(head)
         pitch = head_len + size
@@ -127,7 +133,7 @@ class UdpSegmenter(Segmenter):
             summed = ADDRESSES_OFF
             covered = VERSION + size + _IPV4_UDP_LEN + _TTL_UDP + addresses
             number_rows(scratch, frame, pitch, count, ident, covered)
-        if not vnet_len:
+        if not partial:
             # The sum of the addresses, the UDP header and the payload. Protocol and length complete it.
             sums = inet.row_sums(scratch, frame + summed, pitch, count, frame_len - summed)
             sums = (ZERO - (PROTO_UDP + udp_len) * inet.SWAP % _MODULUS) - sums

@@ -192,14 +192,13 @@ class LiveCaptures:
         slot: int,
         frames: list[tuple[int, int]],
         items: list[Item],
-        features: int,
         dropped: bool,
     ) -> None:
         """Write the frames [(off, len)] that a guest sent, of which GRO has made items.
 
-        features: agreed on with the guest. dropped: whether some of the frames were dropped.
+        dropped: whether some of the frames were dropped.
         """
-        vnet_len = port.link.vnet_len
+        vnet_len, features = port.link.vnet_len, port.link.features
         view = self._slots[slot]
         spans: dict[int, tuple[int, list[LiveCapture]]] = {}
         only_runs, wanted = len(items) > 0, False
@@ -263,10 +262,9 @@ class LiveCaptures:
         slot: int,
         frames: list[tuple[int, int]],
         items: list[Item],
-        features: int,
     ) -> None:
         """Some of the frames [(off, len)] that a guest sent were dropped: write those."""
-        vnet_len = port.link.vnet_len
+        vnet_len, features = port.link.vnet_len, port.link.features
         view = self._slots[slot]
         runs = _runs(items, slot)
         last = -1
@@ -287,7 +285,7 @@ class LiveCaptures:
             return
         reason = TABLE[record.reason].name
         view = self._slots[record.slot]
-        features = port.offload.features if port.offload is not None else 0
+        features = port.link.features
         now = time_ns()
         for off, length in record.places():
             vnet_len = VNET_LEN if record.vnet else 0
@@ -303,7 +301,7 @@ class LiveCaptures:
         """
         if not buffers:
             return
-        form, vnet_len = port.framing, port.link.vnet_len
+        form, vnet_len = port.link.framing, port.link.vnet_len
         start = form.prefix_len + vnet_len if form is not None else 0
         mac = bytes(buffers[0][start : start + ethernet.MAC_LEN])
         flow = (port.number, proto | _TO_GUEST, mac, key)

@@ -11,15 +11,13 @@ from pipeline.counters import INDEX
 from pipeline.engines.offload import stripped, tso, vnet
 from pipeline.engines.offload.burst import Item
 from pipeline.engines.offload.gso import Buffer, Segmenter
-from pipeline.engines.offload.gso_udp import UdpSegmenter
 from pipeline.host.filler import SlotFiller
 from pipeline.ipc.arena import SLOT_BYTES
-from pipeline.links.base import HEADROOM
-from pipeline.links.offload import OffloadLink
+from pipeline.links.base import HEADROOM, Link
 from pipeline.records.frames import FrameOut
 from pipeline.stages.worker import Worker
 from pipeline.wire import ethernet, virtio_net
-from pipeline.wire.offload import FRAMING, VNET_LEN
+from pipeline.wire.offload import VNET_LEN
 
 _AGREED: Final = INDEX["link_guest_offload"]
 
@@ -39,20 +37,22 @@ class VnetOffload:
         self._filler = SlotFiller(worker.pool, SLOT_BYTES, HEADROOM, 0)
         self._placed = 0
 
-    def begin(self, number: int, link: OffloadLink) -> UdpSegmenter:
-        """The guest of a link has agreed to offload. Returns the segmenter that makes its frames now."""
+    def begin(self, number: int, link: Link) -> None:
+        """The frames of a link have virtio-net headers."""
         self._worker.counts[_AGREED] += 1
         self._worker.log.info("guest offloads", link=number, features=link.features)
-        return UdpSegmenter(FRAMING, link.vnet_len)
 
     def receive(
-        self, number: int, link: OffloadLink, slot: int, frames: list[tuple[int, int]]
+        self, number: int, features: int, slot: int, frames: list[tuple[int, int]]
     ) -> tuple[list[Item], dict[str, int]]:
-        """vnet.receive() for frames that the link read into a slot. Takes a reference for each record."""
+        """vnet.receive() for frames that a link read into a slot. Takes a reference for each record.
+
+        features: what the guest may leave to us (Link.features).
+        """
         self._placed = 0
         vnet.untag(self._slots[slot], frames)
         items, drops = vnet.receive(
-            self._slots[slot], frames, number, slot, link.features, self._place, self._ipv6
+            self._slots[slot], frames, number, slot, features, self._place, self._ipv6
         )
         count = len(items) - self._placed
         if count:
@@ -86,16 +86,13 @@ class VnetOffload:
         self._ident = self._ident + 1 & 0xFFFFFFFF
         return stripped.cut(frame, self._mtu, self._ident)
 
-    def buffers(
-        self, out: FrameOut, frames: list[Buffer], to_vnet: bool, segmenter: Segmenter
-    ) -> list[Buffer]:
+    def buffers(self, out: FrameOut, frames: list[Buffer], segmenter: Segmenter) -> list[Buffer]:
         """The buffers for one link. ValueError if its framing cannot carry a frame.
 
-        frames: the result of frames(), which is made once for all links. to_vnet: the link has virtio-net
-        headers.
+        frames: the result of frames(), which is made once for all links.
         """
         if out.vnet:
-            return self._switched(out, to_vnet, segmenter)
+            return self._switched(out, segmenter)
         if len(frames) == 1:
             return segmenter.frame(frames[0])
         buffers: list[Buffer] = []
@@ -103,7 +100,7 @@ class VnetOffload:
             buffers += segmenter.frame(frame)
         return buffers
 
-    def _switched(self, out: FrameOut, to_vnet: bool, segmenter: Segmenter) -> list[Buffer]:
+    def _switched(self, out: FrameOut, segmenter: Segmenter) -> list[Buffer]:
         """buffers() for a frame of another guest, which has a virtio-net header. It goes to one link only."""
         frame = self._slots[out.slot][out.off : out.off + out.length]
         raw = self._slots[out.slot][out.off - VNET_LEN : out.off].tobytes()
@@ -111,7 +108,7 @@ class VnetOffload:
         if not header.flags & virtio_net.NEEDS_CSUM:
             # The frame has a complete checksum, which the receiving guest may verify.
             return segmenter.frame(frame)
-        if to_vnet and header.gso_type != virtio_net.GSO_UDP_L4:
+        if segmenter.takes(header.gso_type):
             return segmenter.frame(frame, virtio_net.build(header._replace(num_buffers=0), VNET_LEN))
         if header.gso_type == virtio_net.GSO_NONE:
             whole = bytearray(frame)

@@ -15,7 +15,6 @@ from pipeline.engines.offload.gso_udp import UdpSegmenter
 from pipeline.ipc import events as ev
 from pipeline.links.base import Link, LinkClosed
 from pipeline.links.listener import Arrival
-from pipeline.links.offload import OffloadLink
 from pipeline.records.frames import ALL_LINKS
 from pipeline.stages.ingress.capture import Capture
 from pipeline.stages.ingress.fairness import Fairness
@@ -27,8 +26,6 @@ from pipeline.stages.ingress.traffic import LinkTraffic, TrafficRows
 from pipeline.stages.worker import Worker
 from pipeline.system import descriptor_limit
 from pipeline.system.run_queue import RunQueue
-from pipeline.wire import offload
-from pipeline.wire.framing import Framing
 
 MAX_BACKLOG: Final = 1024 * 1024
 """The most bytes that a link copies for a guest that does not read, while there are other links."""
@@ -56,12 +53,11 @@ class Port:
         "_counts",
         "_gathered",
         "arrival",
-        "framing",
         "gathered_bytes",
         "guest_number",
         "link",
         "number",
-        "offload",
+        "offloads",
         "segmenter",
         "traffic",
     )
@@ -76,20 +72,18 @@ class Port:
         """The number of the guest that opened this link (pipeline.stages.ingress.guests)."""
         self.arrival = arrival
         self.link: Link = arrival.link
-        self.framing: Framing | None = arrival.framing
-        self.segmenter = UdpSegmenter(arrival.framing)
-        self.offload: OffloadLink | None = None
-        """The link, once its guest has agreed to offload; else None."""
+        self.segmenter = _segmenter_for(self.link)
+        self.offloads = False
+        """Whether frames with virtio-net headers have arrived."""
         self._gathered: list[Buffer] = []
         self.gathered_bytes = 0
         """About how many bytes wait for flush()."""
 
     def begin_offload(self, vnet: VnetOffload) -> None:
-        """The guest's first record was ACCEPT: the frames after it have virtio-net headers."""
-        assert isinstance(self.link, OffloadLink)
-        self.offload = self.link
-        self.segmenter = vnet.begin(self.number, self.link)
-        self.framing = offload.FRAMING
+        """Frames with virtio-net headers have arrived. From now on those to the guest need headers too."""
+        self.offloads = True
+        self.segmenter = _segmenter_for(self.link)
+        vnet.begin(self.number, self.link)
 
     def is_full(self) -> bool:
         """Whether the backlog of a guest that does not read is full, so that further frames are dropped."""
@@ -111,7 +105,7 @@ class Port:
         try:
             if gathered:
                 if capture.active:
-                    capture.sent(gathered, self.framing, self.link.vnet_len)
+                    capture.sent(gathered, self.link.framing, self.link.vnet_len)
                 self.link.send(gathered)
             if self.link.drops:
                 count_drops(self._counts, self.link.take_drops())
@@ -124,6 +118,10 @@ class Port:
             self.traffic.bytes_to_guest += length
             segmenter.reset()
         return length
+
+
+def _segmenter_for(link: Link) -> UdpSegmenter:
+    return UdpSegmenter(link.framing, link.vnet_len, link.guest_features)
 
 
 class Ports:

@@ -160,7 +160,7 @@ class Receiver:
                     self._ports.is_empty(port)
                 return count
             slot, frames = burst
-            if link.vnet_len and port.offload is None:
+            if link.vnet_len and not port.offloads:
                 port.begin_offload(self._vnet)
             if link.drops:
                 count_drops(self._counts, link.take_drops())
@@ -173,15 +173,14 @@ class Receiver:
         link = port.link
         view = self._slots[slot]
         items: list[Item]
-        if port.offload is not None:
-            items, drops = self._vnet.receive(port.number, port.offload, slot, frames)
+        if port.offloads:
+            items, drops = self._vnet.receive(port.number, link.features, slot, frames)
         else:
             items, drops = gro.coalesce(view, frames, port.number, slot, link.verify, False, self._ipv6)
             if items:
                 self._pool.ref(slot, len(items))
         if self._capture.active:
-            features = port.offload.features if port.offload is not None else 0
-            self._capture.received(view, frames, link.vnet_len, features)
+            self._capture.received(view, frames, link.vnet_len, link.features)
         if self._live.passing or (drops and self._live.dropping):
             self._show(port, slot, frames, items, drops)
         if self._fairness.scarce:
@@ -204,8 +203,7 @@ class Receiver:
         self, port: Port, slot: int, frames: list[tuple[int, int]], items: list[Item], drops: dict[str, int]
     ) -> None:
         """Give frames to the captures that run."""
-        features = port.offload.features if port.offload is not None else 0
         if self._live.passing:
-            self._live.received(port, slot, frames, items, features, bool(drops))
+            self._live.received(port, slot, frames, items, bool(drops))
         if drops and self._live.dropping:
-            self._live.refused(port, slot, frames, items, features)
+            self._live.refused(port, slot, frames, items)

@@ -136,10 +136,8 @@ class IngressStage:
         pool, slots = self._worker.pool, self._worker.ports.arena.slots
         offered = OffloadLink(sock, pool, slots, head) if offload.choose(versions) else None
         link = offered or StreamLink(sock, framing.LE16, pool, slots, head)
-        if (
-            self._attach(Arrival(link, framing.LE16, "connect", name, peer.identity(sock)))
-            and offered is not None
-        ):
+        attached = self._attach(Arrival(link, "connect", name, peer.identity(sock)))
+        if attached and offered is not None:
             try:
                 offered.offer()
             except LinkClosed as error:

@@ -192,7 +192,7 @@ class Transmitter:
         frames = self._vnet.frames(out)
         for target in targets:
             try:
-                buffers = self._vnet.buffers(out, frames, target.offload is not None, target.segmenter)
+                buffers = self._vnet.buffers(out, frames, target.segmenter)
             except ValueError:
                 self._counts[_OVERSIZED] += 1
                 continue

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipeline.engines.offload.gro import coalesce
 from pipeline.engines.offload.gso import Segmenter
 from pipeline.records.tcp import TcpRange
-from pipeline.wire import checksum, ethernet, framing, tcp, tcp_options, virtio_net
+from pipeline.wire import checksum, ethernet, framing, offload, tcp, tcp_options, virtio_net
 from tests.support.frames import FAMILIES, Family, timestamps
 from tests.support.ranges import IPV4, cut
 
@@ -155,6 +155,39 @@ def test_a_virtio_peer_gets_big_frames_that_it_can_finish(
         assert (header.gso_type, header.gso_size) == ((gso_type, mss) if big else (0, 0))
         assert header.hdr_len == family.tcp_len + len(options)
         assert (header.csum_start, header.csum_offset) == (family.l4_off, 16)
+
+
+@given(fields=RANGES, length=LENGTHS, vnet_len=st.sampled_from([10, 12]))
+@settings(max_examples=80, deadline=None)
+def test_a_virtio_peer_that_takes_nothing_gets_the_plain_writers_frames(
+    fields: dict[str, Any], length: int, vnet_len: int
+) -> None:
+    payload = payload_at(DATA, 0, length, fields["mss"])
+    sent = b"".join(cut(Segmenter(framing.QEMU, vnet_len, 0), payload, **fields))
+    frames = unpack_virtio(sent, vnet_len, framing.QEMU.prefix)
+    assert [header for header, _ in frames] == [virtio_net.Header()] * len(frames)
+    assert [frame for _, frame in frames] == plain(bytes(payload), **fields)
+
+
+@given(fields=RANGES, length=LENGTHS)
+@settings(max_examples=80, deadline=None)
+def test_a_virtio_peer_without_tso_completes_checksums_alone(fields: dict[str, Any], length: int) -> None:
+    payload = payload_at(DATA, 0, length, fields["mss"])
+    sent = b"".join(cut(Segmenter(framing.QEMU, 12, offload.CSUM), payload, **fields))
+    frames = unpack_virtio(sent, 12, framing.QEMU.prefix)
+    assert {header.gso_type for header, _ in frames} == {virtio_net.GSO_NONE}
+    finished = [complete(*frame) if frame[0].flags else frame[1] for frame in frames]
+    assert finished == plain(bytes(payload), **fields)
+
+
+def test_a_guest_takes_the_types_of_frames_that_were_agreed_on() -> None:
+    types = (virtio_net.GSO_NONE, virtio_net.GSO_TCPV4, virtio_net.GSO_TCPV6, virtio_net.GSO_UDP_L4)
+    full = Segmenter(framing.QEMU, 12)
+    assert [full.takes(kind) for kind in types] == [True, True, True, False]
+    only4 = Segmenter(framing.QEMU, 12, offload.CSUM | offload.TSO4)
+    assert [only4.takes(kind) for kind in types] == [True, True, False, False]
+    for nothing in (Segmenter(framing.QEMU, 12, offload.TSO4), Segmenter(framing.QEMU)):
+        assert not any(nothing.takes(kind) for kind in types)
 
 
 def test_one_segment_is_not_copied() -> None:

@@ -125,6 +125,17 @@ def test_a_guest_that_offloads_finishes_each_checksum(count: int, vnet_len: int,
     assert segmenter.frame_bytes == sum(map(len, frames))
 
 
+@BOTH
+@pytest.mark.parametrize("count", [1, 3, 9])
+def test_a_virtio_peer_that_takes_nothing_gets_whole_checksums(count: int, family: Family) -> None:
+    segmenter = UdpSegmenter(framing.QEMU, virtio_net.LONG_LEN, 0)
+    sent = memoryview(b"".join(made(segmenter, 5, 120, 100, 100 * count, 65535, family)))
+    places, _ = framing.split(sent, 0, len(sent), framing.QEMU)
+    assert all(sent[off : off + 12] == bytes(12) for off, _ in places)
+    frames = [bytes(sent[off + 12 : off + length]) for off, length in places]
+    assert frames == plain(5, 120, 100, 100 * count, 65535, family)
+
+
 def test_what_does_not_fit_the_framing_is_refused() -> None:
     with pytest.raises(ValueError, match="does not fit"):
         UdpSegmenter(framing.QEMU._replace(max=100)).datagrams(

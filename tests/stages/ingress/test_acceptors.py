@@ -95,7 +95,7 @@ def test_one_guest_too_many_is_told_as_left() -> None:
 def test_the_leaving_of_a_guest_of_connect_is_told_too() -> None:
     stage = Stage()
     link: Any = object()
-    stage.acceptors.on_left(7, 5, Arrival(link, None, "connect", "@", "process 12"), LinkClosed("EOF"))
+    stage.acceptors.on_left(7, 5, Arrival(link, "connect", "@", "process 12"), LinkClosed("EOF"))
     assert stage.events == [{**left("EOF", protocol="connect"), "opened_by": "process 12"}]
     (fields,) = stage.reports.of("guest-gone")
     assert (fields["link"], fields["opened_by"]) == (7, "process 12")
@@ -105,7 +105,7 @@ def test_a_guest_that_the_daemons_end_cuts_off_is_no_error() -> None:
     stage = Stage()
     link: Any = object()
     stage.acceptors.close()
-    stage.acceptors.on_left(7, 5, Arrival(link, None, "connect", "@"), LinkClosed("the daemon stops"))
+    stage.acceptors.on_left(7, 5, Arrival(link, "connect", "@"), LinkClosed("the daemon stops"))
     assert stage.events == []
     assert len(stage.reports.of("guest-gone")) == 1
 

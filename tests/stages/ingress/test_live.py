@@ -281,8 +281,8 @@ def test_a_super_segment_is_judged_once_and_written_cut(rig: Rig) -> None:
     slot = rig.worker.pool.alloc()
     rig.worker.ports.arena.slots[slot][: len(view)] = view
     port = rig.stage.ports.by_number[1]
-    port.link.vnet_len = LONG_LEN
-    rig.stage.captures.live.received(port, slot, places, [], offload.FEATURES, False)
+    port.link.vnet_len, port.link.features = LONG_LEN, offload.FEATURES
+    rig.stage.captures.live.received(port, slot, places, [], False)
     port.link.vnet_len = 0
     found = rig.found(client)
     assert b"".join(packet.data[54:] for packet in found.packets) == payload

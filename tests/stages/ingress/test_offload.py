@@ -46,7 +46,7 @@ def switched(header: Header, frame: bytes, to_offload: bool) -> list[bytes]:
     form = offload.FRAMING if to_offload else LE16
     segmenter = Segmenter(form, LONG_LEN if to_offload else 0)
     out = FrameOut(1, 0, off, length, vnet=True, borrowed=False, except_link=0)
-    stream = b"".join(bytes(part) for part in card.buffers(out, card.frames(out), to_offload, segmenter))
+    stream = b"".join(bytes(part) for part in card.buffers(out, card.frames(out), segmenter))
     places, end = split(stream, 0, len(stream), form)
     assert end == len(stream)
     return [stream[begin : begin + size] for begin, size in places]
@@ -64,6 +64,18 @@ def test_a_super_segment_reaches_any_other_guest_in_frames() -> None:
         for number, begin in enumerate(range(0, len(PAYLOAD), 1448))
     ]
     assert switched(header, frame, False) == expected
+
+
+def test_a_super_segment_reaches_a_guest_without_tso_in_frames() -> None:
+    header, frame = super_segment(1, PAYLOAD, 1448)
+    _, card, off, length = card_with(header, frame)
+    out = FrameOut(1, 0, off, length, vnet=True, borrowed=False, except_link=0)
+    segmenter = Segmenter(offload.FRAMING, LONG_LEN, offload.CSUM)
+    stream = b"".join(bytes(part) for part in card.buffers(out, card.frames(out), segmenter))
+    places, _ = split(stream, 0, len(stream), offload.FRAMING)
+    assert [stream[begin : begin + LONG_LEN] for begin, _ in places] == [bytes(LONG_LEN)] * len(places)
+    frames = [stream[begin + LONG_LEN : begin + size] for begin, size in places]
+    assert frames == switched(header, frame, False)
 
 
 @pytest.mark.parametrize("to_offload", [True, False])
@@ -96,8 +108,7 @@ def test_what_is_cut_on_arrival_has_references_of_its_own() -> None:
     pool = worker.pool
     slot = pool.alloc()
     assert slot == 0
-    link: Any = SimpleNamespace(features=offload.FEATURES)
-    items, drops = card.receive(1, link, slot, [(off, length)])
+    items, drops = card.receive(1, offload.FEATURES, slot, [(off, length)])
     assert (len(items), drops) == (5, {})
     assert pool.refs(slot) == 1
     (other,) = {item.slot for item in items}
@@ -115,8 +126,7 @@ def test_a_range_takes_one_reference() -> None:
     worker, card, off, length = card_with(header, frame)
     pool = worker.pool
     slot = pool.alloc()
-    link: Any = SimpleNamespace(features=offload.FEATURES)
-    items, _ = card.receive(1, link, slot, [(off, length)])
+    items, _ = card.receive(1, offload.FEATURES, slot, [(off, length)])
     assert len(items) == 1
     assert pool.refs(slot) == 2
 
@@ -127,9 +137,8 @@ def test_a_priority_tag_is_removed_behind_the_header() -> None:
     worker, card, off, length = card_with(later, frame[:12] + bytes.fromhex("8100a000") + frame[12:])
     pool = worker.pool
     slot = pool.alloc()
-    link: Any = SimpleNamespace(features=offload.FEATURES)
     places = [(off, length)]
-    (item,), drops = card.receive(1, link, slot, places)
+    (item,), drops = card.receive(1, offload.FEATURES, slot, places)
     assert (type(item), drops) == (TcpRange, {})
     assert places == [(off + 4, length - 4)]
     view = worker.ports.arena.slots[slot]
@@ -146,8 +155,8 @@ def test_a_frame_longer_than_the_mtu_without_header_is_cut_for_another_guest() -
     )
     worker.ports.arena.slots[0] = view
     out = FrameOut(1, 0, off, length, vnet=False, borrowed=False, except_link=0)
-    assert [len(buffer) for buffer in card.buffers(out, card.frames(out), False, Segmenter(None))] == [
+    assert [len(buffer) for buffer in card.buffers(out, card.frames(out), Segmenter(None))] == [
         54 + min(1460, len(PAYLOAD) - begin) for begin in range(0, len(PAYLOAD), 1460)
     ]
     out = FrameOut(1, 0, next_off, longest, vnet=False, borrowed=False, except_link=0)
-    assert card.buffers(out, card.frames(out), False, Segmenter(None)) == [tcp_frame(1, PAYLOAD[:1460])]
+    assert card.buffers(out, card.frames(out), Segmenter(None)) == [tcp_frame(1, PAYLOAD[:1460])]
