@@ -11,7 +11,8 @@ from the host  ``on_readable()`` after an edge               ``read()`` returnin
 =============  ============================================  =====================================
 
 The owner registers the socket edge-triggered and calls ``on_readable()`` and ``on_writable()``. This class
-clears ``readable`` and ``writable`` when the system reports that a call would block.
+clears ``readable`` and ``writable`` when the system reports that a call would block, or when a call has moved
+fewer bytes than it could.
 """
 
 import socket
@@ -29,6 +30,7 @@ class HostStream:
         """head: bytes that read() returns before those of the socket."""
         self.sock = sock
         self.readable = False
+        self._short_is_all = False
         self.writable = False
         self.write_finished = False
         self.queued_bytes = 0
@@ -47,9 +49,14 @@ class HostStream:
         """The number of references to slots that the queue holds."""
         return len(self._queue)
 
-    def on_readable(self) -> None:
-        """The poller reports that the socket has bytes, an end or an error for read()."""
+    def on_readable(self, short_is_all: bool = False) -> None:
+        """The poller reports that the socket has bytes, an end or an error for read().
+
+        short_is_all: after a read that does not fill its view, nothing is left until the next event. This is
+        so unless the event has reported an end, an error or urgent bytes. A read stops before urgent bytes.
+        """
         self.readable = True
+        self._short_is_all = short_is_all
 
     def on_writable(self) -> None:
         """The poller reports that the socket takes bytes."""
@@ -162,10 +169,13 @@ class HostStream:
             self.head = self.head[count:]
             return count
         try:
-            return self.sock.recv_into(view)
+            count = self.sock.recv_into(view)
         except BlockingIOError:
             self.readable = False
             return -1
+        if self._short_is_all and count < len(view):
+            self.readable = False
+        return count
 
     def on_read_end(self) -> None:
         """The host sends nothing more, so there is nothing to read."""

@@ -8,6 +8,8 @@ from typing import Final
 
 READ: Final = 0x001
 """There are bytes to read, or the end of the stream."""
+URGENT: Final = 0x002
+"""There are urgent bytes. kqueue cannot tell, so it says this with every READ."""
 WRITE: Final = 0x004
 """There is room to write, or connect() has succeeded or failed."""
 ERROR: Final = 0x008

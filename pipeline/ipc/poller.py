@@ -125,7 +125,8 @@ class KqueuePoller(Poller):
             fd = event.ident
             mask = self._masks.get(fd, 0)
             if event.filter == self._read:
-                bits = way = events.READ
+                way = events.READ
+                bits = events.READ | events.URGENT
             else:
                 bits = way = events.WRITE
             if event.flags & self._eof:

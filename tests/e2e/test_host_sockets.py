@@ -122,6 +122,19 @@ def test_a_datagram_that_nobody_takes_is_reported_to_the_guest(
     wait_for(lambda: daemon.gauge("udp_flows")["demux"] == 0, "no UDP flow is left")
 
 
+def test_urgent_bytes_of_the_host_stay_in_the_stream_and_hold_up_nothing(pair: Pair) -> None:
+    """A read of the host socket stops before an urgent byte, whatever lies behind it."""
+    pair.guest.settimeout(10)
+    for number in range(50):
+        pair.host.sendall(b"before")
+        pair.host.send(b"!", socket.MSG_OOB)
+        pair.host.sendall(b"%02d" % number)
+        found = b""
+        while len(found) < 9:
+            found += pair.guest.recv(100)
+        assert found == b"before!%02d" % number
+
+
 def test_a_reset_of_the_host_reaches_a_guest_that_has_closed_its_half(pair: Pair) -> None:
     pair.guest.sendall(b"last words")
     pair.guest.shutdown(socket.SHUT_WR)

@@ -107,6 +107,24 @@ def test_read_tells_data_nothing_and_end_apart(
     assert stream.read(view) == 0
 
 
+def test_a_read_that_does_not_fill_its_view_is_the_last_where_the_event_says_so(
+    pair: tuple[HostStream, socket.socket, list[memoryview]],
+) -> None:
+    stream, theirs, _ = pair
+    view = memoryview(bytearray(4))
+    theirs.sendall(b"12345678901")
+    stream.on_readable(short_is_all=True)
+    assert [stream.read(view), stream.readable] == [4, True]
+    assert [stream.read(view), stream.readable] == [4, True]
+    assert [stream.read(view), stream.readable] == [3, False]
+    # An end that the event has reported is read after the bytes.
+    theirs.sendall(b"123")
+    theirs.close()
+    stream.on_readable()
+    assert [stream.read(view), stream.readable] == [3, True]
+    assert [stream.read(view), stream.readable] == [0, True]
+
+
 def test_a_broken_connection_raises_and_its_queue_can_be_given_back(
     pair: tuple[HostStream, socket.socket, list[memoryview]],
 ) -> None:

@@ -111,6 +111,7 @@ def quiet(poller: Poller) -> bool:
 
 def test_bits_are_those_of_epoll() -> None:
     assert events.READ == select.EPOLLIN
+    assert events.URGENT == select.EPOLLPRI
     assert events.WRITE == select.EPOLLOUT
     assert events.ERROR == select.EPOLLERR
     assert events.HANGUP == select.EPOLLHUP
@@ -328,6 +329,21 @@ def test_a_pipe_that_nobody_reads_hangs_up(poller: Poller, early: bool) -> None:
     assert quiet(poller)
     poller.unregister(write_end)
     os.close(write_end)
+
+
+def test_urgent_bytes_are_told_with_those_to_read(poller: Poller) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        theirs = socket.create_connection(listener.getsockname())
+        ours, _ = listener.accept()
+    with theirs, ours:
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+        poller.register(ours.fileno(), LINK | events.URGENT, nothing)
+        theirs.send(b"a")
+        until(poller, ours.fileno(), events.READ)
+        theirs.send(b"!", socket.MSG_OOB)
+        until(poller, ours.fileno(), events.READ | events.URGENT)
+        assert [ours.recv(10), ours.recv(10)] == [b"a", b"!"]
+        poller.unregister(ours.fileno())
 
 
 # --- kqueue alone: what the played one cannot show ---------------------------------------

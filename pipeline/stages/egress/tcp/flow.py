@@ -31,10 +31,12 @@ OPEN: Final = "OPEN"
 CLOSING: Final = "CLOSING"
 DEAD: Final = "DEAD"
 
-_EVENTS: Final = ev.READ | ev.WRITE | ev.READ_HANGUP | ev.EDGE
+_EVENTS: Final = ev.READ | ev.URGENT | ev.WRITE | ev.READ_HANGUP | ev.EDGE
 _CONNECT_EVENTS: Final = ev.WRITE | ev.HANGUP | ev.ERROR
 _END_EVENTS: Final = ev.HANGUP | ev.ERROR
 _READ_EVENTS: Final = ev.READ | ev.READ_HANGUP | ev.HANGUP | ev.ERROR
+_MORE_EVENTS: Final = ev.URGENT | ev.READ_HANGUP | ev.HANGUP | ev.ERROR
+"""After these, there may be more to read although a read has returned fewer bytes than it could."""
 
 _OPENED: Final = INDEX["egress_connection_opened"]
 _FAILED: Final = INDEX["egress_connection_failed"]
@@ -180,7 +182,7 @@ class Flow(GuestSocket):
             stream.on_writable()
             self._flows.needs_flush[self] = None
         if events & _READ_EVENTS and not self.read_finished:
-            self.readable()
+            self.readable(short_is_all=not events & _MORE_EVENTS)
             self._flows.prewake()
 
     def _host_ended(self) -> bool:
@@ -197,9 +199,9 @@ class Flow(GuestSocket):
                 self._notify_shutdown()
         return False
 
-    def readable(self) -> None:
-        """The host socket has something to read."""
-        self.stream.on_readable()
+    def readable(self, *, short_is_all: bool = False) -> None:
+        """The host socket has something to read. short_is_all: see HostStream.on_readable()."""
+        self.stream.on_readable(short_is_all)
         self._flows.turns.add(self)
 
     def on_read_end(self) -> None:

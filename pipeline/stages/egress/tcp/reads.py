@@ -109,6 +109,8 @@ class HostReads:
                 self._big_key = flow.key
             elif flow.key != self._big_key:
                 self.on_small_read(now)
+            if not flow.stream.readable:
+                break
             chunk = self._may_read(flow)
         if not turns.waits(flow):
             turns.pass_on(flow)
