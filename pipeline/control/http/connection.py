@@ -6,6 +6,7 @@ it gets another request in place of that one. api.py answers it with 431, after 
 
 import asyncio
 import os
+import socket
 from collections.abc import Awaitable, Callable, Container
 from typing import Final
 
@@ -42,7 +43,10 @@ class Connection(asyncio.Protocol):
         ended: asyncio.Event,
         guest: int = 0,
     ) -> None:
-        """guest: the number of the guest whose connection it is; 0 for clients on the host."""
+        """ended: set when the connection is lost, or by an owner that gives it up.
+
+        guest: the number of the guest whose connection it is; 0 for clients on the host.
+        """
         self.guest = guest
         self.client = client
         self.take_overs = take_overs
@@ -51,6 +55,8 @@ class Connection(asyncio.Protocol):
         """A request has come, and its answer is not decided yet."""
         self.half_closed = False
         """The peer sends nothing more but may still read."""
+        self.unread: socket.socket | None = None
+        """When the connection is lost: the socket, if the client may still be sending its request."""
         self._on_lost: Callable[[], None] | None = None
         self._inner = inner
         self._first = first
@@ -105,6 +111,9 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Hand the end on."""
         self._calm()
+        if exc is None and self._rewriter.unfinished and not self._ended.is_set():
+            # The transport closes its own descriptor now. The owner reads on with this one.
+            self.unread = self._transport.get_extra_info("socket").dup()
         if self._refusal is not None:
             self._refusal.cancel()
         self._inner.connection_lost(exc)

@@ -202,8 +202,16 @@ class Front:
         transport, _ = await loop.connect_accepted_socket(lambda: connection, sock)
         try:
             await ended.wait()
+            if connection.unread is not None:
+                connection.unread.shutdown(socket.SHUT_WR)
+                await _read_rest(connection.unread)
+        except (OSError, TimeoutError) as failure:
+            self._log.debug("answer perhaps not delivered", error=str(failure))
         finally:
+            ended.set()
             transport.abort()
+            if connection.unread is not None:
+                connection.unread.close()
 
 
 def _nothing() -> None:
@@ -226,15 +234,23 @@ async def close_with(
         async with asyncio.timeout(timeout):
             await loop.sock_sendall(sock, answer)
             sock.shutdown(socket.SHUT_WR)
-        # A socket that is closed with bytes unread is reset, and the answer may be lost with it.
-        async with asyncio.timeout(LINGER):
-            left = LINGER_BYTES
-            while left > 0 and (piece := await loop.sock_recv(sock, PEEK_BYTES)):
-                left -= len(piece)
+        await _read_rest(sock)
     except (OSError, TimeoutError) as failure:
         log.debug("refusal not delivered", error=str(failure))
     finally:
         sock.close()
+
+
+async def _read_rest(sock: socket.socket) -> None:
+    """Read what a client still sends, within limits. Raises OSError or TimeoutError.
+
+    A socket that is closed with bytes unread is reset, and the last answer may be lost with it.
+    """
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(LINGER):
+        left = LINGER_BYTES
+        while left > 0 and (piece := await loop.sock_recv(sock, PEEK_BYTES)):
+            left -= len(piece)
 
 
 async def _read_head(

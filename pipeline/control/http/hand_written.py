@@ -43,6 +43,11 @@ class Rewriter:
         self._as_it_comes = False
 
     @property
+    def unfinished(self) -> bool:
+        """Whether more of a request may come: of a body, of a head, or of what is not counted here."""
+        return self._as_it_comes or self.too_long or self._body > 0 or bool(self._reader.data)
+
+    @property
     def held(self) -> bytes:
         """The beginning of a head that is not complete yet."""
         return bytes(self._reader.data)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 from itertools import pairwise
 from pathlib import Path
@@ -441,6 +442,40 @@ def test_a_take_over_may_be_written_by_hand_too(tmp_path: Path) -> None:
             await until(lambda: at.workers.socks)
             got = at.workers.asked[0][1]["head"] + drain(at.workers.socks[0])
             assert got == b"frames"
+            writer.close()
+
+    asyncio.run(run())
+
+
+def test_an_answer_before_the_end_of_a_request_reaches_a_client_that_sends_on(tmp_path: Path) -> None:
+    """Whoever closes a socket with bytes unread resets it, and a reset may overtake the answer."""
+
+    async def run() -> None:
+        async with endpoint(tmp_path) as at:
+            reader, writer = await at.open()
+            writer.write(b"POST /services/forwarder/expose HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n")
+            writer.write(b"Transfer-Encoding: chunked\r\n\r\n")
+            answer = await reader.readuntil(b"\r\n\r\n")
+            assert answer.split(b" ")[1] == b"400"
+            writer.write(b"x" * 300_000)
+            await writer.drain()
+            writer.write_eof()
+            await reader.read()
+            writer.close()
+
+    asyncio.run(run())
+
+
+def test_a_connection_that_is_ended_in_the_middle_of_a_body_leaves_no_descriptor(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with endpoint(tmp_path) as at:
+            _, writer = await at.open()
+            writer.write(b"POST /services/forwarder/expose HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{")
+            await asyncio.sleep(0.2)
+            before = set(os.listdir("/proc/self/fd"))
+            await at.front.close()
+            await asyncio.sleep(0.2)
+            assert set(os.listdir("/proc/self/fd")) < before
             writer.close()
 
     asyncio.run(run())
