@@ -27,17 +27,26 @@ _NOTICE: Final = Struct("<B23xI68x")  # kind, flow
 
 
 class Ends:
-    """The two ends of a flow. The remote end is the gateway for its services and for dialled connections."""
+    """The two ends of a flow. The remote end is the gateway for its services and for dialled connections.
+
+    The fields do not change. So the ends of a key, and what is computed from them, are kept for the next
+    packet: arithmetic with numbers of 128 bits is slow.
+    """
 
     def __init__(self, guest_addr: Addr, guest_port: int, remote_addr: Addr, remote_port: int) -> None:
         self.guest_addr = guest_addr
         self.guest_port = guest_port
         self.remote_addr = remote_addr
         self.remote_port = remote_port
+        self._sum = -1
+        self._addresses = b""
 
     @staticmethod
     def of(key: FlowKey) -> "Ends":
         """The ends in a key."""
+        known = _KNOWN.get(key)
+        if known is not None:
+            return known
         guest_addr: int
         guest_high: int
         remote_addr: int
@@ -46,11 +55,32 @@ class Ends:
         if guest_high or remote_high:
             guest_addr |= guest_high << 64
             remote_addr |= remote_high << 64
-        return Ends(guest_addr, guest_port, remote_addr, remote_port)
+        ends = Ends(guest_addr, guest_port, remote_addr, remote_port)
+        if len(_KNOWN) >= _MAX_KNOWN:
+            _KNOWN.clear()
+        _KNOWN[key] = ends
+        return ends
+
+    def address_sum(self) -> int:
+        """The sum of the 16-bit words of both addresses, modulo 0xffff. This is their part of a checksum."""
+        if self._sum < 0:
+            self._sum = (self.guest_addr + self.remote_addr) % 0xFFFF
+        return self._sum
+
+    def addresses6(self) -> bytes:
+        """Source and destination of an IPv6 packet to the guest, as on the wire."""
+        if not self._addresses:
+            self._addresses = self.remote_addr.to_bytes(16, "big") + self.guest_addr.to_bytes(16, "big")
+        return self._addresses
 
     def key(self) -> FlowKey:
         """The key of these ends."""
         return flow_key(self.guest_addr, self.guest_port, self.remote_addr, self.remote_port)
+
+
+_MAX_KNOWN: Final = 1024
+_KNOWN: Final[dict[FlowKey, Ends]] = {}
+"""The ends of the keys that this process has looked into lately. When it is full, it is cleared."""
 
 
 def flow_key(guest_addr: Addr, guest_port: int, remote_addr: Addr, remote_port: int) -> FlowKey:

@@ -169,8 +169,8 @@ class TcpHeaders6(TcpHeaders):
 
     def __init__(self, eth_header: bytes, ends: Ends, out: TcpOut, options: bytes, ident: int) -> None:
         super().__init__(eth_header, ends, out, options, ident)
-        self._addresses = addresses6(ends)
-        self._sum = (self.src + self.dst) % _MODULUS
+        self._addresses = ends.addresses6()
+        self._sum = ends.address_sum()
         self.l4_off = L4_OFF6
         self.addresses_off = ADDRESSES6_OFF
         self.header_len += L4_OFF6 - L4_OFF
@@ -201,11 +201,6 @@ class TcpHeaders6(TcpHeaders):
 
     def number_rows(self, scratch: memoryview, frame: int, pitch: int, count: int, length: int) -> None:
         """All IPv6 headers of a range are equal."""
-
-
-def addresses6(ends: Ends) -> bytes:
-    """Source and destination of an IPv6 packet to the guest."""
-    return ends.remote_addr.to_bytes(16, "big") + ends.guest_addr.to_bytes(16, "big")
 
 
 def number_rows(scratch: memoryview, frame: int, pitch: int, count: int, ident: int, covered: int) -> None:

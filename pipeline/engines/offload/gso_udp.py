@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline.engines.offload import checksum as inet
 from pipeline.engines.offload.gso import MIN_ROWS, ZERO, Buffer, Segmenter
-from pipeline.engines.offload.gso_headers import MAX_ROWS, addresses6, number_rows
+from pipeline.engines.offload.gso_headers import MAX_ROWS, number_rows
 from pipeline.engines.offload.headers import (
     ADDRESSES6_OFF,
     ADDRESSES_OFF,
@@ -88,7 +88,7 @@ class UdpSegmenter(Segmenter):
         """One datagram."""
         length = len(payload)
         udp_len = length + UDP_LEN
-        check = ends.remote_addr + ends.guest_addr + PROTO_UDP + udp_len
+        check = ends.address_sum() + PROTO_UDP + udp_len
         partial = self._features & offload.CSUM
         if partial:
             check = check % _MODULUS or _MODULUS
@@ -110,7 +110,7 @@ class UdpSegmenter(Segmenter):
         partial = self._features & offload.CSUM
         size = run.piece_size
         udp_len = size + UDP_LEN
-        addresses = ends.remote_addr + ends.guest_addr
+        addresses = ends.address_sum()
         check = ((addresses + PROTO_UDP + udp_len) % _MODULUS or _MODULUS) if partial else 0
         headers = _headers(eth_header, ends, size, 0, False, check)
         headers_len = len(headers)
@@ -149,7 +149,7 @@ def frame6(eth_header: bytes, ends: Ends, payload: memoryview) -> bytes:
     """A whole frame with one IPv6 datagram, of any length."""
     length = len(payload)
     udp_len = length + UDP_LEN
-    check = ends.remote_addr + ends.guest_addr + PROTO_UDP + udp_len
+    check = ends.address_sum() + PROTO_UDP + udp_len
     check += ends.remote_port + ends.guest_port + udp_len
     check = -(check + inet.word_sum(payload, 0, length) * inet.SWAP) % _MODULUS or _MODULUS
     return _headers(eth_header, ends, length, 0, False, check) + payload
@@ -157,15 +157,14 @@ def frame6(eth_header: bytes, ends: Ends, payload: memoryview) -> bytes:
 
 def _headers(eth_header: bytes, ends: Ends, length: int, ident: int, summed: bool, check: int) -> bytes:
     """The headers of a datagram of length bytes. summed: compute the IPv4 checksum, else leave it zero."""
-    src, dst = ends.remote_addr, ends.guest_addr
-    if not ip.is_ipv4(dst):
+    if not ip.is_ipv4(ends.guest_addr):
         udp_len = length + UDP_LEN
         made: bytes = _pack6(
             eth_header,
             VERSION6,
             udp_len,
             _UDP_HOPS,
-            addresses6(ends),
+            ends.addresses6(),
             ends.remote_port,
             ends.guest_port,
             udp_len,
@@ -173,7 +172,7 @@ def _headers(eth_header: bytes, ends: Ends, length: int, ident: int, summed: boo
         )
         return made
     total = length + _IPV4_UDP_LEN
-    ipv4_check = -(VERSION + total + ident + _TTL_UDP + src + dst) % _MODULUS if summed else 0
+    ipv4_check = -(VERSION + total + ident + _TTL_UDP + ends.address_sum()) % _MODULUS if summed else 0
     packed: bytes = _pack(
         eth_header,
         VERSION,
@@ -182,8 +181,8 @@ def _headers(eth_header: bytes, ends: Ends, length: int, ident: int, summed: boo
         0,
         _TTL_UDP,
         ipv4_check,
-        ip.to_ipv4(src),
-        ip.to_ipv4(dst),
+        ip.to_ipv4(ends.remote_addr),
+        ip.to_ipv4(ends.guest_addr),
         ends.remote_port,
         ends.guest_port,
         length + UDP_LEN,
