@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.wire import virtio_net
 from pipeline.wire.offload import CSUM, TSO4, TSO6
+from pipeline.wire.virtio_net import GSO_TCPV4, GSO_UDP, LONG_LEN, NEEDS_CSUM, Header
 from tests.e2e.test_offload import checksum_errors, total
 from tests.e2e.test_stripped import MAX_FRAME, WRONG, shown
 from tests.support.agent import Agent, address
@@ -194,6 +196,32 @@ def test_a_datagram_pair_passed_with_fd_is_the_only_guest(network: Network, outs
     assert process.poll() is None
     process.terminate()
     assert process.wait(5) == 0
+
+
+def test_a_guest_that_lies_in_its_headers_costs_counters_alone(
+    network: Network, outside: Servers, folder: Path
+) -> None:
+    path = folder / "liar.sock"
+    lies = [
+        b"\xff" * 11,
+        b"\xff" * 12 + bytes(60),
+        b"\x01\x01" + bytes(10) + bytes(60),
+        virtio_net.build(Header(NEEDS_CSUM, GSO_UDP, 42, 1, 34, 6, 0), LONG_LEN) + bytes(60000),
+        virtio_net.build(Header(NEEDS_CSUM, GSO_TCPV4, 54, 1448, 65535, 65535, 0), LONG_LEN) + bytes(60),
+    ]
+    with (
+        Daemon(network, "-link", f"bess+unixpacket://{path}?vnet", name="lied-to") as daemon,
+        Agent(network.guests[1], daemon.socket, mac=OTHER["mac"]) as honest,
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as liar,
+    ):
+        liar.connect(str(path))
+        for lie in lies * 50:
+            liar.send(lie)
+        wait_for(
+            lambda: total(daemon, "link_frame_dropped_bad_vnet_header") == 250, "the lies are counted", 20
+        )
+        assert honest.run("transfer", INTERNET_ADDR, DATA, MIB, MIB)["errors"] == []
+        assert not daemon.events("guest disconnected")
 
 
 @pytest.mark.skipif(shutil.which("tshark") is None, reason="needs tshark")
