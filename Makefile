@@ -36,7 +36,7 @@ $(READY): pyproject.toml .ci/python
 packages: ## install what must come from apt (as root), or name it
 	@.ci/packages want
 
-machine: setup ## kernel and QEMU for the virtual machine of the tests, into the cache, where apt has them
+machine: setup ## kernel, QEMU and vsock device for the virtual machine of the tests, into the cache, where apt has them
 	@$(BIN)/python -m tests.support.vm_fetch || true
 
 run: setup ## start the network: make run ARGS="-listen unix:///tmp/network.sock"

@@ -19,6 +19,8 @@ LINK_SCHEMES: Final[Mapping[str, tuple[str, ...]]] = {
     "fd": ("unix", "fd"),
 }
 """Protocols that may stand before the + of ``links``, and schemes after it. ``-listen-NAME`` has the same."""
+VNET_LINKS: Final = ("qemu", "bess", "vfkit", "fd")
+"""Protocols whose URL may have the option ``vnet`` (pipeline.links.vnet)."""
 
 FORWARD_FORM: Final = "[HOST:]PORT[-PORT]:[GUEST:]PORT[-PORT][/udp]"
 """The word that means a port forward (pipeline.config.forward_words)."""

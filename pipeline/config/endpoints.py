@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
-from pipeline.config.choices import LINK_SCHEMES, METRICS_SCHEMES
+from pipeline.config.choices import LINK_SCHEMES, METRICS_SCHEMES, VNET_LINKS
 from pipeline.config.errors import ConfigError
 from pipeline.config.keys import FileKeys
 from pipeline.config.model import LINKS
 from pipeline.go import flags
+from pipeline.links import vnet
 from pipeline.links.addresses import unix_path
 from pipeline.system import inet, socket_file
 
@@ -29,6 +30,7 @@ def links_of(parsed: flags.Parsed, keys: FileKeys, *, bound: bool = False) -> di
     links = {name: parsed.text(f"listen-{name}") or getattr(keys.interfaces, name) for name in LINKS}
     if links["qemu"]:
         check(links["qemu"], "invalid value for qemu listen address", LINK_SCHEMES["qemu"])
+        _check_option("qemu", links["qemu"], "invalid value for qemu listen address")
         if not bound:
             _must_not_exist(links["qemu"], "unix")
     for name, scheme in (("bess", "unixpacket"), ("vfkit", "unixgram")):
@@ -36,10 +38,12 @@ def links_of(parsed: flags.Parsed, keys: FileKeys, *, bound: bool = False) -> di
         if url:
             if not url.startswith(tuple(f"{allowed}://" for allowed in LINK_SCHEMES[name])):
                 raise ConfigError(f"{name} listen address must be {scheme}:// address")
+            _check_option(name, url, f"{name} listen address")
             if not bound:
                 _must_not_exist(url, scheme)
     if links["vpnkit"]:
         check(links["vpnkit"], "invalid value for vpnkit listen address", LINK_SCHEMES["vpnkit"])
+        _check_option("vpnkit", links["vpnkit"], "invalid value for vpnkit listen address")
     for one, other in (("qemu", "vpnkit"), ("bess", "vpnkit"), ("qemu", "bess")):
         if links[one] and links[other]:
             raise ConfigError(f"cannot use {one} and {other} protocol at the same time")
@@ -56,6 +60,7 @@ def further_links(texts: Sequence[str], *, bound: bool = False) -> tuple[tuple[s
             allowed = ", ".join(f"{name}+" for name in LINK_SCHEMES)
             raise ConfigError(f"link: {flags.quote(text)} must begin with a protocol (allowed: {allowed})")
         check(url, f"link: {protocol}", schemes)
+        _check_option(protocol, url, f"link: {protocol}")
         for scheme in () if bound else ("unix", "unixpacket", "unixgram"):
             _must_not_exist(url, scheme)
         found.append((protocol, url))
@@ -122,6 +127,20 @@ def check(url: str, what: str, schemes: tuple[str, ...]) -> None:
         raise ConfigError(f"{what}: {url}: vsock addresses have the form vsock://:port or vsock://cid:port")
     if parts.scheme == "fd" and not parts.netloc:
         raise ConfigError(f"{what}: {url}: descriptors have the form fd://3 or fd://name")
+
+
+def _check_option(protocol: str, url: str, what: str) -> None:
+    """Raise ConfigError if what follows the ? of a link's URL is wrong. what: how the text begins."""
+    try:
+        taken = vnet.guest_features(url)
+    except ValueError as error:
+        raise ConfigError(f"{what}: {url}: {error}") from None
+    if taken is not None and protocol not in VNET_LINKS:
+        allowed = ", ".join(VNET_LINKS)
+        raise ConfigError(
+            f"{what}: {url}: option {vnet.OPTION}: frames of {protocol} cannot have a virtio-net header "
+            f"(allowed: {allowed})"
+        )
 
 
 def _must_not_exist(url: str, scheme: str) -> None:

@@ -18,6 +18,7 @@ from pipeline.config.choices import (
     PLACEMENTS,
     STREAM_SCHEMES,
     UDP_NATS,
+    VNET_LINKS,
 )
 from pipeline.go.flags import Flag
 
@@ -42,7 +43,8 @@ def _links() -> str:
     protocols: dict[tuple[str, ...], list[str]] = {}
     for protocol, schemes in LINK_SCHEMES.items():
         protocols.setdefault(schemes, []).append(f"{protocol}+")
-    return "; ".join(f"{', '.join(names)} with {_urls(schemes)}" for schemes, names in protocols.items())
+    links = [f"{', '.join(names)} with {_urls(schemes)}" for schemes, names in protocols.items()]
+    return "; ".join(links) + f"; ?vnet after {', '.join(VNET_LINKS)}: virtio-net headers before frames"
 
 
 GVPROXY: Final[tuple[Flag, ...]] = (

@@ -196,10 +196,16 @@ class ControlPlane:
         front.listen(listener)
 
     async def accept_guests(
-        self, protocol: str, fds: Sequence[socket.socket | int], *, once: bool, macs: Mapping[str, bytes]
+        self,
+        protocol: str,
+        fds: Sequence[socket.socket | int],
+        *,
+        once: bool,
+        macs: Mapping[str, bytes],
+        vnet: int | None,
     ) -> None:
         """Have ingress accept guests on bound sockets. The caller keeps its own. Raises RequestError."""
-        await self._channels.request(INGRESS, messages.Open(protocol, once, dict(macs)), fds)
+        await self._channels.request(INGRESS, messages.Open(protocol, once, dict(macs), vnet), fds)
 
     async def forward_sockets(self) -> None:
         """Open the configured forwards over ssh. Raises SocketError, SshError."""

@@ -39,7 +39,7 @@ from pipeline.ipc import messages
 from pipeline.ipc.arena import SLOT_BYTES
 from pipeline.ipc.fabric import Fabric
 from pipeline.ipc.segment import SegmentError
-from pipeline.links import addresses, inherited, pcap, protocols, stdio
+from pipeline.links import addresses, inherited, pcap, protocols, stdio, vnet
 from pipeline.system import descriptor_limit, outbound, output_file, stacks
 from pipeline.system.service_manager import ALIVE, STOPPING, ServiceManager
 from pipeline.system.service_manager import READY as READY_FOR_MANAGER
@@ -315,7 +315,7 @@ class Supervisor:
                 sock = protocols.bind(protocol, url, self.inherited)
                 with sock:
                     self.files.keep(addresses.socket_path(url))
-                    await self._accept_guests(plane, protocol, [sock])
+                    await self._accept_guests(plane, protocol, [sock], url)
                     bound = addresses.bound_url(sock, url)
                 self.log.info(f"listening {bound}", kind="listening", protocol=protocol)
             if self.stdio is not None:
@@ -340,10 +340,11 @@ class Supervisor:
         plane.serve_web(listener, lambda token: self.log.info("web page", url=f"{page}/#token={token}"))
 
     async def _accept_guests(
-        self, plane: ControlPlane, protocol: str, fds: list[socket.socket] | tuple[int, int]
+        self, plane: ControlPlane, protocol: str, fds: list[socket.socket] | tuple[int, int], url: str = ""
     ) -> None:
         once = self.program.one_guest and protocol in ONE_GUEST
-        await plane.accept_guests(protocol, fds, once=once, macs=self.config.network.vpnkit_macs)
+        macs, taken = self.config.network.vpnkit_macs, vnet.guest_features(url)
+        await plane.accept_guests(protocol, fds, once=once, macs=macs, vnet=taken)
 
     def _listen(self, url: str) -> socket.socket:
         if url.startswith(inherited.SCHEME):

@@ -113,12 +113,16 @@ class Attach(Request):
 
 @dataclass(frozen=True, slots=True)
 class Open(Request):
-    """Accept guests on these sockets. once: only one guest. macs: by UUID, for vpnkit."""
+    """Accept guests on these sockets. once: only one guest. macs: by UUID, for vpnkit.
+
+    vnet: what guests take (pipeline.links.vnet), None if their frames have no virtio-net header.
+    """
 
     NAME = "open"
     protocol: str
     once: bool | None = None
     macs: dict[str, bytes] | None = None
+    vnet: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

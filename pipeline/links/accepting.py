@@ -109,13 +109,25 @@ class AcceptingListener(Listener):
 class StreamListener(AcceptingListener):
     """Streams of frames with a length before each, without a handshake: QEMU's sockets, and plain LE16."""
 
-    def __init__(self, protocol: str, sock: socket.socket, framing: Framing, once: bool = False) -> None:
+    def __init__(
+        self,
+        protocol: str,
+        sock: socket.socket,
+        framing: Framing,
+        once: bool = False,
+        vnet: int | None = None,
+    ) -> None:
+        """vnet: what guests take (pipeline.links.vnet), None without virtio-net headers."""
         super().__init__(protocol, sock, once)
         self._framing = framing
+        self._vnet = vnet
 
     def _accepted(self, sock: socket.socket) -> None:
         resources = self._resources
-        self._attach(StreamLink(sock, self._framing, resources.pool, resources.slots), sock)
+        link = StreamLink(sock, self._framing, resources.pool, resources.slots)
+        if self._vnet is not None:
+            link.begin_vnet(self._vnet)
+        self._attach(link, sock)
 
 
 class PacketListener(AcceptingListener):
@@ -127,12 +139,18 @@ class PacketListener(AcceptingListener):
         sock: socket.socket,
         make_link: Callable[[socket.socket, SlotPool, list[memoryview], int], Link],
         once: bool = False,
+        vnet: int | None = None,
     ) -> None:
+        """vnet: as for StreamListener."""
         super().__init__(protocol, sock, once)
         self._make_link = make_link
+        self._vnet = vnet
 
     def _accepted(self, sock: socket.socket) -> None:
-        self._attach(self._make_link(sock, *self._resources), sock)
+        link = self._make_link(sock, *self._resources)
+        if self._vnet is not None:
+            link.begin_vnet(self._vnet)
+        self._attach(link, sock)
 
 
 def _listens(sock: socket.socket) -> bool:

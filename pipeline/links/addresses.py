@@ -81,7 +81,8 @@ def bound_url(sock: socket.socket, url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in inet.TCP or parts.port:
         return url
-    return f"{parts.scheme}://{parts.netloc.rpartition(':')[0]}:{sock.getsockname()[1]}"
+    bound = parts._replace(netloc=f"{parts.netloc.rpartition(':')[0]}:{sock.getsockname()[1]}", path="")
+    return bound.geturl()
 
 
 def is_open_to_others(sock: socket.socket) -> bool:

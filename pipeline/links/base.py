@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from pipeline.records.kinds import NO_SLOT
+from pipeline.wire import offload
 from pipeline.wire.framing import Framing
 
 HEADROOM: Final = 256
@@ -89,6 +90,16 @@ class Link(ABC):
         self.drops: dict[str, int] = {}
         self._drained = False
         self._short_is_all = False
+
+    def begin_vnet(self, guest_features: int) -> None:
+        """Each frame has a virtio-net header, in both directions. Call this before the first read.
+
+        guest_features: what we may leave to the guest. It may leave to us all that we know, since the machine
+        monitor does not say what it has offered to its guest.
+        """
+        self.vnet_len = offload.VNET_LEN
+        self.features = offload.FEATURES | offload.UFO
+        self.guest_features = guest_features
 
     def on_readable(self, short_is_all: bool) -> None:
         """The poller reports that the link may have something to read.

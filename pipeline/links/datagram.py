@@ -7,6 +7,9 @@ peer only, and sending to a full queue fails.
 The system does not report that a peer is gone until something is sent to it. So the listener checks the
 peer's address every LOOK_INTERVAL. When the peer has gone, the listener waits for the next one. That may be
 the same machine, started again.
+
+A socket that a parent passed may be connected already, such as one of a socketpair(). Its peer is then the
+only guest (pipeline.links.probes).
 """
 
 import ctypes
@@ -16,10 +19,12 @@ from contextlib import suppress
 from time import monotonic
 from typing import Final
 
+from pipeline.links.accepting import peer_text
 from pipeline.links.addresses import unix_text, words_of
 from pipeline.links.base import Link, LinkClosed
 from pipeline.links.listener import READABLE, Arrival, LinkResources, Listener, Owner, Poller, has_peer
 from pipeline.links.packet import PacketLink
+from pipeline.links.probes import RETRY_INTERVAL, Probes
 
 PROTOCOL: Final = "vfkit"
 HANDSHAKE: Final = b"VFKT"
@@ -27,9 +32,6 @@ SEND_BUFFER_BYTES: Final = 1024 * 1024
 RECEIVE_BUFFER_BYTES: Final = 4 * 1024 * 1024
 LOOK_INTERVAL: Final = 0.25
 """Seconds between two checks of the peer's address, and from a peer's end until the next is accepted."""
-
-RETRY_INTERVAL: Final = 0.002
-"""Seconds until the link tries a full queue again, if the system does not report room (macOS)."""
 
 Address = str | bytes
 
@@ -46,11 +48,13 @@ class VfkitListener(Listener):
 
     protocol = PROTOCOL
 
-    def __init__(self, sock: socket.socket, once: bool = False) -> None:
-        """The listener owns sock from now on."""
+    def __init__(self, sock: socket.socket, once: bool = False, vnet: int | None = None) -> None:
+        """The listener owns sock from now on. vnet: what guests take (links.vnet), None without headers."""
         sock.setblocking(False)
         self._sock = sock
         self._once = once
+        self._vnet = vnet
+        self._probes = Probes()
         self._poller: Poller | None = None
         self._waiting = False
         self._link: DatagramLink | None = None
@@ -62,17 +66,23 @@ class VfkitListener(Listener):
     def open(self, poller: Poller, resources: LinkResources, owner: Owner) -> None:
         """See Listener.open."""
         self._poller, self._resources, self._owner = poller, resources, owner
-        self._wait()
+        if has_peer(self._sock):
+            link = self._make_link()
+            self._probes.add(link)
+            owner.attach(Arrival(link, PROTOCOL, peer_text(self._sock)), self)
+        else:
+            self._wait()
 
     def deadline(self) -> float:
         """See Listener.deadline."""
         link = self._link
         if link is not None and link.blocked and link.room_unreported and self._retry_at == float("inf"):
             self._retry_at = monotonic() + RETRY_INTERVAL
-        return min(self._look_at, self._retry_at)
+        return min(self._look_at, self._retry_at, self._probes.deadline())
 
     def on_timer(self, now: float) -> None:
         """See Listener.on_timer."""
+        self._probes.on_timer(now, self._owner)
         if now >= self._retry_at:
             self._retry_at = float("inf")
             self._retry()
@@ -97,6 +107,7 @@ class VfkitListener(Listener):
 
     def on_left(self, link: Link) -> None:
         """See Listener.on_left."""
+        self._probes.remove(link)
         if link is not self._link:
             return
         self._link = None
@@ -145,15 +156,25 @@ class VfkitListener(Listener):
             self._owner.refuse(self, f"vfkit accept error: {words_of(error)}", "link_handshake_failed")
             return
         self._stop_waiting()
-        # A system with a lower limit refuses this. The link works with smaller buffers too.
-        with suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         self._peer, self._inode = peer, _inode(peer)
-        # The link closes its own descriptor. This one stays for the next guest.
-        self._link = DatagramLink(sock.dup(), *self._resources)
+        self._link = self._make_link()
         self._look_at = monotonic() + LOOK_INTERVAL
         self._owner.attach(Arrival(self._link, PROTOCOL, unix_text(peer)), self)
+
+    def _make_link(self) -> DatagramLink:
+        tune(self._sock)
+        # The link closes its own descriptor. This one stays for the next guest.
+        link = DatagramLink(self._sock.dup(), *self._resources)
+        if self._vnet is not None:
+            link.begin_vnet(self._vnet)
+        return link
+
+
+def tune(sock: socket.socket) -> None:
+    """Ask for larger buffers. A system with a lower limit refuses, and the link works with smaller ones."""
+    with suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
 
 
 def _inode(peer: Address) -> tuple[int, int] | None:

@@ -46,7 +46,7 @@ class Inherited:
 
         Call this before any fork: a socket does not end while another process has a copy of it.
         """
-        text = url.removeprefix(SCHEME)
+        text = url.removeprefix(SCHEME).partition("?")[0]
         number = int(text) if re.fullmatch(r"[0-9]{1,6}", text) else self._number(text, url)
         if number < FIRST:
             raise AddressError(f"{url}: the first descriptor that can be passed is {FIRST}")

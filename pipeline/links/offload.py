@@ -16,14 +16,11 @@ the link's new framing. The link does not check the content of a header.
 """
 
 import socket
-from typing import Final
 
 from pipeline.links.base import LinkClosed, SlotPool
 from pipeline.links.stream import StreamLink
 from pipeline.wire import framing, offload
 from pipeline.wire.framing import LE16
-
-_BAD: Final = "link_frame_dropped_bad_vnet_header"
 
 
 class OffloadLink(StreamLink):
@@ -42,14 +39,7 @@ class OffloadLink(StreamLink):
     def _split(self, view: memoryview, begin: int, end: int) -> tuple[list[tuple[int, int]], int]:
         if not self._decided:
             begin = self._decide(view, begin, end)
-        frames, begin = framing.split(view, begin, end, self._framing)
-        length = self.vnet_len
-        if not length:
-            return frames, begin
-        whole = [(off + length, size - length) for off, size in frames if size >= length]
-        if len(whole) < len(frames):
-            self.drops[_BAD] = self.drops.get(_BAD, 0) + len(frames) - len(whole)
-        return whole, begin
+        return super()._split(view, begin, end)
 
     def _decide(self, view: memoryview, begin: int, end: int) -> int:
         """Choose the state by the guest's first record, if it is whole. Returns where the frames begin."""

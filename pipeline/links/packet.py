@@ -4,6 +4,8 @@ Each packet costs a system call. The packets of a burst lie in one slot, one aft
 multiple of ALIGN, so frames of equal length lie at equal strides. If a packet is longer than the rest of the
 slot, its end goes to a spill buffer. The next read joins both parts in a fresh slot. A guest that expects its
 card to segment sends packets of 64 KiB, whatever the MTU (pipeline.engines.offload.stripped).
+
+With begin_vnet() each packet begins with a virtio-net header (pipeline.links.vnet).
 """
 
 import errno
@@ -11,6 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final, Protocol
 
+from pipeline.links import vnet
 from pipeline.links.addresses import words_of
 from pipeline.links.base import (
     HEADROOM,
@@ -23,6 +26,8 @@ from pipeline.links.base import (
     SlotPool,
 )
 from pipeline.records.kinds import NO_SLOT
+from pipeline.wire import offload
+from pipeline.wire.framing import Framing
 
 MAX_PACKETS: Final = 64
 """The most packets of one burst."""
@@ -31,8 +36,10 @@ ALIGN: Final = 8
 ETHERNET_MARGIN: Final = 18
 """Bytes of a frame beyond the MTU: header and a VLAN tag."""
 LONGEST_PACKET: Final = 0xFFFF + 40 + 14 + 8
-"""Bytes of the longest packet that a link accepts: the longest IPv6 packet, in a frame with two tags."""
+"""Bytes of the longest frame that a link accepts: the longest IPv6 packet, in a frame with two tags."""
 
+_OVERSIZED: Final = "link_frame_dropped_oversized"
+_BAD_HEADER: Final = "link_frame_dropped_bad_vnet_header"
 _FULL: Final = frozenset((errno.EAGAIN, errno.ENOBUFS))
 """The queue is full. Linux reports EAGAIN, macOS reports ENOBUFS."""
 
@@ -44,6 +51,7 @@ class PacketSocket(Protocol):
     def recv_into(self, buffer: memoryview, /) -> int: ...
     def recvmsg_into(self, buffers: Sequence[memoryview], /) -> tuple[int, object, int, object]: ...
     def send(self, data: Buffer, /) -> int: ...
+    def sendmsg(self, buffers: Sequence[Buffer], /) -> int: ...
     def fileno(self) -> int: ...
     def close(self) -> None: ...
 
@@ -65,6 +73,7 @@ class PacketLink(Link):
         self._sock = sock
         self._cursor = SlotCursor(pool, slots)
         self._room = min(mtu + ETHERNET_MARGIN, len(slots[0]) - HEADROOM - 1)
+        self._longest = LONGEST_PACKET
         self._spill = memoryview(bytearray(LONGEST_PACKET))
         self._spilled = b""
         """A packet that waits for a fresh slot."""
@@ -74,6 +83,18 @@ class PacketLink(Link):
         self._backlog_bytes = 0
         self.room_unreported = False
         """While blocked: the system will not report room (macOS), so the listener retries on a timer."""
+
+    def begin_vnet(self, guest_features: int) -> None:
+        """See Link.begin_vnet."""
+        super().begin_vnet(guest_features)
+        self._room += self.vnet_len
+        self._longest += self.vnet_len
+        self._spill = memoryview(bytearray(self._longest))
+
+    @property
+    def framing(self) -> Framing | None:
+        """A length before each packet if it has a virtio-net header, since it may come in several buffers."""
+        return offload.FRAMING if self.vnet_len else None
 
     @property
     def blocked(self) -> bool:
@@ -102,30 +123,15 @@ class PacketLink(Link):
             if not cursor.fresh():
                 self.starved = True
                 return None
-        view = cursor.view
-        limit = min(len(view) - self._room, cursor.end + self.read_limit)
+        limit = min(len(cursor.view) - self._room, cursor.end + self.read_limit)
         frames: list[tuple[int, int]] = []
-        end = cursor.end
         if self._spilled:
             count = len(self._spilled)
-            view[end : end + count] = self._spilled
+            cursor.view[cursor.end : cursor.end + count] = self._spilled
             self._spilled = b""
-            frames.append((end, count))
-            end += (count + ALIGN - 1) // ALIGN * ALIGN
+            self._add(frames, count)
         try:
-            for _ in range(MAX_PACKETS - len(frames)):
-                if end >= limit:
-                    break
-                count = self._receive(view[end:])
-                room = len(view) - end
-                if count > LONGEST_PACKET:
-                    self._drop("link_frame_dropped_oversized")
-                elif count > room:
-                    self._spilled = bytes(view[end:]) + bytes(self._spill[: count - room])
-                    break
-                elif self._is_frame(view, end, count):
-                    frames.append((end, count))
-                    end += (count + ALIGN - 1) // ALIGN * ALIGN
+            self._read_packets(frames, limit)
         except BlockingIOError:
             if not frames:
                 return None
@@ -135,17 +141,45 @@ class PacketLink(Link):
         except LinkClosed as error:
             self._broken = error
         finally:
-            cursor.begin = cursor.end = end
+            cursor.begin = cursor.end
         if self._broken is not None and not frames:
             raise self._broken
         return cursor.slot, frames
+
+    def _read_packets(self, frames: list[tuple[int, int]], limit: int) -> None:
+        """Read packets into the slot, up to limit, and add their frames. Raises OSError or LinkClosed."""
+        cursor = self._cursor
+        view = cursor.view
+        for _ in range(MAX_PACKETS - len(frames)):
+            end = cursor.end
+            if end >= limit:
+                return
+            count = self._receive(view[end:])
+            room = len(view) - end
+            if count > self._longest:
+                self._drop(_OVERSIZED)
+            elif count > room:
+                self._spilled = bytes(view[end:]) + bytes(self._spill[: count - room])
+                return
+            elif not self._is_frame(view, end, count):
+                continue
+            elif count < self.vnet_len:
+                self._drop(_BAD_HEADER)
+            else:
+                self._add(frames, count)
+
+    def _add(self, frames: list[tuple[int, int]], count: int) -> None:
+        """The packet of count bytes at the end of the slot's bytes is a frame, after its header if any."""
+        cursor, header = self._cursor, self.vnet_len
+        frames.append((cursor.end + header, count - header))
+        cursor.end += (count + ALIGN - 1) // ALIGN * ALIGN
 
     def _receive(self, room: memoryview) -> int:
         """Read a packet and return its length. Bytes beyond the room go to the spill buffer.
 
         Raises OSError or LinkClosed.
         """
-        if len(room) > LONGEST_PACKET:
+        if len(room) > self._longest:
             return self._sock.recv_into(room)
         count: int = self._sock.recvmsg_into([room, self._spill])[0]
         return count
@@ -160,29 +194,39 @@ class PacketLink(Link):
     # --- to the guest --------------------------------------------------------------------
 
     def send(self, buffers: Sequence[Buffer]) -> bool:
-        """Each buffer is one frame. See Link.send."""
-        if self._backlog:
-            if self._backlog_bytes + sum(map(len, buffers)) > self._max_backlog:
-                return False
-            self._keep(buffers)
+        """Each buffer is one frame, unless there is a framing. See Link.send."""
+        if self._backlog and self._backlog_bytes + sum(map(len, buffers)) > self._max_backlog:
+            return False
+        if self.vnet_len:
+            packets = vnet.packets(buffers)
+            for number, parts in enumerate(packets):
+                if self._backlog or not self._put(parts[0], parts):
+                    self._keep([b"".join(each) for each in packets[number:]])
+                    break
             return True
         for number, buffer in enumerate(buffers):
-            if not self._put(buffer):
+            if self._backlog or not self._put(buffer):
                 self._keep(buffers[number:])
                 break
         return True
 
-    def _put(self, frame: Buffer) -> bool:
-        """Send one frame, or drop it if it can never be sent. False: the queue is full."""
+    def _put(self, packet: Buffer, parts: Sequence[Buffer] = ()) -> bool:
+        """Send one packet, or drop it if it can never be sent. False: the queue is full.
+
+        parts: what the packet consists of, if it is more than one buffer.
+        """
         try:
-            self._sock.send(frame)
+            if len(parts) > 1:
+                self._sock.sendmsg(parts)
+            else:
+                self._sock.send(packet)
         except OSError as error:
             if error.errno in _FULL:
                 self.room_unreported = error.errno == errno.ENOBUFS
                 return False
             if error.errno != errno.EMSGSIZE:
                 raise LinkClosed(f"cannot write packet to socket: {words_of(error)}") from error
-            self._drop("link_frame_dropped_oversized")
+            self._drop(_OVERSIZED)
         return True
 
     def _keep(self, buffers: Sequence[Buffer]) -> None:

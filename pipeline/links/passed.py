@@ -11,33 +11,29 @@ SOCK_SEQPACKET one packet each
 SOCK_DGRAM     one datagram each
 ============== =====================================================
 
+With the option of pipeline.links.vnet, a virtio-net header stands before each frame of all three.
+
 Everything else is closed and counted: another kind of file, a socket without a peer, no descriptor or
 several, a client that is silent for HANDSHAKE_TIMEOUT. The bytes of the message mean nothing. The system
 needs at least one to carry the descriptor.
 
-The guest belongs to the process that has connected, as on other unix sockets. The system does not report the
-end of a datagram socket without a name. So the listener sends the guest a frame that means nothing every
-PROBE_INTERVAL. If the guest is gone, that is an error.
+The guest belongs to the process that has connected, as on other unix sockets. The end of a datagram socket is
+found by pipeline.links.probes.
 """
 
 import os
 import socket
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from functools import partial
+from collections.abc import Sequence
 from time import monotonic
 from typing import Final
 
 from pipeline.links.accepting import AcceptingListener, peer_text
 from pipeline.links.addresses import words_of
-from pipeline.links.base import Buffer, Link, LinkClosed
-from pipeline.links.datagram import (
-    RECEIVE_BUFFER_BYTES,
-    RETRY_INTERVAL,
-    SEND_BUFFER_BYTES,
-    DatagramLink,
-)
+from pipeline.links.base import Buffer, Link
+from pipeline.links.datagram import DatagramLink
+from pipeline.links.datagram import tune as tune_datagrams
 from pipeline.links.listener import READABLE, Arrival, has_peer
+from pipeline.links.probes import Probes
 from pipeline.links.seqpacket import SeqpacketLink
 from pipeline.links.stream import StreamLink, tune
 from pipeline.system import peer
@@ -47,9 +43,6 @@ PROTOCOL: Final = "fd"
 HANDSHAKE_TIMEOUT: Final = 10.0
 MAX_CLIENTS: Final = 64
 """Clients that may be connected without having sent their descriptor. A further one is refused."""
-PROBE_INTERVAL: Final = 5.0
-PROBE: Final = bytes.fromhex("0180c200000e 020000000001 88b5").ljust(60, b"\0")
-"""A frame to the nearest bridge, of an EtherType for local experiments (IEEE 802). Guests drop it."""
 
 _FAILED: Final = "link_handshake_failed"
 _STREAMS: Final = frozenset(
@@ -98,41 +91,29 @@ class PassedSocket:
 class PassedListener(AcceptingListener):
     """A listening unix socket on which clients pass their guests' sockets."""
 
-    def __init__(self, sock: socket.socket, once: bool = False) -> None:
+    def __init__(self, sock: socket.socket, once: bool = False, vnet: int | None = None) -> None:
+        """vnet: what guests take (pipeline.links.vnet), None without virtio-net headers."""
         super().__init__(PROTOCOL, sock, once)
+        self._vnet = vnet
         self._clients: dict[socket.socket, float] = {}
         """Clients that have sent nothing yet, and until when they may wait. The oldest comes first."""
-        self._probed: dict[Link, None] = {}
-        """Links on datagram sockets."""
-        self._probe_at = float("inf")
-        self._retry_at = float("inf")
+        self._probes = Probes()
 
     def deadline(self) -> float:
         """See Listener.deadline."""
-        if self._retry_at == float("inf") and any(_waits(link) for link in self._probed):
-            self._retry_at = monotonic() + RETRY_INTERVAL
         overdue = next(iter(self._clients.values()), float("inf"))
-        return min(super().deadline(), overdue, self._probe_at, self._retry_at)
+        return min(super().deadline(), overdue, self._probes.deadline())
 
     def on_timer(self, now: float) -> None:
         """See Listener.on_timer."""
         super().on_timer(now)
         for client in [client for client, until in self._clients.items() if until <= now]:
             self._refuse(client, "the client was silent")
-        if now >= self._retry_at:
-            self._retry_at = float("inf")
-            for link in [link for link in self._probed if _waits(link)]:
-                self._try(link, link.flush)
-        if now >= self._probe_at:
-            self._probe_at = now + PROBE_INTERVAL
-            for link in [link for link in self._probed if not link.blocked]:
-                self._try(link, partial(link.send, [PROBE]))
+        self._probes.on_timer(now, self._owner)
 
     def on_left(self, link: Link) -> None:
         """See Listener.on_left."""
-        self._probed.pop(link, None)
-        if not self._probed:
-            self._probe_at = float("inf")
+        self._probes.remove(link)
 
     def close(self) -> None:
         """See Listener.close."""
@@ -194,20 +175,13 @@ class PassedListener(AcceptingListener):
         elif sock.type == socket.SOCK_SEQPACKET:
             link = SeqpacketLink(passed, pool, slots, mtu)
         else:
-            # A system with a lower limit refuses this. The link works with smaller buffers too.
-            with suppress(OSError):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
-            link = DatagramLink(passed, pool, slots, mtu)
-            self._probed[link] = None
-            self._probe_at = min(self._probe_at, monotonic() + PROBE_INTERVAL)
+            tune_datagrams(sock)
+            datagrams = DatagramLink(passed, pool, slots, mtu)
+            self._probes.add(datagrams)
+            link = datagrams
+        if self._vnet is not None:
+            link.begin_vnet(self._vnet)
         self._owner.attach(Arrival(link, PROTOCOL, peer_text(sock), identity), self)
-
-    def _try(self, link: Link, call: Callable[[], object]) -> None:
-        try:
-            call()
-        except LinkClosed as error:
-            self._owner.hang_up(link, str(error))
 
     def _forget(self, client: socket.socket) -> None:
         assert self._poller is not None
@@ -230,8 +204,3 @@ def _fault(sock: socket.socket) -> str:
     elif sock.family != socket.AF_UNIX:
         return "a packet or datagram socket must be a unix socket"
     return "" if has_peer(sock) else "the socket is not connected"
-
-
-def _waits(link: Link) -> bool:
-    """Whether frames wait for room that the system does not report (macOS)."""
-    return isinstance(link, DatagramLink) and link.blocked and link.room_unreported

@@ -82,11 +82,17 @@ def check_kind(sock: socket.socket, kind: socket.SocketKind, what: str) -> None:
 
 
 def make(
-    protocol: str, fds: list[int], *, once: bool = False, macs: Mapping[str, bytes] | None = None
+    protocol: str,
+    fds: list[int],
+    *,
+    once: bool = False,
+    macs: Mapping[str, bytes] | None = None,
+    vnet: int | None = None,
 ) -> Listener:
     """The listener for these descriptors, which it owns from now on. ValueError for an unknown protocol.
 
-    once: serve only the first guest. macs: the MAC addresses of vpnkit clients, by UUID.
+    once: serve only the first guest. macs: the MAC addresses of vpnkit clients, by UUID. vnet: what guests
+    take (pipeline.links.vnet), None without virtio-net headers. vpnkit has none.
     """
     if protocol == STDIO:
         return StdioListener(*fds)
@@ -95,11 +101,11 @@ def make(
     sock = socket.socket(fileno=fds[0])
     match protocol:
         case "bess":
-            return seqpacket.bess_listener(sock, once)
+            return seqpacket.bess_listener(sock, once, vnet)
         case "vfkit":
-            return VfkitListener(sock, once)
+            return VfkitListener(sock, once, vnet)
         case "vpnkit":
             return VpnkitListener(sock, macs, once)
         case "fd":
-            return PassedListener(sock, once)
-    return StreamListener(protocol, sock, framing.QEMU if protocol == QEMU else framing.LE16, once)
+            return PassedListener(sock, once, vnet)
+    return StreamListener(protocol, sock, framing.QEMU if protocol == QEMU else framing.LE16, once, vnet)

@@ -23,6 +23,6 @@ class SeqpacketLink(PacketLink):
         return count
 
 
-def bess_listener(sock: socket.socket, once: bool = False) -> PacketListener:
+def bess_listener(sock: socket.socket, once: bool = False, vnet: int | None = None) -> PacketListener:
     """The listener for guests that connect to a listening SOCK_SEQPACKET socket."""
-    return PacketListener(PROTOCOL, sock, SeqpacketLink, once)
+    return PacketListener(PROTOCOL, sock, SeqpacketLink, once, vnet)

@@ -36,6 +36,7 @@ MAX_CARRY: Final = 16384
 """A partial frame longer than this stays in its slot if its rest fits there."""
 
 _OVERSIZED: Final = "link_frame_dropped_oversized"
+_BAD_HEADER: Final = "link_frame_dropped_bad_vnet_header"
 _HTTP: Final[dict[int, str]] = {
     int.from_bytes(word.encode(), "big"): word.strip() for word in ("POST", "GET ", "HEAD", "PUT ")
 }
@@ -173,7 +174,15 @@ class StreamLink(Link):
 
     def _split(self, view: memoryview, begin: int, end: int) -> tuple[list[tuple[int, int]], int]:
         """The complete frames in view[begin:end], and where the incomplete one begins. Raises LengthError."""
-        return framing.split(view, begin, end, self._framing)
+        frames, begin = framing.split(view, begin, end, self._framing)
+        header = self.vnet_len
+        if not header:
+            return frames, begin
+        # The length counts the virtio-net header.
+        whole = [(off + header, size - header) for off, size in frames if size >= header]
+        if len(whole) < len(frames):
+            self.drops[_BAD_HEADER] = self.drops.get(_BAD_HEADER, 0) + len(frames) - len(whole)
+        return whole, begin
 
     def _make_room(self) -> bool:
         """Make room for the rest of the partial frame, and for a read that is worth a system call.

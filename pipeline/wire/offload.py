@@ -34,8 +34,11 @@ TSO4: Final = 0x02
 TSO6: Final = 0x04
 USO4: Final = 0x20
 USO6: Final = 0x40
-"""Features: work that the agent may leave to the host. The numbers are Linux's TUN_F_*."""
+"""Features: work that one side may leave to the other. The numbers are Linux's TUN_F_*."""
 FEATURES: Final = CSUM | TSO4 | TSO6 | USO4 | USO6
+"""What the agent may leave to the host."""
+UFO: Final = 0x10
+"""Datagrams that are longer than the MTU, to be cut into fragments. Linux gave it up in 4.14."""
 
 OFFER: Final = 1
 """Host to agent, its first record: the version and the features that it accepts."""

@@ -102,6 +102,21 @@ PREFIX = "failed to validate configuration IPs: "
             ["-link", "bess+unix:///s"],
             'link: bess: unexpected scheme: "unix:///s" (allowed: unixpacket://, fd://)',
         ),
+        (
+            ["-listen-vfkit", "unixgram:///s?vent"],
+            "vfkit listen address: unixgram:///s?vent: unknown option 'vent' "
+            "(allowed: vnet, or vnet= and some of csum, tso4, tso6 with commas between them, or none)",
+        ),
+        (
+            ["-listen-qemu", "unix:///s?vnet=tso4"],
+            "invalid value for qemu listen address: unix:///s?vnet=tso4: "
+            "option vnet: tso4 and tso6 need csum",
+        ),
+        (
+            ["-link", "le16+unix:///s?vnet"],
+            "link: le16: unix:///s?vnet: option vnet: frames of le16 cannot have a virtio-net header "
+            "(allowed: qemu, bess, vfkit, fd)",
+        ),
         (["-link", "vfkit+unixgram://"], "link: vfkit: unixgram://: missing path of the socket"),
         (["-link", "qemu+unix:///dev/null"], '"/dev/null" already exists'),
         (["-listen", "unix://"], "cannot listen: unix://: missing path of the socket"),

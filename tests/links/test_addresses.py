@@ -53,6 +53,13 @@ def test_a_path_that_exists_is_left_alone(tmp_path: Path) -> None:
     assert path.read_text() == "precious"
 
 
+def test_the_url_of_a_chosen_port_keeps_its_option() -> None:
+    with addresses.listen("tcp://127.0.0.1:0?vnet=csum") as sock:
+        port = sock.getsockname()[1]
+        assert addresses.bound_url(sock, "tcp://127.0.0.1:0?vnet=csum") == f"tcp://127.0.0.1:{port}?vnet=csum"
+        assert addresses.bound_url(sock, "tcp://127.0.0.1:0") == f"tcp://127.0.0.1:{port}"
+
+
 def test_tcp_listens_on_one_address() -> None:
     with addresses.listen("tcp://127.0.0.1:0") as sock:
         assert sock.getsockname()[0] == "127.0.0.1"

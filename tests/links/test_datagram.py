@@ -12,6 +12,8 @@ import pytest
 
 from pipeline.links.base import LinkClosed
 from pipeline.links.datagram import LOOK_INTERVAL, RETRY_INTERVAL, VfkitListener
+from pipeline.links.probes import PROBE
+from pipeline.wire import offload
 from tests.support.owner import Owner
 
 
@@ -210,3 +212,34 @@ def test_a_machine_that_is_found_gone_by_a_retry_is_hung_up(owner: Owner, tmp_pa
     queue.error = OSError(errno.ECONNRESET, "Connection reset by peer")
     door.on_timer(door.deadline())
     assert owner.hung_up == ["cannot write packet to socket: connection reset by peer"]
+
+
+@pytest.mark.parametrize("vnet", [None, offload.CSUM])
+def test_a_connected_socket_is_the_only_guest_and_its_end_is_seen(owner: Owner, vnet: int | None) -> None:
+    ours, guest = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    guest.settimeout(5)
+    door = VfkitListener(ours, vnet=vnet)
+    owner.open(door)
+    header = b"" if vnet is None else bytes(12)
+    guest.send(header + b"hello")
+    assert owner.frames(1) == [b"hello"]
+    assert owner.guest().peer == "@"
+    assert owner.guest().link.vnet_len == len(header)
+    door.on_timer(door.deadline())
+    assert guest.recv(100) == header + PROBE
+    guest.close()
+    door.on_timer(door.deadline())
+    assert owner.hung_up == ["cannot write packet to socket: connection refused"]
+    assert door.deadline() == float("inf")
+    assert owner.failed == []
+
+
+def test_each_machine_on_a_socket_with_the_option_has_headers(owner: Owner, tmp_path: Path) -> None:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    sock.bind(str(tmp_path / "net.sock"))
+    owner.open(VfkitListener(sock, vnet=offload.CSUM | offload.TSO4))
+    machine = Machine(tmp_path)
+    machine.send(b"VFKT", bytes(12) + b"frame")
+    assert owner.frames(1) == [b"frame"]
+    assert owner.guest().link.guest_features == offload.CSUM | offload.TSO4
+    assert owner.guest().link.features == offload.FEATURES | offload.UFO

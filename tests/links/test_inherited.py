@@ -31,6 +31,17 @@ def test_a_number_names_a_descriptor() -> None:
     theirs.close()
 
 
+def test_an_option_after_the_number_is_not_part_of_it() -> None:
+    ours, theirs = socket.socketpair()
+    number = ours.detach()
+    found = Inherited({}, PID)
+    found.claim(f"fd://{number}?vnet")
+    with pytest.raises(AddressError, match=f"descriptor {number} is used already"):
+        found.claim(f"fd://{number}")
+    found.take(f"fd://{number}?vnet").close()
+    theirs.close()
+
+
 def test_each_descriptor_is_used_once() -> None:
     ours, theirs = socket.socketpair()
     number = ours.detach()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.links.packet import ALIGN, LONGEST_PACKET, MAX_PACKETS
+from pipeline.wire import offload
 from tests.support.packet_guests import SLOTS, BessGuest, VfkitGuest, read
 
 
@@ -162,3 +163,82 @@ def test_no_buffer_space_is_a_full_queue() -> None:
     for _ in range(4):
         guest.link.flush()
     assert (guest.sock.recv(9), guest.sock.recv(9)) == (b"one", b"two")
+
+
+HEADER = bytes(range(12))
+
+
+def test_with_virtio_net_headers_a_frame_begins_after_its_header(tmp_path: Path) -> None:
+    guest = VfkitGuest(tmp_path)
+    guest.link.begin_vnet(offload.CSUM)
+    guest.send(b"VFKT", HEADER + b"one", bytes(12) + b"two", HEADER)
+    burst = guest.link.read_burst()
+    assert burst is not None
+    slot, frames = burst
+    assert [bytes(SLOTS[slot][off - 12 : off + length]) for off, length in frames] == [
+        HEADER + b"one",
+        bytes(12) + b"two",
+        HEADER,
+    ]
+    assert guest.link.drops == {}
+
+
+def test_a_packet_shorter_than_its_header_is_dropped(tmp_path: Path) -> None:
+    guest = VfkitGuest(tmp_path)
+    guest.link.begin_vnet(0)
+    guest.send(HEADER[:11], b"", b"VFKTx", HEADER + b"good")
+    assert read(guest.link) == [b"good"]
+    assert guest.link.take_drops() == {"link_frame_dropped_bad_vnet_header": 3}
+
+
+def test_packets_of_64_kib_are_whole_with_their_headers(tmp_path: Path) -> None:
+    guest = VfkitGuest(tmp_path)
+    guest.link.begin_vnet(offload.CSUM | offload.TSO4)
+    sizes = (60000, 20000, 100, LONGEST_PACKET, 1514, LONGEST_PACKET, 8)
+    frames = [bytes([number]) * size for number, size in enumerate(sizes)]
+    found: list[bytes] = []
+    for begin in range(0, len(frames), 2):
+        guest.send(*[HEADER + frame for frame in frames[begin : begin + 2]])
+        while (burst := guest.link.read_burst()) is not None:
+            slot, where = burst
+            assert all(SLOTS[slot][off - 12 : off] == HEADER for off, _ in where)
+            found += [bytes(SLOTS[slot][off : off + length]) for off, length in where]
+    assert found == frames
+    guest.send(HEADER + bytes(LONGEST_PACKET + 1), HEADER + b"next")
+    assert read(guest.link) == [b"next"]
+    assert guest.link.drops == {"link_frame_dropped_oversized": 1}
+
+
+def test_with_virtio_net_headers_each_frame_is_a_packet_without_the_length(tmp_path: Path) -> None:
+    guest = VfkitGuest(tmp_path)
+    guest.link.begin_vnet(offload.CSUM | offload.TSO4)
+    payload = bytes(range(250)) * 200
+    pack = offload.FRAMING.prefix.pack
+    two = pack(15) + HEADER + b"one" + pack(15) + HEADER + b"two"
+    assert guest.link.send([two, pack(12 + 54 + len(payload)) + HEADER + bytes(54), memoryview(payload)])
+    assert [guest.sock.recv(1 << 17) for _ in range(3)] == [
+        HEADER + b"one",
+        HEADER + b"two",
+        HEADER + bytes(54) + payload,
+    ]
+
+
+def test_packets_with_headers_wait_for_a_guest_that_does_not_read(tmp_path: Path) -> None:
+    guest = VfkitGuest(tmp_path)
+    guest.link.begin_vnet(0)
+    frames = [bytes([number]) * 1000 for number in range(200)]
+    for begin in range(0, len(frames), 10):
+        buffers: list[bytes | memoryview] = []
+        for frame in frames[begin : begin + 10]:
+            buffers += [offload.FRAMING.prefix.pack(12 + len(frame)) + HEADER, memoryview(frame)]
+        assert guest.link.send(buffers)
+    assert guest.link.blocked
+    found = []
+    while len(found) < len(frames):
+        try:
+            found.append(guest.sock.recv(1 << 17))
+        except BlockingIOError:
+            guest.link.flush()
+    assert found == [HEADER + frame for frame in frames]
+    assert not guest.link.blocked
+    assert guest.link.backlog_bytes == 0

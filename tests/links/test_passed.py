@@ -9,8 +9,9 @@ from time import monotonic
 import pytest
 
 from pipeline.links import passed
-from pipeline.links.passed import HANDSHAKE_TIMEOUT, MAX_CLIENTS, PROBE, PROBE_INTERVAL, PassedListener
-from pipeline.wire import framing
+from pipeline.links.passed import HANDSHAKE_TIMEOUT, MAX_CLIENTS, PassedListener
+from pipeline.links.probes import PROBE, PROBE_INTERVAL
+from pipeline.wire import framing, offload
 from tests.support.owner import Owner
 
 FAILED = "link_handshake_failed"
@@ -65,6 +66,43 @@ def test_the_kind_of_the_socket_says_how_frames_stand_on_it(
     assert arrival.link.send([head + b"reply"])
     assert guest.recv(100) == head + b"reply"
     assert arrival.protocol == "fd"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_with_the_option_each_passed_socket_has_virtio_net_headers(
+    owner: Owner, tmp_path: Path, give: Callable[..., socket.socket], kind: str
+) -> None:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(str(tmp_path / "s"))
+    sock.listen()
+    owner.open(PassedListener(sock, vnet=offload.CSUM))
+    ours, guest = socket.socketpair(socket.AF_UNIX, KINDS[kind])
+    give(ours.fileno())
+    ours.close()
+    link = owner.guest().link
+    header = bytes(range(12))
+    guest.send((b"\0\0\0\x11" if kind == "stream" else b"") + header + b"hello")
+    assert owner.frames(1) == [b"hello"]
+    assert (link.vnet_len, link.guest_features) == (12, offload.CSUM)
+    assert link.framing == (framing.QEMU if kind == "stream" else offload.FRAMING)
+    guest.close()
+
+
+def test_a_guest_with_virtio_net_headers_is_probed_with_one(
+    owner: Owner, tmp_path: Path, give: Callable[..., socket.socket]
+) -> None:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(str(tmp_path / "s"))
+    sock.listen()
+    listener = PassedListener(sock, vnet=0)
+    owner.open(listener)
+    ours, guest = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    give(ours.fileno())
+    ours.close()
+    owner.guest()
+    listener.on_timer(listener.deadline())
+    assert guest.recv(100) == bytes(12) + PROBE
+    guest.close()
 
 
 @pytest.mark.usefixtures("listener")

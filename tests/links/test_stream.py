@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pipeline.ipc.arena import SLOT_BYTES, Pool
 from pipeline.links.base import HEADROOM, MIN_READ, LinkClosed
 from pipeline.links.stream import StreamLink
-from pipeline.wire import framing
+from pipeline.wire import framing, offload
 from pipeline.wire.framing import LE16, QEMU, Framing
 
 SLOTS = [memoryview(bytearray(SLOT_BYTES)) for _ in range(6)]
@@ -391,3 +391,25 @@ def test_tcp_sockets_are_links_too(form: Framing) -> None:
     assert len(burst[1]) == 1
     link.close()
     client.close()
+
+
+def test_with_virtio_net_headers_the_length_counts_the_header(guest: Guest) -> None:
+    guest.link.begin_vnet(offload.CSUM)
+    header = bytes(range(12))
+    guest.sock.sendall(framed([header + b"one", header[:11], header + b"two"]))
+    burst = guest.link.read_burst()
+    assert burst is not None
+    slot, places = burst
+    whole = [bytes(SLOTS[slot][off - 12 : off + length]) for off, length in places]
+    assert whole == [header + b"one", header + b"two"]
+    assert guest.link.take_drops() == {"link_frame_dropped_bad_vnet_header": 1}
+
+
+def test_frames_of_64_kib_are_whole_with_their_headers(guest: Guest) -> None:
+    guest.link.begin_vnet(0)
+    frames = [bytes([number]) * size for number, size in enumerate((65549, 1514, 65549, 60, 65549))]
+    sent, found = framed([bytes(12) + frame for frame in frames]), []
+    for begin in range(0, len(sent), 50000):
+        guest.sock.sendall(sent[begin : begin + 50000])
+        found += guest.read_all()
+    assert found == frames

@@ -35,11 +35,15 @@ class Foreign:
         self._argv = argv
         self._address = address
         self._mac = mac
+        self._inherited: tuple[int, ...] = ()
+        """Descriptors that the program needs."""
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start the program. Returns when the tap is up and has its address."""
-        self._process = self.guest.popen(self._argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        self._process = self.guest.popen(
+            self._argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=self._inherited
+        )
 
         def is_there() -> bool:
             assert self._process is not None

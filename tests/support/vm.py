@@ -35,6 +35,14 @@ MODULES = (  # in the order in which they are loaded
     "net_failover",
     "virtio_net",
 )
+EXTRA_MODULES = (  # for tests that load them with Machine.load_extra_modules(), in this order
+    "virtio_blk",
+    "tun",
+    "vsock",
+    "vmw_vsock_virtio_transport_common",
+    "vmw_vsock_virtio_transport",
+    "vsock_loopback",
+)
 GUEST_MAC = "5a:94:ef:e4:0c:ee"
 BOOT_SECONDS = 60.0  # an idle machine needs two or three
 
@@ -110,6 +118,13 @@ def missing() -> str:
     return ""
 
 
+def missing_modules() -> str:
+    """Why the kernel in the cache cannot load EXTRA_MODULES; "" if it can."""
+    kept = kernel()
+    lacking = [name for name in EXTRA_MODULES if kept and not (kept.modules / f"{name}.ko").exists()]
+    return f"the kernel in {CACHE} lacks {', '.join(lacking)} (make machine)" if lacking else ""
+
+
 def _busybox() -> Path | None:
     """A busybox that runs without the system's libraries."""
     found = shutil.which("busybox")
@@ -164,7 +179,7 @@ def _cpio_entry(out: io.BytesIO, inode: int, name: str, mode: int, data: bytes) 
 
 
 class Machine:
-    """One run of the virtual machine. QEMU runs in `namespace`, with the network `netdev`."""
+    """One run of the virtual machine. QEMU runs in `namespace`, with the network `netdev` or without one."""
 
     def __init__(
         self,
@@ -177,23 +192,21 @@ class Machine:
         files: dict[str, bytes] | None = None,
         extra: Sequence[str] = (),
         ipv6: bool = False,
+        mebibytes: int = 256,
     ) -> None:
-        """netdev: the value of QEMU's -netdev, without id. files: contents by path in the machine.
+        """netdev: the value of QEMU's -netdev, without id; "" for no card.
 
-        extra: further words of QEMU's command line. ipv6: whether the machine's kernel has IPv6.
+        files: contents by path in the machine. extra: further words of QEMU's command line. ipv6: whether the
+        machine's kernel has IPv6. mebibytes: its memory.
         """
+        self._mebibytes = mebibytes
         self._ipv6 = ipv6
         self._program = program
         self._namespace = namespace
         self._initrd = directory / "initrd.gz"
         self._initrd.write_bytes(initrd(files or {}))
-        self._device = [
-            "-netdev",
-            f"{netdev},id=vlan",
-            "-device",
-            f"virtio-net-pci,netdev=vlan,mac={mac},romfile=",
-            *extra,
-        ]
+        card = ["-netdev", f"{netdev},id=vlan", "-device", f"virtio-net-pci,netdev=vlan,mac={mac},romfile="]
+        self._device = [*(card if netdev else ()), *extra]
         self._console = ""
         self._changed = threading.Condition()
         self._ended = False
@@ -206,7 +219,7 @@ class Machine:
         kept = kernel()
         assert kept is not None
         began = time.monotonic()
-        argv = [*self._program.command, "-accel", "tcg", "-m", "256"]
+        argv = [*self._program.command, "-accel", "tcg", "-m", str(self._mebibytes)]
         argv += [
             "-nodefaults",
             "-no-user-config",
@@ -241,6 +254,12 @@ class Machine:
         if check and match[1] != "0":
             raise VmError(f"{line!r} ended with {match[1]}:\n{output}")
         return output
+
+    def load_extra_modules(self) -> None:
+        """Load EXTRA_MODULES."""
+        self.run(
+            "for module in " + " ".join(EXTRA_MODULES) + "; do insmod /modules/$module.ko || false; done"
+        )
 
     def configure(self) -> None:
         """Configure eth0 with DHCP: address, route, MTU and resolv.conf."""

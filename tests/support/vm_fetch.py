@@ -3,9 +3,9 @@
     python -m tests.support.vm_fetch
 
 It gets Debian's cloud kernel (about 27 MB). If the installed QEMU is too old to reconnect, it also gets a
-newer one from Debian's backports (about 14 MB). Both are only unpacked: nothing is installed or replaced, and
-apt's sources do not change. Root is needed only if apt's lists were never fetched. Without work it prints
-nothing.
+newer one from Debian's backports (about 14 MB). And it gets vhost-device-vsock from a later release, with the
+libc that this needs (about 4 MB). All are only unpacked: nothing is installed or replaced, and apt's sources
+do not change. Root is needed only if apt's lists were never fetched. Without work it prints nothing.
 """
 
 import dataclasses
@@ -17,18 +17,19 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
-from tests.support import qemu
+from tests.support import qemu, vsock_device
 from tests.support.qemu import CACHE, Qemu
-from tests.support.vm import MODULES, Kernel, kernel
+from tests.support.vm import EXTRA_MODULES, MODULES, Kernel, kernel, missing_modules
 
 META_PACKAGE = "linux-image-cloud-amd64"
 QEMU_PACKAGE = "qemu-system-x86"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 COMMAND_SECONDS = 300.0
 UPDATE_SECONDS = 60.0
-"""Seconds that a mirror may take to send the list of packages of backports (0.4 MB)."""
+"""Seconds that a mirror may take to send a list of packages (backports: 0.4 MB, a release: 10 MB)."""
 
 # A private apt: it has lists, cache and sources in a directory of its own, and does not run hooks that are
 # configured for apt. It sees the system's installed packages.
@@ -101,6 +102,9 @@ def fetch_kernel() -> Kernel:
         _run("dpkg-deb", "-x", str(archive), str(work / "tree"))
         result = work / "result"
         _keep_kernel(work / "tree", result)
+        if (CACHE / package).exists():
+            # It has too few modules. It goes with the directory `work`.
+            (CACHE / package).rename(work / "old")
         result.rename(CACHE / package)
     found = kernel()
     assert found is not None
@@ -127,7 +131,7 @@ def _keep_kernel(tree: Path, result: Path) -> None:
     # Newer packages put /lib under /usr.
     found = {path.name.partition(".")[0]: path for path in tree.glob("**/kernel/**/*.ko*")}
     order = []
-    for module in MODULES:
+    for module in (*MODULES, *EXTRA_MODULES):
         # A file name may have dashes. A module without a file is built into the kernel.
         path = found.get(module) or found.get(module.replace("_", "-"))
         if path is None:
@@ -138,7 +142,8 @@ def _keep_kernel(tree: Path, result: Path) -> None:
         elif path.suffix != ".ko":
             raise FetchError(f"cannot decompress {path.name}")
         (result / "modules" / f"{module}.ko").write_bytes(content)
-        order.append(module)
+        if module in MODULES:
+            order.append(module)
     (result / "modules" / "order").write_text(" ".join(order) + "\n")
 
 
@@ -185,9 +190,7 @@ def fetch_qemu() -> Qemu:
 
 def _download_qemu(source: Mirror, work: Path) -> None:
     """Download the packages of an installation into work/archives."""
-    for name in ("lists/partial", "cache", "archives/partial"):
-        (work / name).mkdir(parents=True)
-    (work / "apt.conf").write_text(_APT_CONF.format(work=work))
+    _make_private_apt(work)
     (work / "backports.list").write_text(source.source)
     system_list = Path("/etc/apt/sources.list")
     known = system_list.read_text() if system_list.exists() else ""
@@ -205,6 +208,13 @@ def _download_qemu(source: Mirror, work: Path) -> None:
     _run(*apt, f"Dir::Etc::sourcelist={work / 'sources.list'}", *options, "install", package)
 
 
+def _make_private_apt(work: Path) -> None:
+    """Make the directories and the configuration of a private apt."""
+    for name in ("lists/partial", "cache", "archives/partial"):
+        (work / name).mkdir(parents=True)
+    (work / "apt.conf").write_text(_APT_CONF.format(work=work))
+
+
 def _keep_qemu(tree: Path) -> None:
     """Remove what the machine does not use. That is three quarters of it."""
     for path in (tree / "usr" / "bin").iterdir():
@@ -212,6 +222,40 @@ def _keep_qemu(tree: Path) -> None:
             path.unlink()
     for name in ("doc", "man", "icons", "applications", "metainfo"):
         shutil.rmtree(tree / "usr" / "share" / name, ignore_errors=True)
+
+
+# --- vhost-device-vsock ---------------------------------------------------------------------
+
+
+def fetch_vsock_device() -> vsock_device.Device:
+    """Download and unpack the program and its libc, from a release that may be later, into the cache."""
+    source = mirror()
+    with tempfile.TemporaryDirectory(dir=CACHE, prefix="fetch-") as text:
+        work = Path(text)
+        _make_private_apt(work)
+        signed = f"[signed-by={KEYRING}] " if KEYRING.exists() else ""
+        (work / "sources.list").write_text(f"deb {signed}{source.uri} {vsock_device.SUITE} main\n")
+        # With an empty status nothing is installed, so that apt also downloads libc.
+        (work / "status").touch()
+        apt = ["apt-get", "-q", "-y", "-c", str(work / "apt.conf")]
+        for option in ("Dir::Etc::sourceparts=/dev/null", f"Dir::State::status={work / 'status'}"):
+            apt += ["-o", option]
+        apt += ["-o", f"Dir::Etc::sourcelist={work / 'sources.list'}"]
+        _run(*apt, "update", timeout=UPDATE_SECONDS)
+        _run(*apt, "--no-install-recommends", "--download-only", "install", vsock_device.PACKAGE)
+        tree = work / "tree"
+        tree.mkdir()
+        for archive in (work / "archives").glob("*.deb"):
+            _run("dpkg-deb", "-x", str(archive), str(tree))
+        (program,) = (work / "archives").glob(f"{vsock_device.PACKAGE}_*.deb")
+        for name in ("usr/share", "usr/lib/x86_64-linux-gnu/gconv"):
+            shutil.rmtree(tree / name, ignore_errors=True)
+        if not vsock_device.runs(vsock_device.Device(tree)):
+            raise FetchError(f"{vsock_device.PACKAGE} of {vsock_device.SUITE} does not run here")
+        kept = CACHE / vsock_device.name_of(program)
+        shutil.rmtree(kept, ignore_errors=True)
+        tree.rename(kept)
+    return vsock_device.Device(kept)
 
 
 # --- the command ----------------------------------------------------------------------------
@@ -224,9 +268,20 @@ def _wanted() -> dict[str, str]:
         return {}
     if kernel() is None:
         wanted["kernel"] = "the tests of a virtual machine are skipped"
+    elif missing_modules():
+        wanted["kernel"] = "the tests of vsock are skipped, the kernel has too few modules"
+    if vsock_device.cached() is None:
+        wanted["vsock"] = "the tests of vsock are skipped"
     if not present.reconnects and qemu.cached() is None:
         wanted["qemu"] = f"the tests of a QEMU that reconnects (from 8 on) are skipped, {present} cannot"
     return wanted
+
+
+_FETCH: dict[str, Callable[[], object]] = {
+    "kernel": lambda: fetch_kernel().image,
+    "qemu": lambda: fetch_qemu().program,
+    "vsock": lambda: fetch_vsock_device().tree,
+}
 
 
 def _refresh_lists() -> None:
@@ -245,7 +300,7 @@ def main() -> int:
     for name, consequence in wanted.items():
         try:
             _refresh_lists()
-            print(fetch_kernel().image if name == "kernel" else fetch_qemu().program)
+            print(_FETCH[name]())
         except (FetchError, OSError) as error:
             print(f"{consequence}: {error}", file=sys.stderr)
             status = 1

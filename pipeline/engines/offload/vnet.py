@@ -16,6 +16,7 @@ super-segment of TCP over IPv6, not plain or IPv6 is off    an unchanged frame f
 super-segment of UDP, plain, not to a group                 one run of datagrams; cut for other guests
 super-segment of TCP after IPv4 options, any other of UDP   cut into frames at once
 super-segment without a hop left (TTL 0 or 1)               the same: demux answers it
+UDP datagram longer than the MTU (UFO), not cut             completed in place, header zeroed
 a type not agreed on, or fields that contradict the frame   dropped and counted
 ==========================================================  ======================================
 
@@ -64,6 +65,7 @@ from pipeline.wire.virtio_net import (
     GSO_NONE,
     GSO_TCPV4,
     GSO_TCPV6,
+    GSO_UDP,
     GSO_UDP_L4,
     NEEDS_CSUM,
     Header,
@@ -295,6 +297,11 @@ def _judge_super(view: memoryview, off: int, length: int, header: Fields, featur
     to_group = bool(view[off] & 1)
     if not wanted & features or not _fits(view, off, length, header, proto, to_group):
         raise WireError(DROP_BAD)
+    if gso_type == GSO_UDP:
+        # One packet of up to 64 KiB. Whoever forwards it cuts it into fragments (stripped.cut).
+        tso.complete(view[off : off + length], start, UDP_CHECK)
+        view[off - VNET_LEN : off] = bytes(VNET_LEN)
+        return VERIFY
     if gso_type == GSO_UDP_L4:
         if not plain or to_group or last_hop:
             return CUT
@@ -341,7 +348,7 @@ def _wanted_over_ipv4(view: memoryview, off: int, length: int, gso_type: int, st
         or total + ETHERNET_LEN != length
     ):
         raise WireError(DROP_BAD)
-    return {GSO_TCPV4: offload.TSO4, GSO_UDP_L4: offload.USO4}.get(gso_type, 0)
+    return {GSO_TCPV4: offload.TSO4, GSO_UDP_L4: offload.USO4, GSO_UDP: offload.UFO}.get(gso_type, 0)
 
 
 def _wanted_over_ipv6(view: memoryview, off: int, length: int, gso_type: int, start: int) -> int:
@@ -351,6 +358,8 @@ def _wanted_over_ipv6(view: memoryview, off: int, length: int, gso_type: int, st
     payload_len: int = _BIG2.unpack_from(view, off + IPV6_LENGTH_OFF)[0]
     if payload_len + L4_OFF6 != length:
         raise WireError(DROP_BAD)
+    if gso_type == GSO_UDP and start == L4_OFF6:
+        return offload.UFO
     return {GSO_TCPV6: offload.TSO6, GSO_UDP_L4: offload.USO6}.get(gso_type, 0)
 
 
@@ -359,6 +368,9 @@ def _fits(view: memoryview, off: int, length: int, header: Fields, proto: int, t
     _, gso_type, _, gso_size, start, csum_offset, _ = header
     if csum_offset != _CSUM_OFFSETS.get(proto, -1):
         return False
+    if gso_type == GSO_UDP:
+        udp_len: int = _BIG2.unpack_from(view, off + start + UDP_LENGTH)[0]
+        return proto == PROTO_UDP and gso_size > 0 and udp_len == length - start
     if gso_type == GSO_UDP_L4:
         return proto == PROTO_UDP and 0 < length - start - UDP_LEN <= gso_size * MAX_DATAGRAMS
     header_len = (view[off + start + 12] >> 4) * 4 if length >= start + tcp.HEADER_LEN else 0

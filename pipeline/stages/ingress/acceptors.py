@@ -40,7 +40,7 @@ class Acceptors:
 
     def open(self, ask: messages.Open, fds: list[int]) -> Message:
         """Serve the request Open, with its descriptors."""
-        self.add(protocols.make(ask.protocol, fds, once=bool(ask.once), macs=ask.macs))
+        self.add(protocols.make(ask.protocol, fds, once=bool(ask.once), macs=ask.macs, vnet=ask.vnet))
         return {}
 
     def add(self, listener: Listener) -> None:

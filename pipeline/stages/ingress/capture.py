@@ -53,8 +53,7 @@ class Capture:
             return
         now = time()
         for off, length in frames:
-            if not vnet_len:
-                self._ident = self._ident + 1 & 0xFFFFFFFF
+            self._ident = self._ident + 1 & 0xFFFFFFFF
             for part in on_wire(view, off, length, vnet_len, features, self._mtu, self._ident):
                 writer.add(part, now)
         self._flush(writer)
@@ -103,7 +102,8 @@ def on_wire(
     identification of IPv6 fragments. Completes a checksum in place if the header was stripped.
     """
     if vnet_len:
-        yield from _judged(view, off, length, features)
+        for frame in _judged(view, off, length, features):
+            yield from stripped.cut(memoryview(frame), mtu, ident)
     else:
         stripped.complete(view, off, length)
         yield from stripped.cut(view[off : off + length], mtu, ident)

@@ -79,9 +79,13 @@ class VnetOffload:
         self._filler.retire()
 
     def frames(self, out: FrameOut) -> list[Buffer]:
-        """The frames to send for a frame of another worker: itself, or its parts if it exceeds the MTU."""
-        frame = self._slots[out.slot][out.off : out.off + out.length]
-        if out.vnet or out.length <= self._longest:
+        """The frames to send for a frame of another worker: itself, or its parts if it exceeds the MTU.
+
+        A frame that leaves work to its receiver is not cut here (see buffers()).
+        """
+        view, off = self._slots[out.slot], out.off
+        frame = view[off : off + out.length]
+        if out.length <= self._longest or (out.vnet and _is_partial(view, off)):
             return [frame]
         self._ident = self._ident + 1 & 0xFFFFFFFF
         return stripped.cut(frame, self._mtu, self._ident)
@@ -91,7 +95,7 @@ class VnetOffload:
 
         frames: the result of frames(), which is made once for all links.
         """
-        if out.vnet:
+        if out.vnet and _is_partial(self._slots[out.slot], out.off):
             return self._switched(out, segmenter)
         if len(frames) == 1:
             return segmenter.frame(frames[0])
@@ -101,13 +105,10 @@ class VnetOffload:
         return buffers
 
     def _switched(self, out: FrameOut, segmenter: Segmenter) -> list[Buffer]:
-        """buffers() for a frame of another guest, which has a virtio-net header. It goes to one link only."""
+        """buffers() for a frame whose virtio-net header leaves work to the receiver. It goes to one link."""
         frame = self._slots[out.slot][out.off : out.off + out.length]
         raw = self._slots[out.slot][out.off - VNET_LEN : out.off].tobytes()
         header = virtio_net.Header(*virtio_net.LONG.unpack(raw))
-        if not header.flags & virtio_net.NEEDS_CSUM:
-            # The frame has a complete checksum, which the receiving guest may verify.
-            return segmenter.frame(frame)
         if segmenter.takes(header.gso_type):
             return segmenter.frame(frame, virtio_net.build(header._replace(num_buffers=0), VNET_LEN))
         if header.gso_type == virtio_net.GSO_NONE:
@@ -118,3 +119,8 @@ class VnetOffload:
         for made in tso.cut(frame, header):
             buffers += segmenter.frame(bytes(made))
         return buffers
+
+
+def _is_partial(view: memoryview, off: int) -> bool:
+    """Whether the virtio-net header of the frame at off says that its checksum is not complete."""
+    return bool(view[off - VNET_LEN] & virtio_net.NEEDS_CSUM)

@@ -349,7 +349,11 @@ def test_a_header_that_denies_its_frame_is_dropped_and_counted(made: tuple[Heade
 
 @pytest.mark.parametrize(
     "made, feature",
-    [(SUPER, offload.TSO4), (SUPER6, offload.TSO6), (DATAGRAMS, offload.USO4)],
+    [
+        (SUPER, offload.TSO4),
+        (SUPER6, offload.TSO6),
+        (DATAGRAMS, offload.USO4),
+    ],
     ids=["tso4", "tso6", "uso4"],
 )
 def test_what_was_not_agreed_on_is_dropped_and_counted(made: tuple[Header, bytes], feature: int) -> None:
@@ -361,7 +365,7 @@ def test_what_was_not_agreed_on_is_dropped_and_counted(made: tuple[Header, bytes
 headers = st.builds(
     Header,
     st.sampled_from([0, 0, NEEDS_CSUM, NEEDS_CSUM, DATA_VALID, 3]) | u8,
-    st.sampled_from([0, 0, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4]) | u8,
+    st.sampled_from([0, 0, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, GSO_UDP]) | u8,
     st.sampled_from([0, 54]) | u16,
     st.sampled_from([0, 48, 100, 1448]) | u16,
     st.sampled_from([34, 34, 54]) | u16,
@@ -394,7 +398,7 @@ def test_any_header_on_any_frame_is_a_record_in_bounds_or_counted(
             if at < len(data):
                 data[at] = value
         frames.append((header, bytes(data[:length])))
-    nic = Nic(frames)
+    nic = Nic(frames, features=offload.FEATURES | offload.UFO)
     assert set(nic.drops) <= set(INDEX)
     for item in nic.items:
         view = nic.view if item.slot == 3 else nic.other

@@ -14,7 +14,7 @@ from pipeline.links import pcap
 from pipeline.stages.ingress.capture import Capture
 from pipeline.wire import offload, tcp
 from pipeline.wire.framing import LE16, QEMU
-from pipeline.wire.virtio_net import GSO_TCPV4, LONG_LEN, NEEDS_CSUM, Header
+from pipeline.wire.virtio_net import GSO_TCPV4, GSO_UDP, LONG_LEN, NEEDS_CSUM, Header
 from tests.support import ranges
 from tests.support.frames import (
     FROM_GUEST,
@@ -25,7 +25,7 @@ from tests.support.frames import (
     timestamps,
     udp_frame,
 )
-from tests.support.offload import ipv4_header, left_out, slot_with_headers, super_segment
+from tests.support.offload import ipv4_header, left_out, slot_with_headers, super_datagram, super_segment
 
 PAYLOAD = bytes(range(250)) * 20
 
@@ -101,6 +101,15 @@ def test_a_super_segment_is_written_in_frames(written: Written) -> None:
     view, places = slot_with_headers([super_segment(1, PAYLOAD, 1448)])
     written.capture.received(view, places, LONG_LEN, offload.FEATURES)
     assert written.frames() == cut(PAYLOAD)
+
+
+def test_a_datagram_for_fragments_is_written_in_fragments(written: Written) -> None:
+    header, frame = super_datagram(PAYLOAD, 1480)
+    view, places = slot_with_headers([(header._replace(gso_type=GSO_UDP), frame)])
+    written.capture.received(view, places, LONG_LEN, offload.FEATURES | offload.UFO)
+    found = written.frames()
+    assert [len(part) for part in found] == [1514, 1514, 1514, 34 + 5008 - 3 * 1480]
+    assert b"".join(part[34:] for part in found)[8:] == PAYLOAD
 
 
 def test_a_checksum_that_was_left_out_is_completed_in_the_file(written: Written) -> None:

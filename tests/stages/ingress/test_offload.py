@@ -15,7 +15,7 @@ from pipeline.stages.ingress.offload import VnetOffload
 from pipeline.wire import ethernet, offload
 from pipeline.wire.framing import LE16, split
 from pipeline.wire.virtio_net import DATA_VALID, GSO_TCPV4, LONG_LEN, Header, build
-from tests.support.frames import GUEST_MAC, slot_of, tcp_frame
+from tests.support.frames import GUEST_MAC, slot_of, tcp_frame, udp_frame
 from tests.support.offload import slot_with_headers, super_datagram, super_segment
 
 PAYLOAD = bytes(range(250)) * 20
@@ -100,6 +100,16 @@ def test_a_whole_frame_stays_whole_and_the_next_guest_may_verify_it(header: Head
     frame = tcp_frame(1, b"hello")
     assert switched(header, frame, True) == [bytes(LONG_LEN) + frame]
     assert switched(header, frame, False) == [frame]
+
+
+@pytest.mark.parametrize("to_offload", [True, False])
+def test_a_whole_datagram_longer_than_the_mtu_reaches_any_guest_in_fragments(to_offload: bool) -> None:
+    frame = udp_frame(PAYLOAD)
+    found = switched(Header(), frame, to_offload)
+    head = LONG_LEN if to_offload else 0
+    assert [record[:head] for record in found] == [bytes(head)] * 4
+    assert max(len(record) - head for record in found) <= 1514
+    assert b"".join(record[head + 34 :] for record in found) == frame[34:]
 
 
 def test_what_is_cut_on_arrival_has_references_of_its_own() -> None:
