@@ -1,7 +1,9 @@
 """The links that are attached: their events, the frames that are gathered for each, and their end.
 
 A link is edge-triggered: an event makes it *readable*, and it stays so until a read finds nothing. A link
-copies the bytes that its socket does not take, and sends them when the socket has room again.
+copies the bytes that its socket does not take, and sends them when the socket has room again. Room is not
+watched until a link was blocked for the first time: a unix socket reports it whenever the guest has read
+something, and each report would wake the worker for nothing.
 """
 
 import os
@@ -30,10 +32,12 @@ from pipeline.system.run_queue import RunQueue
 MAX_BACKLOG: Final = 1024 * 1024
 """The most bytes that a link copies for a guest that does not read, while there are other links."""
 
-_LINK_EVENTS: Final = ev.READ | ev.WRITE | ev.READ_HANGUP | ev.EDGE
+_LINK_EVENTS: Final = ev.READ | ev.READ_HANGUP | ev.EDGE
 _WRITE_EVENTS: Final = ev.WRITE | ev.EDGE
 _READ_EVENTS: Final = ev.READ | ev.READ_HANGUP | ev.HANGUP | ev.ERROR
 _HANGUP_EVENTS: Final = ev.READ_HANGUP | ev.HANGUP | ev.ERROR
+_NEEDLESS: Final = 16
+"""After this many reports of room in a row that no link waited for, room is not watched any more."""
 
 _BYTES_OUT: Final = INDEX["link_bytes_to_guest"]
 _FRAMES_OUT: Final = INDEX["link_frames_to_guest"]
@@ -56,10 +60,12 @@ class Port:
         "gathered_bytes",
         "guest_number",
         "link",
+        "needless",
         "number",
         "offloads",
         "segmenter",
         "traffic",
+        "watches_room",
     )
 
     def __init__(
@@ -73,6 +79,10 @@ class Port:
         self.arrival = arrival
         self.link: Link = arrival.link
         self.segmenter = _segmenter_for(self.link)
+        self.watches_room = False
+        """Whether the poller reports when the socket has room."""
+        self.needless = 0
+        """Reports of room since the last one that the link waited for."""
         self.offloads = False
         """Whether frames with virtio-net headers have arrived."""
         self._gathered: list[Buffer] = []
@@ -206,6 +216,13 @@ class Ports:
         port.traffic.frames_dropped += frames
         self.fairness.charge(port.guest_number, frames, now)
 
+    def await_room(self, port: Port) -> None:
+        """A link is blocked. From now on the poller reports when its socket has room."""
+        if not port.watches_room and port.link.write_fileno() == port.link.fileno():
+            port.watches_room = True
+            port.needless = 0
+            self._worker.modify(port.link.fileno(), _LINK_EVENTS | ev.WRITE)
+
     def is_empty(self, port: Port) -> None:
         """A read found nothing: the link waits for its next event."""
         self.readable.pop(port, None)
@@ -234,11 +251,22 @@ class Ports:
                 return self._last_number
 
     def _on_event(self, port: Port, events: int) -> None:
-        if events & ev.WRITE and port.link.blocked and not self._send_copied(port):
+        if events & ev.WRITE and port.watches_room and not self._on_room(port):
             return
         if events & _READ_EVENTS:
             port.link.on_readable(not events & _HANGUP_EVENTS)
             self.readable[port] = None
+
+    def _on_room(self, port: Port) -> bool:
+        """The socket of a link has room. False if that ended the link."""
+        if port.link.blocked:
+            port.needless = 0
+            return self._send_copied(port)
+        port.needless += 1
+        if port.needless >= _NEEDLESS:
+            port.watches_room = False
+            self._worker.modify(port.link.fileno(), _LINK_EVENTS)
+        return True
 
     def _on_writable(self, port: Port, events: int) -> None:
         """The other descriptor of a link that has two."""

@@ -162,6 +162,8 @@ class Receiver:
             slot, frames = burst
             if link.vnet_len and not port.offloads:
                 port.begin_offload(self._vnet)
+                if link.blocked:
+                    self._ports.await_room(port)
             if link.drops:
                 count_drops(self._counts, link.take_drops())
             if frames:

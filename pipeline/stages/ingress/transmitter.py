@@ -105,6 +105,7 @@ class Transmitter:
         ports = self._ports.by_number
         alone = next(iter(ports.values())) if len(ports) == 1 else None
         if alone is not None and alone.link.blocked:
+            self._ports.await_room(alone)
             return 0
         done = 0
         for at in range(0, len(burst), RECORD_BYTES):
@@ -223,6 +224,8 @@ class Transmitter:
         for port in self._needs_flush:
             try:
                 length = port.flush(self._capture)
+                if port.link.blocked:
+                    self._ports.await_room(port)
                 if shares.several:
                     shares.credit(port.guest_number, length)
             except LinkClosed as error:
