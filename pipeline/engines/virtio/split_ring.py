@@ -83,7 +83,7 @@ class SplitRing:
         """Continue at the index of the used ring.
 
         What an earlier device took and did not give back is taken again. features: those that the driver has
-        accepted. ordered: whether the machine keeps the order of stores and of loads. If not, full_fence does.
+        accepted. ordered: whether the machine keeps the order of stores and of loads; else full_fence does.
         Raises RingError.
         """
         size = place.size
