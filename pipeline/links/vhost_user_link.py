@@ -203,7 +203,7 @@ class VhostUserLink(Link):
         self._backlog_sent = off
 
     def _write(self, buffers: Sequence[Buffer]) -> tuple[int, int]:
-        """Write to the guest, and call it if it wants that. Returns where the first frame that waits begins."""
+        """Write frames, and call the guest if it wants that. Returns where the first that waits begins."""
         try:
             written = self._writer.write(buffers)
             wanted = self._writer.ring.publish()

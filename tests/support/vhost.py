@@ -1,4 +1,4 @@
-"""A vhost-user listener and a frontend in one test: the listener's events are served while the frontend asks."""
+"""A vhost-user listener and frontends in one test. The listener is served while a frontend asks."""
 
 import socket
 import threading
