@@ -51,6 +51,8 @@ WANTED: Final = (
     | PROTOCOL | VERSION_1 | HOST_USO
 )  # fmt: skip
 """What a Linux guest accepts."""
+PLAIN: Final = MRG | INDIRECT | EVENT_IDX | PROTOCOL | VERSION_1
+"""A guest that leaves no work to others."""
 
 _DESCRIPTOR = struct.Struct("<QIHH")
 _USED = struct.Struct("<II")

@@ -20,7 +20,17 @@ import sys
 import time
 
 from perf.namespaces import die_with_parent
-from perf.vhost_frontend import CSUM, HEADER, HOST_TSO4, HOST_TSO6, HOST_USO, Frontend, FrontendError
+from perf.vhost_frontend import (
+    CSUM,
+    HEADER,
+    HOST_TSO4,
+    HOST_TSO6,
+    HOST_USO,
+    PLAIN,
+    WANTED,
+    Frontend,
+    FrontendError,
+)
 
 BURST = 32  # frames that are queued before the device is told
 IOV_MAX = 1024
@@ -152,12 +162,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--tap", required=True, help="name of the tap to make")
     parser.add_argument("--socket", required=True, help="path of the backend's listening socket")
     parser.add_argument("--ready-fd", type=int, help="a line is written here when both ends are open")
+    parser.add_argument("--plain", action="store_true", help="a driver that accepts no offloads")
     parser.add_argument("--reconnect", action="store_true", help="connect again when the backend has left")
     parser.add_argument("--buffer-bytes", type=int, default=1536, help="bytes of a receive buffer")
     options = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     tap = open_tap(options.tap)
-    card = Frontend(buffer_bytes=options.buffer_bytes)
+    card = Frontend(buffer_bytes=options.buffer_bytes, wanted=PLAIN if options.plain else WANTED)
     connect(card, options.socket)
     set_offloads(tap, card.features)
     if options.ready_fd is not None:

@@ -115,7 +115,7 @@ def test_a_card_that_lies_harms_no_other(network: Network, outside: Servers) -> 
             liar = vhost_frontend.Frontend()
             liar.open(str(path))
             ring = liar.transmit
-            struct.pack_into("<QIHH", liar.memory.view, ring.table, (1 << 64) - 8, 0xFFFFFFFF, 0, 0)
+            struct.pack_into("<QIHH", liar.memory.view, ring.table, (1 << 64) - 8, 100, 0, 0)
             ring.add(0)
             ring.publish()
             assert liar.sock.recv(1) == b"", "the daemon ends the connection"

@@ -1,17 +1,22 @@
 """A vhost-user listener and frontends in one test. The listener is served while a frontend asks."""
 
+import random
 import socket
+import struct
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from perf.vhost_frontend import Frontend
+from perf.vhost_frontend import HEADER, Frontend
 from pipeline.links.addresses import listen
 from pipeline.links.vhost_user import VhostUserListener
+from pipeline.links.vhost_user_link import VhostUserLink
 from tests.support.owner import Owner
 
 Result = TypeVar("Result")
+
+NO_HEADER = bytes(HEADER)
 
 
 class Rig:
@@ -77,3 +82,24 @@ def is_closed(sock: socket.socket) -> bool:
     except TimeoutError:
         return False
     return True
+
+
+def noise(length: int, seed: int = 0) -> bytes:
+    return random.Random(seed).randbytes(length)
+
+
+def link_of(rig: Rig) -> VhostUserLink:
+    link = rig.owner.guest().link
+    assert isinstance(link, VhostUserLink)
+    return link
+
+
+def framed(frame: bytes, header: bytes = NO_HEADER) -> bytes:
+    return struct.pack("<I", len(header) + len(frame)) + header + frame
+
+
+def frames_of(card: Frontend) -> list[bytes]:
+    """The frames that have arrived, with their headers."""
+    found = [b"".join(parts) for parts in card.received()]
+    card.refill()
+    return found
