@@ -77,10 +77,9 @@ def test_any_frame_fits_into_room() -> None:
         assert length == LONGEST - 12
 
 
-@given(
-    SEEDS, st.lists(st.integers(0, 5000), min_size=1, max_size=6), st.sampled_from([10, 12]), st.booleans()
-)
-def test_frames_fill_buffers_of_any_form(seed: int, lengths: list[int], head: int, mergeable: bool) -> None:
+@given(SEEDS, st.lists(st.integers(0, 5000), min_size=1, max_size=6), st.sampled_from(KINDS))
+def test_frames_fill_buffers_of_any_form(seed: int, lengths: list[int], kind: tuple[int, bool]) -> None:
+    head, mergeable = kind
     rng = random.Random(seed)
     guest = Guest(64)
     free, at = list(range(64)), BUFFERS
