@@ -22,7 +22,12 @@ EGRESS = ("stages/egress", "stages/egress/tcp", "stages/egress/udp")
 STAGES = ("stages", "stages/ingress", "stages/demux", "stages/tcp", *EGRESS)
 HALVES = (
     ("ipc", "host", "links", *STAGES),
-    ("records", "wire", "engines", "engines/neighbors", "engines/tcp", "engines/offload"),
+    (
+        "records",
+        "wire",
+        "engines",
+        *(f"engines/{room}" for room in ("neighbors", "offload", "tcp", "virtio")),
+    ),
 )
 """Packages that frames pass, in two parts that are compiled side by side. The first uses the second."""
 PLAIN = ("host/[ilnpru]*", "ipc/*message*", "ipc/flow_rows", "wire/[dp]*")

@@ -6,9 +6,9 @@ import argparse
 from contextlib import AbstractContextManager
 
 from perf.namespaces import Namespace, World, world
-from perf.peers import AGENT, Endpoint, installed, running
+from perf.peers import AGENT, VHOST, Endpoint, installed, running
 
-LINKS = {"qemu": ("pipeline",), "agent": (AGENT,), "both": ("pipeline", AGENT)}
+LINKS = {"qemu": ("pipeline",), "agent": (AGENT,), "vhost-user": (VHOST,), "both": ("pipeline", AGENT)}
 
 
 def add(parser: argparse.ArgumentParser, *, seconds: float, repeat: int) -> None:
@@ -20,7 +20,7 @@ def add(parser: argparse.ArgumentParser, *, seconds: float, repeat: int) -> None
         "--link",
         choices=LINKS,
         default="qemu",
-        help="what joins the guest: QEMU's framing, this program's agent with offload, or both in turn",
+        help="what joins the guest: QEMU's framing, this program's agent with offload, both, or vhost-user",
     )
     parser.add_argument("--seconds", type=float, default=seconds, help="length of each measurement")
     parser.add_argument("--repeat", type=int, default=repeat, help="turns; the median counts")

@@ -9,6 +9,7 @@ The peers named AGENT use this program's own agent, over /connect and with offlo
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -32,7 +33,12 @@ LOOPBACK = "127.0.0.1"
 AGENT = "pipeline-agent"
 PIPELINE_AUTO = "pipeline auto"
 AGENT_AUTO = AGENT + " auto"
-OURS = ("pipeline", PIPELINE_AUTO, AGENT, AGENT_AUTO)
+VHOST = "pipeline-vhost-user"
+VHOST_AUTO = VHOST + " auto"
+OURS = ("pipeline", PIPELINE_AUTO, AGENT, AGENT_AUTO, VHOST, VHOST_AUTO)
+PASST_VHOST = "passt-vhost-user"
+PASST_COMMAND = "GVTAP_PASST_VHOST_USER"
+"""An environment variable: the command line of a passt that has --vhost-user, which few releases have."""
 MANY_GUESTS = ("pipeline", PIPELINE_AUTO)
 """The peers that serve several guests at once here. Most of the others are made for one."""
 START_PATIENCE = 15.0  # seconds for a peer to answer its first connection
@@ -72,11 +78,16 @@ class Setup(NamedTuple):
     others: tuple[Namespace, ...]
 
 
-def _nic(setup: Setup, path: Path, address: str, gateway: str, number: int = 0) -> None:
-    """Start the network card on `path`, and configure eth0. number: 0 for the guest, else a further one."""
+def _nic(setup: Setup, path: Path, address: str, gateway: str, number: int = 0, vhost: bool = False) -> None:
+    """Start the network card on `path`, and configure eth0. number: 0 for the guest, else a further one.
+
+    vhost: the card shares its memory, and does not use QEMU's framing.
+    """
     guest = setup.others[number - 1] if number else setup.world.guest
     readable, writable = os.pipe()
-    argv = [sys.executable, "-m", "perf.nic", "--tap", "eth0", "--socket", str(path), "--mtu", str(setup.mtu)]
+    program = "perf.vhost_nic" if vhost else "perf.nic"
+    argv = [sys.executable, "-m", program, "--tap", "eth0", "--socket", str(path)]
+    argv += [] if vhost else ["--mtu", str(setup.mtu)]
     argv += ["--ready-fd", str(writable)] + (["--plain"] if setup.plain else [])
     log = setup.directory / f"nic{number or ''}.log"
     with open(log, "wb") as out:
@@ -119,6 +130,16 @@ def _start_pipeline(setup: Setup) -> tuple[Process, str]:
     return process, "192.168.127.254"
 
 
+def _start_vhost(setup: Setup) -> tuple[Process, str]:
+    path = setup.directory / "net.sock"
+    argv = [*compiled.command("gvtap-pipeline"), "start", "-listen-vhost-user", f"unix://{path}"]
+    argv += ["-mtu", str(setup.mtu), *_ipv6_flags(setup)]
+    process = _peer(setup, VHOST, [*argv, "-ssh-port", "-1", *setup.extra], cwd=ROOT)
+    for number in range(1 + len(setup.others)):
+        _nic(setup, path, f"192.168.127.{2 + number}", "192.168.127.1", number, vhost=True)
+    return process, "192.168.127.254"
+
+
 def _start_agent(setup: Setup) -> tuple[Process, str]:
     path = setup.directory / "net.sock"
     argv = [*compiled.command("gvtap-pipeline"), "start", "-listen", f"unix://{path}", "-mtu", str(setup.mtu)]
@@ -146,23 +167,23 @@ def _start_gvproxy(setup: Setup) -> tuple[Process, str]:
 
 
 def _start_passt(setup: Setup) -> tuple[Process, str]:
+    return _passt(setup, "passt", ["passt"])
+
+
+def _start_passt_vhost(setup: Setup) -> tuple[Process, str]:
+    return _passt(setup, PASST_VHOST, [*shlex.split(os.environ[PASST_COMMAND]), "--vhost-user"])
+
+
+def _passt(setup: Setup, name: str, command: list[str]) -> tuple[Process, str]:
     path = setup.directory / "net.sock"
     setup.directory.chmod(0o777)  # passt drops root before it makes its socket
-    argv = ["passt", "--foreground", "--stderr", "--socket", str(path), "--mtu", str(setup.mtu)]
-    argv += [
-        "--address",
-        "192.168.127.2",
-        "--netmask",
-        "24",
-        "--gateway",
-        "192.168.127.1",
-        "--interface",
-        "out0",
-    ]
+    argv = [*command, "--foreground", "--stderr", "--socket", str(path), "--mtu", str(setup.mtu)]
+    argv += ["--address", "192.168.127.2", "--netmask", "24", "--gateway", "192.168.127.1"]
+    argv += ["--interface", "out0"]
     if setup.ipv6:
         argv += ["--address", PASST6.guest, "--gateway", PASST6.gateway]
-    process = _peer(setup, "passt", argv)
-    _nic(setup, path, "192.168.127.2", "192.168.127.1")
+    process = _peer(setup, name, argv)
+    _nic(setup, path, "192.168.127.2", "192.168.127.1", vhost=name == PASST_VHOST)
     return process, "192.168.127.1"
 
 
@@ -193,7 +214,7 @@ def _allow_ipv6(world: World) -> None:
 
 def _add_ipv6(name: str, guest: Namespace) -> str:
     """Give the guest's eth0 an address and a route, as router advertisements would. Returns Ipv6.host."""
-    found = {"passt": PASST6, "slirp4netns": SLIRP6}.get(name) or own_ipv6()
+    found = {"passt": PASST6, PASST_VHOST: PASST6, "slirp4netns": SLIRP6}.get(name) or own_ipv6()
     guest.run("ip", "-6", "address", "replace", f"{found.guest}/64", "dev", "eth0", "nodad")
     guest.run("ip", "-6", "route", "replace", "default", "via", found.gateway, "dev", "eth0")
     return found.host
@@ -206,10 +227,13 @@ def _auto(starter: Callable[[Setup], tuple[Process, str]]) -> Callable[[Setup], 
 STARTERS: dict[str, Callable[[Setup], tuple[Process, str]]] = {
     "pipeline": _start_pipeline,
     PIPELINE_AUTO: _auto(_start_pipeline),
+    VHOST: _start_vhost,
+    VHOST_AUTO: _auto(_start_vhost),
     AGENT: _start_agent,
     AGENT_AUTO: _auto(_start_agent),
     "gvproxy": _start_gvproxy,
     "passt": _start_passt,
+    PASST_VHOST: _start_passt_vhost,
     "slirp4netns": _start_slirp4netns,
 }
 
@@ -217,7 +241,8 @@ STARTERS: dict[str, Callable[[Setup], tuple[Process, str]]] = {
 def installed() -> list[str]:
     """The names of the peers that can run here. This program comes first."""
     found = ["pipeline"] if (ROOT / "pipeline" / "cli.py").exists() else []
-    return found + [name for name in STARTERS if name not in OURS and shutil.which(name)]
+    found += [name for name in STARTERS if name not in OURS and shutil.which(name)]
+    return found + ([PASST_VHOST] if os.environ.get(PASST_COMMAND) else [])
 
 
 @contextmanager

@@ -32,6 +32,7 @@ LATE_IMPORTS = {
     "pipeline.ipc.channel": "tempfile, where there are no files in memory",
     "pipeline.system.stacks": "the same",
     "pipeline.control.http.head": "h11, when the first request comes whose connection changes its protocol",
+    "pipeline.links.protocols": "vhost-user, when a socket for it is opened",
     "pipeline.engines.networks": "netaddr, when a rule has networks",
     "pipeline.control.http.servers": "aiohttp, when the first request comes",
     "pipeline.control.plane": "the same",
@@ -75,7 +76,7 @@ TABLE: dict[str, Row] = {
     ),
     # The operating system.
     "pipeline.ipc": Row(("records", "counters", "counter_block", "topology")),
-    "pipeline.links": Row(("wire", "records", "system", "ipc")),
+    "pipeline.links": Row(("wire", "records", "system", "ipc", "engines.virtio")),
     "pipeline.host": Row(("records", "wire.icmp", "wire.icmp_messages", "wire.ip", "system", "ipc")),
     # What the user asked for. Patterns and addresses are checked by the code that will use them.
     "pipeline.config": Row(("go", "wire", "blake2", "system", "engines", "links")),

@@ -17,6 +17,7 @@ LINK_SCHEMES: Final[Mapping[str, tuple[str, ...]]] = {
     "bess": ("unixpacket", "fd"),
     "vfkit": ("unixgram", "fd"),
     "fd": ("unix", "fd"),
+    "vhost-user": ("unix", "fd"),
 }
 """Protocols that may stand before the + of ``links``, and schemes after it. ``-listen-NAME`` has the same."""
 VNET_LINKS: Final = ("qemu", "bess", "vfkit", "fd")

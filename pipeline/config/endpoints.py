@@ -27,7 +27,10 @@ def links_of(parsed: flags.Parsed, keys: FileKeys, *, bound: bool = False) -> di
 
     bound: the sockets are bound already, so their files may exist.
     """
-    links = {name: parsed.text(f"listen-{name}") or getattr(keys.interfaces, name) for name in LINKS}
+    links = {
+        name: parsed.text(f"listen-{name.replace('_', '-')}") or getattr(keys.interfaces, name)
+        for name in LINKS
+    }
     if links["qemu"]:
         check(links["qemu"], "invalid value for qemu listen address", LINK_SCHEMES["qemu"])
         _check_option("qemu", links["qemu"], "invalid value for qemu listen address")
@@ -41,6 +44,10 @@ def links_of(parsed: flags.Parsed, keys: FileKeys, *, bound: bool = False) -> di
             _check_option(name, url, f"{name} listen address")
             if not bound:
                 _must_not_exist(url, scheme)
+    if links["vhost_user"]:
+        check(links["vhost_user"], "listen-vhost-user", LINK_SCHEMES["vhost-user"])
+        if not bound:
+            _must_not_exist(links["vhost_user"], "unix")
     if links["vpnkit"]:
         check(links["vpnkit"], "invalid value for vpnkit listen address", LINK_SCHEMES["vpnkit"])
         _check_option("vpnkit", links["vpnkit"], "invalid value for vpnkit listen address")

@@ -92,6 +92,7 @@ class InterfaceKeys(Map):
     bess: Text = ""
     stdio: Text = ""
     vfkit: Text = ""
+    vhost_user: Text = ""
 
 
 @dataclass(frozen=True)

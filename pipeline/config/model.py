@@ -26,8 +26,8 @@ from pipeline.config.scalars import (
 from pipeline.system import inet
 from pipeline.wire import ip
 
-LINKS: Final = ("vpnkit", "qemu", "bess", "stdio", "vfkit")
-"""Fields of Links that name where guests attach, beside /connect and ``further``."""
+LINKS: Final = ("vpnkit", "qemu", "bess", "stdio", "vfkit", "vhost_user")
+"""Fields of Links that name where guests attach, beside /connect and ``further``. A flag has dashes."""
 
 WORKERS: Final = (1, 64)
 """The fewest and the most workers of one kind."""
@@ -192,6 +192,7 @@ class Links:
     bess: str
     stdio: str
     vfkit: str
+    vhost_user: str
     further: tuple[tuple[str, str], ...]  # (protocol, URL)
 
     @property

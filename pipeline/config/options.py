@@ -76,6 +76,7 @@ GVPROXY: Final[tuple[Flag, ...]] = (
 )  # fmt: skip
 
 OWN: Final[tuple[Flag, ...]] = (
+    Flag("listen-vhost-user", "string", f"endpoint for vhost-user-net: {_urls(LINK_SCHEMES['vhost-user'])}"),
     Flag("link", "string", f"further place for guests, repeats: {_links()}", repeats=True),
     Flag("forward", "string", f"port of the host for a guest, repeats: {FORWARD_FORM}", repeats=True),
     Flag("metrics", "string", f"endpoint for Prometheus alone: host:port or {_urls(METRICS_SCHEMES)}"),

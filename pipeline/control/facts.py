@@ -34,7 +34,7 @@ class Facts(NamedTuple):
         network, links = config.network, config.links
         endpoints = [("listen", url) for url in links.listen]
         endpoints += [("services", links.services), ("metrics", links.metrics), ("web", links.web)]
-        endpoints += [(name, getattr(links, name)) for name in LINKS]
+        endpoints += [(name.replace("_", "-"), getattr(links, name)) for name in LINKS]
         endpoints += links.further
         return cls(
             started,

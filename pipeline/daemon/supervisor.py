@@ -209,8 +209,9 @@ class Supervisor:
 
     def _guest_urls(self) -> Iterator[tuple[str, str]]:
         """Protocol and URL of each socket for guests, in the order in which they are bound. Without stdio."""
-        for protocol in (protocols.VPNKIT, protocols.QEMU, protocols.BESS, protocols.VFKIT):
-            if url := getattr(self.config.links, protocol):
+        own = (protocols.VPNKIT, protocols.QEMU, protocols.BESS, protocols.VFKIT, protocols.VHOST_USER)
+        for protocol in own:
+            if url := getattr(self.config.links, protocol.replace("-", "_")):
                 yield protocol, url
         yield from self.config.links.further
 

@@ -11,8 +11,9 @@ another slot or is closed. The owner makes records from a burst. It takes one mo
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import ClassVar, Final, Protocol
 
+from pipeline.ipc import events as ev
 from pipeline.records.kinds import NO_SLOT
 from pipeline.wire import offload
 from pipeline.wire.framing import Framing
@@ -79,6 +80,9 @@ class Link(ABC):
     drops           frames that the link itself dropped since take_drops(), by counter name
     ==============  ===================================================================
     """
+
+    write_mask: ClassVar[int] = ev.WRITE | ev.EDGE
+    """The events that report room at write_fileno(), if that is another descriptor than fileno()."""
 
     def __init__(self) -> None:
         self.starved = False
@@ -163,7 +167,7 @@ class Link(ABC):
 
     @abstractmethod
     def flush(self) -> None:
-        """Send copied bytes. The owner calls this when the descriptor is writable. Raises LinkClosed."""
+        """Send copied bytes. The owner calls this when the descriptor reports room. Raises LinkClosed."""
 
     def release_idle(self) -> None:  # noqa: B027  most links hold nothing between reads
         """The link is idle: give back its slot, unless a record refers to it or it holds a partial frame."""

@@ -68,6 +68,9 @@ class Owner(Protocol):
     def hang_up(self, link: Link, text: str) -> None:
         """The listener found that a guest is gone: end its link as if the guest had closed it."""
 
+    def wake(self, link: Link) -> None:
+        """The listener polls a descriptor for a link, and the link may have something to read."""
+
     def refuse(self, listener: "Listener", text: str, reason: str) -> None:
         """The listener refused a client that was not a guest yet. reason: name of a counter, or empty."""
 

@@ -30,6 +30,8 @@ VPNKIT: Final = vpnkit.PROTOCOL
 STDIO: Final = stdio.PROTOCOL
 PASSED: Final = passed.PROTOCOL
 """Other programs pass the guests' sockets on this one."""
+VHOST_USER: Final = "vhost-user"
+"""The guest's frames are in its memory. The monitor shares it over this socket."""
 
 
 class Form(NamedTuple):
@@ -47,6 +49,7 @@ FORMS: Final[Mapping[str, Form]] = {
     BESS: Form(socket.SOCK_SEQPACKET, ("unixpacket",)),
     VFKIT: Form(socket.SOCK_DGRAM, ("unixgram",)),
     PASSED: Form(socket.SOCK_STREAM, ("unix",)),
+    VHOST_USER: Form(socket.SOCK_STREAM, ("unix",)),
 }
 
 _KIND_NAMES: Final = {
@@ -108,4 +111,9 @@ def make(
             return VpnkitListener(sock, macs, once)
         case "fd":
             return PassedListener(sock, once, vnet)
+        case "vhost-user":
+            # Few daemons need it, and it is large.
+            from pipeline.links.vhost_user import VhostUserListener  # noqa: PLC0415
+
+            return VhostUserListener(sock, once)
     return StreamListener(protocol, sock, framing.QEMU if protocol == QEMU else framing.LE16, once, vnet)

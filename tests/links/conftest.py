@@ -1,10 +1,13 @@
 """Fixtures of the link tests."""
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.support.owner import Owner
+from tests.support.vhost import Rig
 
 
 @pytest.fixture
@@ -13,3 +16,14 @@ def owner() -> Iterator[Owner]:
     made = Owner()
     yield made
     made.close()
+
+
+@pytest.fixture
+def rig(owner: Owner, tmp_path: Path) -> Iterator[Rig]:
+    """A listener for vhost-user. All descriptors must be closed at the end."""
+    made = Rig(owner, tmp_path)
+    before = len(os.listdir("/proc/self/fd"))
+    yield made
+    made.listener.close()
+    made.close()
+    assert len(os.listdir("/proc/self/fd")) <= before, "descriptors were left open"

@@ -110,6 +110,12 @@ def stream(guest: Namespace, protocol: str, path: Path, **where: str) -> Foreign
     )
 
 
+def vhost_user(guest: Namespace, path: Path, *words: str, **where: str) -> Foreign:
+    """A guest whose rings are in memory, with the offloads of a virtio card. It connects again by itself."""
+    argv = [sys.executable, "-m", "perf.vhost_nic", "--tap", "tap0", "--socket", str(path), "--reconnect"]
+    return Foreign(guest, [*argv, *words], **where)
+
+
 def passed(guest: Namespace, kind: str, path: Path, **where: str) -> Foreign:
     """A guest whose socket this module passes to the daemon. kind: one of PASSED."""
     return stream(guest, f"fd-{kind}", path, **where)

@@ -17,6 +17,7 @@ class Owner:
         self.pool = Pool(0, slot_count)
         self.resources = LinkResources(self.pool, self.slots, mtu)
         self.guests: list[Arrival] = []
+        self.woken: list[Link] = []
         self.hung_up: list[str] = []
         self.refused: list[tuple[str, str]] = []
         self.failed: list[str] = []
@@ -34,6 +35,9 @@ class Owner:
     def hang_up(self, link: Link, text: str) -> None:
         self.hung_up.append(text)
         self.leave(link)
+
+    def wake(self, link: Link) -> None:
+        self.woken.append(link)
 
     def refuse(self, listener: Listener, text: str, reason: str) -> None:
         self.refused.append((text, reason))

@@ -76,6 +76,7 @@ WRITERS: Final[Mapping[str, tuple[str, ...]]] = {
     "flow_log": (SUPERVISOR,),
     "capture": (INGRESS, DEMUX),
     "link": (INGRESS,),
+    "vhost": (INGRESS,),
     "arp": (DEMUX,),
     "demux": (DEMUX,),
     "neighbor": (DEMUX,),

@@ -28,12 +28,14 @@ class Acceptors:
         resources: LinkResources,
         add: Callable[[Arrival], bool],
         remove: Callable[[Link, LinkClosed], None],
+        wake: Callable[[Link], None],
     ) -> None:
-        """add attaches a link, or closes it and returns False. remove ends a link."""
+        """add attaches a link, or closes it and returns False. remove ends a link. wake has it read."""
         self._worker = worker
         self._resources = resources
         self._add = add
         self._remove = remove
+        self._wake = wake
         self._listeners: list[Listener] = []
         self._listener_of: dict[Link, Listener] = {}
         self._closed = False
@@ -105,6 +107,10 @@ class Acceptors:
     def hang_up(self, link: Link, text: str) -> None:
         """See pipeline.links.listener.Owner."""
         self._remove(link, LinkClosed(text))
+
+    def wake(self, link: Link) -> None:
+        """See pipeline.links.listener.Owner."""
+        self._wake(link)
 
     def refuse(self, listener: Listener, text: str, reason: str) -> None:
         """See pipeline.links.listener.Owner."""

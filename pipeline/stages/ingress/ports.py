@@ -33,7 +33,6 @@ MAX_BACKLOG: Final = 1024 * 1024
 """The most bytes that a link copies for a guest that does not read, while there are other links."""
 
 _LINK_EVENTS: Final = ev.READ | ev.READ_HANGUP | ev.EDGE
-_WRITE_EVENTS: Final = ev.WRITE | ev.EDGE
 _READ_EVENTS: Final = ev.READ | ev.READ_HANGUP | ev.HANGUP | ev.ERROR
 _HANGUP_EVENTS: Final = ev.READ_HANGUP | ev.HANGUP | ev.ERROR
 _NEEDLESS: Final = 16
@@ -176,7 +175,7 @@ class Ports:
         self._worker.register(link.fileno(), _LINK_EVENTS, lambda events: self._on_event(port, events))
         if link.write_fileno() != link.fileno():
             self._worker.register(
-                link.write_fileno(), _WRITE_EVENTS, lambda events: self._on_writable(port, events)
+                link.write_fileno(), link.write_mask, lambda events: self._on_writable(port, events)
             )
         self._counts[_CONNECTED] += 1
         self._counts[_LINKS] = len(self.by_number)
@@ -210,6 +209,13 @@ class Ports:
         for port in list(self.by_number.values()):
             if port.link is link:
                 self.detach(port, error)
+
+    def wake(self, link: Link) -> None:
+        """A link may have something to read, at a descriptor that its listener polls."""
+        for port in self.by_number.values():
+            if port.link is link:
+                link.on_readable(False)
+                self.readable[port] = None
 
     def charge(self, port: Port, frames: int, now: float) -> None:
         """This many frames of a link's guest were dropped."""

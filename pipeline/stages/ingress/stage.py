@@ -53,7 +53,7 @@ class IngressStage:
             worker, config, self.ports, self.steering, self.fairness, self._vnet, self.captures
         )
         resources = LinkResources(worker.pool, worker.ports.arena.slots, config.network.mtu)
-        self._acceptors = Acceptors(worker, resources, self._attach, self.ports.hang_up)
+        self._acceptors = Acceptors(worker, resources, self._attach, self.ports.hang_up, self.ports.wake)
 
     def step(self, now: float) -> int:
         """Links -> rings, then rings -> links. Returns the number of bursts and records."""

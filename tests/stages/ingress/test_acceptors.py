@@ -36,7 +36,9 @@ class Stage:
             events=self.reports,
         )
         slots = [memoryview(bytearray(SLOT_BYTES)) for _ in range(4)]
-        self.acceptors = Acceptors(worker, LinkResources(Pool(0, 4), slots, 1500), self._add, self.remove)
+        self.acceptors = Acceptors(
+            worker, LinkResources(Pool(0, 4), slots, 1500), self._add, self.remove, lambda _link: None
+        )
 
     def _on_line(self, event: str, **_fields: Any) -> None:
         self.lines.append(event)
