@@ -229,6 +229,12 @@ class Ports:
             port.needless = 0
             self._worker.modify(port.link.fileno(), _LINK_EVENTS | ev.WRITE)
 
+    def await_rooms(self) -> None:
+        """The same for all links that are blocked, whoever has sent to them (a listener's probe, say)."""
+        for port in self.by_number.values():
+            if port.link.blocked:
+                self.await_room(port)
+
     def is_empty(self, port: Port) -> None:
         """A read found nothing: the link waits for its next event."""
         self.readable.pop(port, None)

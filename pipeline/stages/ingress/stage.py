@@ -60,6 +60,7 @@ class IngressStage:
         if now >= self._timers_at:
             self._timers_at = now + TIMERS_EVERY_S
             self.ports.traffic.write(now)
+            self.ports.await_rooms()
             if self._acceptors.deadline() <= now:
                 self._acceptors.on_timer(now)
         work = self._receiver.read(now) + self._transmitter.send()

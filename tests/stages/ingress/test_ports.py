@@ -88,3 +88,15 @@ def test_one_slow_guest_of_several_gets_what_was_copied_for_it(rig: Rig) -> None
         assert sent % (FRAME_BYTES + 2) == 0
         assert sent >= 4 * (FRAME_BYTES + 2)
         assert not port.link.blocked
+
+
+def test_bytes_that_others_have_sent_wait_a_second_at_most(rig: Rig) -> None:
+    port, guest = rig.link_of("a")
+    with guest:
+        rig.turn()
+        assert port.link.send([bytes(1 << 16)] * 64)
+        assert port.link.blocked
+        rig.stage.deadline()
+        rig.turn()
+        assert read_all(guest, rig) == 64 << 16
+        assert not port.link.blocked
