@@ -52,7 +52,6 @@ MESSAGES_A_STEP: Final = 32
 _KICKS: Final = ev.READ | ev.EDGE
 _EVENTFD: Final = "anon_inode:[eventfd]"
 _INT: Final = Struct("=i")
-_ANCILLARY: Final[int] = socket.CMSG_SPACE(vu.MAX_TABLE_REGIONS * _INT.size)
 
 
 class VhostUserListener(AcceptingListener):
@@ -145,6 +144,7 @@ class _Frontend:
         self._bytes = b""
         self._fds: list[int] = []
         """Descriptors of the message that is being read."""
+        self._ancillary = socket.CMSG_SPACE(vu.MAX_TABLE_REGIONS * _INT.size)
         self._ended = False
         sock.setblocking(False)
         owner.poll(sock.fileno(), READABLE, self._on_readable)
@@ -172,7 +172,7 @@ class _Frontend:
         header = self._header
         wanted = vu.HEADER_LEN if header is None else header.size
         if len(self._bytes) < wanted:
-            part, ancillary, flags, _ = self._sock.recvmsg(wanted - len(self._bytes), _ANCILLARY)
+            part, ancillary, flags, _ = self._sock.recvmsg(wanted - len(self._bytes), self._ancillary)
             self._keep_descriptors(ancillary)
             if flags & socket.MSG_CTRUNC:
                 raise SessionError("a message has too many descriptors, or none is left")
