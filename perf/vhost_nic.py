@@ -2,8 +2,8 @@
 
 The tap has the offloads that the backend offers. So one program serves this daemon, which takes and gives
 frames of 64 KiB, and passt, which does neither. Each direction is a process. The bytes pass from the tap to
-shared memory with one system call a frame, and from there to the tap in the same way. A receive buffer has a
-page, as those of Linux' driver have when frames are large. 256 buffers of 1.5 KB would hold six frames of 64 KiB.
+shared memory with one system call a frame, and from there to the tap in the same way. A receive buffer has
+a page, as those of Linux' driver have when frames are large. 256 buffers of 1.5 KB hold six frames of 64 KiB.
 
     python -m perf.vhost_nic --tap eth0 --socket /run/net.sock [--ready-fd N] [--reconnect]
 """
