@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from perf import flows, guests, iperf, latency, plot, report
 from perf.neighbours import measure as neighbours
 from perf.neighbours import table as neighbours_table
-from perf.peers import AGENT, AGENT_AUTO, PIPELINE_AUTO, installed
+from perf.peers import AGENT, AGENT_AUTO, PIPELINE_AUTO, VHOST, installed
 
 PAGE = Path(__file__).resolve().parent / "RESULTS.md"
 COMPARED = report.RESULTS / "compared.md"
@@ -47,8 +47,10 @@ BOTH = ("pipeline", PIPELINE_AUTO)
 RENO = ("--congestion", "reno")
 """A congestion control that paces (bbr) chooses a rate itself. With Reno the programs limit the rate."""
 PARTS = (
-    Part("TCP throughput, MTU 1500", "iperf", iperf.main, ("--mtu", "1500"), (*BOTH, AGENT, AGENT_AUTO)),
-    Part("TCP throughput, MTU 65520", "iperf", iperf.main, ("--mtu", "65520"), BOTH),
+    Part(
+        "TCP throughput, MTU 1500", "iperf", iperf.main, ("--mtu", "1500"), (*BOTH, AGENT, AGENT_AUTO, VHOST)
+    ),
+    Part("TCP throughput, MTU 65520", "iperf", iperf.main, ("--mtu", "65520"), (*BOTH, VHOST)),
     Part(
         "TCP throughput, MTU 1500, Reno",
         "iperf",

@@ -14,14 +14,17 @@ any other file                                  refused: a file system could blo
 ==============================================  =========================================================
 """
 
-import fcntl
 import mmap
 import os
+import sys
 from contextlib import suppress
 from typing import Final
 
 from pipeline.engines.virtio.memory import LOST, Bytes, RegionBytes, RingError
 from pipeline.wire.vhost_user import Region
+
+if sys.platform != "win32":
+    import fcntl
 
 # Python has these names on Linux only.
 _F_ADD_SEALS: Final = 1033

@@ -5,6 +5,7 @@ The supervisor binds the sockets with ``bind``. It hands them to ingress, which 
 """
 
 import socket
+import sys
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
@@ -65,6 +66,8 @@ def bind(protocol: str, url: str, inherited: Inherited) -> socket.socket:
     An fd:// URL must have been claimed (Inherited.claim).
     """
     form = FORMS[protocol]
+    if protocol == VHOST_USER and sys.platform != "linux":
+        raise AddressError(f"cannot listen: {url}: {protocol} needs eventfds and memfds (allowed: on Linux)")
     if url.startswith(FD):
         sock = inherited.take(url)
         check_kind(sock, form.kind, f"{url} for {protocol}")

@@ -10,8 +10,8 @@ Links and rings live shorter than the connection of the monitor (pipeline.links.
 descriptors and memory.
 """
 
-import fcntl
 import os
+import sys
 from collections import deque
 from collections.abc import Sequence
 from struct import Struct
@@ -26,6 +26,9 @@ from pipeline.links.base import MAX_BACKLOG, Buffer, Burst, Link, LinkClosed, Sl
 from pipeline.records.kinds import NO_SLOT
 from pipeline.wire import offload, virtio
 from pipeline.wire.framing import Framing
+
+if sys.platform != "win32":
+    import fcntl
 
 WAITED: Final = "vhost_user_send_paused_no_buffer"
 

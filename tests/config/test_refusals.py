@@ -96,7 +96,7 @@ PREFIX = "failed to validate configuration IPs: "
         (
             ["-link", "unix:///s"],
             'link: "unix:///s" must begin with a protocol '
-            "(allowed: qemu+, le16+, vpnkit+, bess+, vfkit+, fd+)",
+            "(allowed: qemu+, le16+, vpnkit+, bess+, vfkit+, fd+, vhost-user+)",
         ),
         (
             ["-link", "bess+unix:///s"],

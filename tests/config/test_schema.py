@@ -196,7 +196,7 @@ SHOWN = {
     "links": (
         "listen: [unix:///a, vsock://:1024]\nservices: unix:///s\nmetrics: 127.0.0.1:9100\n"
         "web: localhost:8080\nnotification: /n\n"
-        "interfaces: {vpnkit: unix:///h}\nlinks: [qemu+tcp://127.0.0.1:1, vfkit+unixgram:///v]\n"
+        "interfaces: {vpnkit: unix:///h, vhost-user: unix:///u}\nlinks: [qemu+tcp://127.0.0.1:1, vfkit+unixgram:///v]\n"
     ),
     "workers": "placement: auto\ntcp-workers: 2\negress-workers: 3\nslots: 1024\nbusy-poll: 0\n",
     "limits": f"limits: {{{LARGEST}}}",

@@ -80,8 +80,10 @@ class IngressRig:
             ring.release(len(burst) // RECORD_BYTES)
         return found
 
-    def turn(self) -> None:
-        """Deliver events and breathe."""
+    def turn(self) -> list[tuple[int, int]]:
+        """Deliver events and breathe. Returns the events."""
         assert self.worker.poller is not None
-        self.worker.poller.dispatch(self.worker.poller.poll(0, 64))
+        events = self.worker.poller.poll(0, 64)
+        self.worker.poller.dispatch(events)
         self.worker.breathe(monotonic())
+        return events

@@ -140,27 +140,26 @@ class FrameWriter:
     def _scatter(self, parts: list[Bytes], chains: int, need: int) -> None:
         """Write parts one after another into the next chains, need bytes in all."""
         fetched, write = self._fetched, self._memory.write
-        part, number, begin = parts[0], 0, 0
+        addrs, lengths, flags = fetched.addrs, fetched.lengths, fetched.flags
+        last, number = len(parts) - 1, 0
+        part, begin, size = parts[0], 0, len(parts[0])
         for at in range(self._at, self._at + chains):
-            if fetched.flags[at] == virtio.WRITE:
-                segments = [(fetched.addrs[at], fetched.lengths[at])]
-            else:
-                segments = self._segments(at)
             filled = 0
-            for addr, room in segments:
+            whole = flags[at] == virtio.WRITE
+            for addr, room in [(addrs[at], lengths[at])] if whole else self._segments(at):
                 room = min(room, need)
                 need -= room
                 filled += room
                 while room:
-                    count = min(room, len(part) - begin)
+                    count = min(room, size - begin)
                     after = begin + count
                     write(addr, part[begin:after])
                     addr += count
                     room -= count
                     begin = after
-                    if begin == len(part) and number + 1 < len(parts):
+                    if begin == size and number < last:
                         number += 1
-                        part, begin = parts[number], 0
+                        part, begin, size = parts[number], 0, len(parts[number])
             self._heads.append(fetched.heads[at])
             self._lengths.append(filled)
         self._at += chains

@@ -2,7 +2,6 @@
 
 import socket
 from collections.abc import Iterator
-from time import monotonic
 
 import pytest
 
@@ -15,15 +14,6 @@ FRAME_BYTES = 60_000
 
 
 class Rig(IngressRig):
-    def turn(self) -> list[tuple[int, int]]:
-        """Deliver the events that are there, and let ingress breathe. Returns the events."""
-        poller = self.worker.poller
-        assert poller is not None
-        events = poller.poll(0, 16)
-        poller.dispatch(events)
-        self.worker.breathe(monotonic())
-        return events
-
     def send(self, port: Port, count: int) -> None:
         """Demux sends frames to a link. They lie in a slot that demux keeps."""
         for _ in range(count):
