@@ -19,6 +19,9 @@ LINK_SCHEMES: Final[Mapping[str, tuple[str, ...]]] = {
     "fd": ("unix", "fd"),
 }
 """Protocols that may stand before the + of ``links``, and schemes after it. ``-listen-NAME`` has the same."""
+TAP: Final = "tap"
+"""The protocol of ``links`` that has no URL, but the name of an interface (pipeline.links.tap_url)."""
+TAP_FORM: Final = "NAME[?netns=NAME-or-path][&userns=path][&mac=address]"
 
 FORWARD_FORM: Final = "[HOST:]PORT[-PORT]:[GUEST:]PORT[-PORT][/udp]"
 """The word that means a port forward (pipeline.config.forward_words)."""

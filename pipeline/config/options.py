@@ -17,6 +17,8 @@ from pipeline.config.choices import (
     NAT64,
     PLACEMENTS,
     STREAM_SCHEMES,
+    TAP,
+    TAP_FORM,
     UDP_NATS,
 )
 from pipeline.go.flags import Flag
@@ -42,7 +44,8 @@ def _links() -> str:
     protocols: dict[tuple[str, ...], list[str]] = {}
     for protocol, schemes in LINK_SCHEMES.items():
         protocols.setdefault(schemes, []).append(f"{protocol}+")
-    return "; ".join(f"{', '.join(names)} with {_urls(schemes)}" for schemes, names in protocols.items())
+    texts = [f"{', '.join(names)} with {_urls(schemes)}" for schemes, names in protocols.items()]
+    return "; ".join((*texts, f"{TAP}+{TAP_FORM}"))
 
 
 GVPROXY: Final[tuple[Flag, ...]] = (
