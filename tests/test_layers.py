@@ -20,6 +20,8 @@ LATE_IMPORTS = {
     "pipeline.gvproxy": "the daemon: help and version need it not",
     "pipeline.release": "importlib.metadata, in a checkout that was never installed",
     "pipeline.config.merge": "YAML and pydantic, when there is a file",
+    "pipeline.links.protocols": "taps, which few daemons have",
+    "pipeline.daemon.taps": "the same",
     "pipeline.config.scalars": "pydantic, when it makes a validator",
     "pipeline.engines.dns.message": "dnspython, for records of any type",
     "pipeline.engines.dns.responses": "the same",

@@ -35,6 +35,7 @@ from pipeline.control.workers import RequestError
 from pipeline.daemon import placement, processes, signals
 from pipeline.daemon.own_files import OwnFiles
 from pipeline.daemon.reload import Reloader, Reread
+from pipeline.daemon.taps import Taps, TapsError
 from pipeline.ipc import messages
 from pipeline.ipc.arena import SLOT_BYTES
 from pipeline.ipc.fabric import Fabric
@@ -117,6 +118,7 @@ class Supervisor:
         self.inherited = inherited.Inherited(os.environ, os.getpid())
         self.manager = ServiceManager(os.environ, os.getpid())
         self.stdio: tuple[int, int] | None = None
+        self.taps = Taps()
         self.capture = -1
         self.flow_log: FlowLog | None = None
         self.token = ""
@@ -155,6 +157,11 @@ class Supervisor:
         self._claim_inherited()
         if config.links.stdio:
             self.stdio = stdio.take()
+        try:
+            places = (url for protocol, url in self._guest_urls() if protocol == protocols.TAP)
+            self.taps.open(places, config.network.mtu)
+        except TapsError as error:
+            raise StartError(str(error)) from error
         self._open_outputs()
         self._fork()
 
@@ -193,7 +200,7 @@ class Supervisor:
                 f"{error} (use fewer -slots than {layout.slots}, of {SLOT_BYTES // 1024} KiB each, or make "
                 "it larger: mount -o remount,size=..., --shm-size of a container)"
             ) from error
-        private = [*self.signals.fds, *self.inherited.sockets, *(self.stdio or ())]
+        private = [*self.signals.fds, *self.inherited.sockets, *self.taps.fds, *(self.stdio or ())]
         private += [self.capture] if self.capture >= 0 else []
         private += [self.flow_log.fileno()] if self.flow_log is not None else []
         self.running = processes.start(self.fabric, groups, config, private)
@@ -312,6 +319,9 @@ class Supervisor:
             self._serve_web(plane, url)
         try:
             for protocol, url in self._guest_urls():
+                if protocol == protocols.TAP:
+                    await self._serve_tap(plane, url)
+                    continue
                 sock = protocols.bind(protocol, url, self.inherited)
                 with sock:
                     self.files.keep(addresses.socket_path(url))
@@ -325,6 +335,14 @@ class Supervisor:
             raise
         self._close_stdio()
         await plane.forward_sockets()
+
+    async def _serve_tap(self, plane: ControlPlane, place: str) -> None:
+        fd = self.taps.take(place)
+        try:
+            await self._accept_guests(plane, protocols.TAP, [fd])
+        finally:
+            os.close(fd)
+        self.log.info(f"serving tap {place}", kind="listening", protocol=protocols.TAP)
 
     def _serve_metrics(self, plane: ControlPlane, url: str) -> None:
         listener = self._listen(url)
@@ -340,7 +358,7 @@ class Supervisor:
         plane.serve_web(listener, lambda token: self.log.info("web page", url=f"{page}/#token={token}"))
 
     async def _accept_guests(
-        self, plane: ControlPlane, protocol: str, fds: list[socket.socket] | tuple[int, int]
+        self, plane: ControlPlane, protocol: str, fds: list[socket.socket] | list[int] | tuple[int, int]
     ) -> None:
         once = self.program.one_guest and protocol in ONE_GUEST
         await plane.accept_guests(protocol, fds, once=once, macs=self.config.network.vpnkit_macs)
@@ -468,6 +486,7 @@ class Supervisor:
         for sock in self.listeners:
             sock.close()
         self.inherited.close()
+        self.taps.close()
         self._close_stdio()
         self._close_capture()
         if self.flow_log is not None:

@@ -28,6 +28,7 @@ BESS: Final = seqpacket.PROTOCOL
 VFKIT: Final = datagram.PROTOCOL
 VPNKIT: Final = vpnkit.PROTOCOL
 STDIO: Final = stdio.PROTOCOL
+TAP: Final = "tap"
 PASSED: Final = passed.PROTOCOL
 """Other programs pass the guests' sockets on this one."""
 
@@ -90,6 +91,11 @@ def make(
     """
     if protocol == STDIO:
         return StdioListener(*fds)
+    if protocol == TAP:
+        # Few daemons have a tap, and on some systems there is none.
+        from pipeline.links.tap import TapListener  # noqa: PLC0415
+
+        return TapListener(fds[0])
     if protocol not in FORMS:
         raise ValueError(f"unknown protocol {protocol!r}")
     sock = socket.socket(fileno=fds[0])

@@ -5,7 +5,7 @@
     tap+eth0                              an interface of the daemon's own network namespace
     tap+eth0?netns=blue                   of a named one: /run/netns/blue, which `ip netns` makes
     tap+eth0?netns=/proc/4711/ns/net      of the one that a path names
-    ...&userns=/proc/4711/ns/user         enter this user namespace first; by default the owner of the other one
+    ...&userns=/proc/4711/ns/user         enter this user namespace first; by default the owner of that
     ...&mac=5a:94:ef:e4:0c:ee             the address of the interface, if the daemon makes it
 
 This module opens nothing. pipeline.links.tap_opener does.

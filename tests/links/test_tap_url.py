@@ -31,7 +31,6 @@ def test_a_place_is_read(text: str, place: TapPlace) -> None:
         ("a" * 16, "not a name of an interface"),
         ("..", "not a name of an interface"),
         ("tap%d", "not a name of an interface"),
-        ("eth0?", "not a list of settings"),
         ("eth0?netns", "not a list of settings"),
         ("eth0?netns=a&netns=b", "stands twice"),
         ("eth0?ns=a", "unknown setting 'ns'"),

@@ -1,0 +1,272 @@
+"""The link on a tap: a network interface of the kernel whose frames this link reads and writes.
+
+Each frame costs a system call. But with virtio-net headers the kernel gives and takes super-segments of up to
+64 KiB with checksums left undone (pipeline.wire.virtio_net), so there are few of them. A tap that another
+program opened without IFF_VNET_HDR is a packet link like others, without offload.
+
+The kernel takes every frame at once, unless the interface is down. Then the frame is lost and counted, as
+with a cable that is not plugged in. When the interface is deleted, or its namespace ends, the link ends.
+"""
+
+import errno
+import io
+import os
+from collections.abc import Sequence
+from typing import Final
+
+from pipeline.links.addresses import words_of
+from pipeline.links.base import Buffer, Burst, LinkClosed, SlotPool
+from pipeline.links.listener import Arrival, LinkResources, Listener, Owner, Poller
+from pipeline.links.packet import ALIGN, LONGEST_PACKET, MAX_PACKETS, PacketLink
+from pipeline.records.kinds import NO_SLOT
+from pipeline.system import tap
+from pipeline.wire import offload
+from pipeline.wire.framing import Framing
+
+PROTOCOL: Final = "tap"
+BIG_FRAME: Final = 16384
+"""After a frame of this length, the link expects more of them. It then reads on in a slot that can hold the
+longest one, since the part of a frame that does not fit is copied."""
+FEW_BURSTS: Final = 16
+"""Bursts without such a frame after which small ones share a slot again."""
+
+_ENDED: Final = frozenset((getattr(errno, "EBADFD", -1), errno.EBADF))
+"""Errors of a tap whose interface was deleted, and of a descriptor that never had one."""
+_UNPACK: Final = offload.FRAMING.prefix.unpack_from
+_REFUSED: Final = "link_frame_dropped_refused"
+_RUNT: Final = "link_frame_dropped_runt"
+
+
+class TapFile:
+    """The descriptor of a tap, with the interface of a packet socket. It owns the descriptor."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def setblocking(self, flag: bool) -> None:
+        """Set the mode. A process that has the same open file shares it."""
+        os.set_blocking(self._fd, flag)
+
+    def recv_into(self, buffer: memoryview) -> int:
+        """Read a frame. Raises OSError."""
+        return os.readv(self._fd, [buffer])
+
+    def recvmsg_into(self, buffers: Sequence[memoryview]) -> tuple[int, object, int, object]:
+        """Read a frame into several buffers. Raises OSError."""
+        return os.readv(self._fd, buffers), None, 0, None
+
+    def send(self, data: Buffer) -> int:
+        """Write a frame. Raises OSError."""
+        return os.write(self._fd, data)
+
+    def fileno(self) -> int:
+        """The descriptor, -1 if closed."""
+        return self._fd
+
+    def close(self) -> None:
+        """Close it. May be called twice."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class TapLink(PacketLink):
+    """A guest behind a tap. The link owns its descriptor."""
+
+    def __init__(
+        self, fd: int, pool: SlotPool, slots: list[memoryview], mtu: int, *, has_headers: bool = True
+    ) -> None:
+        """has_headers: the tap was opened with IFF_VNET_HDR. Raises OSError if it cannot be set up."""
+        super().__init__(TapFile(fd), pool, slots, mtu)
+        if has_headers:
+            self.features = tap.offload(fd, offload.FEATURES)
+            self.vnet_len = offload.VNET_LEN
+            # A Linux tap takes these in any case (docs/offload.md).
+            self.guest_features = offload.FEATURES
+        self._fd = fd
+        self._readinto = io.FileIO(fd, "rb", closefd=False).readinto
+        self._longest = LONGEST_PACKET + self.vnet_len
+        self._small_room = self._room + self.vnet_len
+        self._big_room = min(self._longest, len(slots[0]) - 512)
+        self._room = self._small_room
+        self._spill = memoryview(bytearray(self._longest))
+        self._bursts_since_big = FEW_BURSTS
+
+    @property
+    def framing(self) -> Framing | None:
+        """A length before each frame that has a virtio-net header. The tap does not see it."""
+        return offload.FRAMING if self.vnet_len else None
+
+    # --- from the guest ----------------------------------------------------------------
+
+    def read_burst(self) -> Burst | None:
+        """Read frames until the slot is full, none is left, or MAX_PACKETS are read. See Link.read_burst."""
+        self.starved = False
+        if self._broken is not None:
+            raise self._broken
+        if self._drained:
+            # Since that read there was no event: nothing has come.
+            self._drained = False
+            return None
+        cursor = self._cursor
+        if cursor.slot == NO_SLOT or self._spilled or len(cursor.view) - cursor.end <= self._room:
+            cursor.begin = cursor.end
+            if not cursor.fresh():
+                self.starved = True
+                return None
+        view = cursor.view
+        limit = min(len(view) - self._room, cursor.end + self.read_limit)
+        frames: list[tuple[int, int]] = []
+        end = self._unspill(view, cursor.end, frames)
+        head = self.vnet_len
+        try:
+            while end < limit and len(frames) < MAX_PACKETS:
+                room = len(view) - end
+                count = self._read(view[end:], room)
+                if count < 0:
+                    self._drained = True
+                    break
+                if count > room:
+                    self._spilled = bytes(view[end:]) + bytes(self._spill[: count - room])
+                    break
+                if count <= head:
+                    self._drop(_RUNT)
+                    continue
+                frames.append((end + head, count - head))
+                end += (count + ALIGN - 1) // ALIGN * ALIGN
+        except OSError as error:
+            self._broken = LinkClosed(_end_text(error))
+        finally:
+            cursor.begin = cursor.end = end
+        if not frames and not self._spilled:
+            if self._broken is not None:
+                raise self._broken
+            self._drained = False
+            return None
+        self._expect(frames)
+        return cursor.slot, frames
+
+    def _read(self, room: memoryview, length: int) -> int:
+        """Read a frame and return its length with the header; -1 if there is none. Raises OSError.
+
+        Bytes beyond the room go to the spill buffer.
+        """
+        if length >= self._longest:
+            # Unlike readv(), this reports an empty tap without an exception.
+            count: int | None = self._readinto(room)
+            return -1 if count is None else count
+        try:
+            return os.readv(self._fd, (room, self._spill))
+        except BlockingIOError:
+            return -1
+
+    def _unspill(self, view: memoryview, end: int, frames: list[tuple[int, int]]) -> int:
+        """Put the frame that waited for a fresh slot at ``end``, if there is one. Returns the new end."""
+        count = len(self._spilled)
+        if not count:
+            return end
+        view[end : end + count] = self._spilled
+        self._spilled = b""
+        head = self.vnet_len
+        frames.append((end + head, count - head))
+        return end + (count + ALIGN - 1) // ALIGN * ALIGN
+
+    def _expect(self, frames: list[tuple[int, int]]) -> None:
+        """Choose the room that the next frame gets, by these frames."""
+        if self._spilled or (frames and frames[-1][1] >= BIG_FRAME):
+            self._room = self._big_room
+            self._bursts_since_big = 0
+        elif self._bursts_since_big < FEW_BURSTS:
+            self._bursts_since_big += 1
+        else:
+            self._room = self._small_room
+
+    # --- to the guest --------------------------------------------------------------------
+
+    def send(self, buffers: Sequence[Buffer]) -> bool:
+        """Write each frame with one call, also one of several buffers. See Link.send."""
+        if not self.vnet_len:
+            return super().send(buffers)
+        frames = _frames(buffers)
+        if self._backlog:
+            if self._backlog_bytes + sum(map(len, buffers)) > self._max_backlog:
+                return False
+            self._keep([b"".join(parts) for parts in frames])
+            return True
+        for number, parts in enumerate(frames):
+            if not self._write(parts):
+                self._keep([b"".join(rest) for rest in frames[number:]])
+                break
+        return True
+
+    def _put(self, frame: Buffer) -> bool:
+        return self._write([frame])
+
+    def _write(self, parts: list[Buffer]) -> bool:
+        """Write one frame. False: the queue is full."""
+        try:
+            os.writev(self._fd, parts)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno in _ENDED:
+                raise LinkClosed(_end_text(error)) from error
+            self._drop(_REFUSED)
+        return True
+
+    def close(self) -> None:
+        """See Link.close."""
+        self._fd = -1
+        super().close()
+
+
+def _frames(buffers: Sequence[Buffer]) -> list[list[Buffer]]:
+    """The frames of buffers with pipeline.wire.offload.FRAMING, each as its parts without the length."""
+    unpack, prefix_len = _UNPACK, offload.FRAMING.prefix_len
+    frames: list[list[Buffer]] = []
+    missing = 0
+    for buffer in buffers:
+        size = len(buffer)
+        if missing:
+            # The segmenter begins a buffer after the last byte of a frame.
+            frames[-1].append(buffer)
+            missing -= size
+            continue
+        view = memoryview(buffer)
+        at = 0
+        while at < size:
+            length: int = unpack(view, at)[0]
+            begin = at + prefix_len
+            at = begin + length
+            frames.append([view[begin : min(at, size)]])
+        missing = at - size
+    return frames
+
+
+def _end_text(error: OSError) -> str:
+    if error.errno in _ENDED:
+        return "the tap is gone: its interface was deleted, or its network namespace ended"
+    return f"cannot read from the tap: {words_of(error)}"
+
+
+class TapListener(Listener):
+    """Serves one guest on a tap, which is there from the start."""
+
+    protocol = PROTOCOL
+
+    def __init__(self, fd: int) -> None:
+        """The listener owns fd from now on. Raises OSError if it is not of a tap."""
+        self._fd = fd
+        self._name = tap.name_and_flags(fd)[0]
+
+    def open(self, poller: Poller, resources: LinkResources, owner: Owner) -> None:
+        """See Listener.open."""
+        fd, self._fd = self._fd, -1
+        link = TapLink(fd, *resources)
+        owner.attach(Arrival(link, PROTOCOL, self._name), self)
+
+    def close(self) -> None:
+        """See Listener.close."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
