@@ -6,9 +6,14 @@ import argparse
 from contextlib import AbstractContextManager
 
 from perf.namespaces import Namespace, World, world
-from perf.peers import AGENT, Endpoint, installed, running
+from perf.peers import AGENT, TAP, TAP_AUTO, Endpoint, installed, running
 
-LINKS = {"qemu": ("pipeline",), "agent": (AGENT,), "both": ("pipeline", AGENT)}
+LINKS = {
+    "qemu": ("pipeline",),
+    "agent": (AGENT,),
+    "both": ("pipeline", AGENT),
+    "tap": (TAP, TAP_AUTO),
+}
 
 
 def add(parser: argparse.ArgumentParser, *, seconds: float, repeat: int) -> None:
@@ -20,7 +25,8 @@ def add(parser: argparse.ArgumentParser, *, seconds: float, repeat: int) -> None
         "--link",
         choices=LINKS,
         default="qemu",
-        help="what joins the guest: QEMU's framing, this program's agent with offload, or both in turn",
+        help="what joins the guest: QEMU's framing, this program's agent with offload, both in turn, "
+        "or a tap in either placement",
     )
     parser.add_argument("--seconds", type=float, default=seconds, help="length of each measurement")
     parser.add_argument("--repeat", type=int, default=repeat, help="turns; the median counts")

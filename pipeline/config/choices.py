@@ -38,7 +38,8 @@ DNS: Final = "dns"
 UDP: Final = "udp"
 ICMP: Final = "icmp"
 HOST_LOOPBACK: Final = "host-loopback"
-DISABLED: Final = (DNS, UDP, ICMP, HOST_LOOPBACK)
+API: Final = "api"
+DISABLED: Final = (DNS, UDP, ICMP, HOST_LOOPBACK, API)
 """What may be switched off for all guests (pipeline.engines.nat)."""
 OFF: Final = "off"
 ON: Final = "on"

@@ -119,7 +119,7 @@ OWN: Final[tuple[Flag, ...]] = (
     Flag(
         "disable",
         "string",
-        "what no guest has, repeats: the gateway's dns, udp, icmp (pings), or host-loopback",
+        "what no guest has, repeats: the gateway's dns or api (port 80), udp, icmp (pings), or host-loopback",
         repeats=True,
         words=DISABLED,
     ),

@@ -39,7 +39,7 @@ def open_namespace(path: str) -> int:
 def owner_to_enter(netns: int) -> int:
     """A descriptor of the user namespace that owns a network namespace; -1 if entering it is no use.
 
-    That is so for our own user namespace, in which we are. It is also so for one above, which nobody can enter.
+    That is so for our own user namespace, in which we are, and for those above, which nobody can enter.
     """
     try:
         owner: int = fcntl.ioctl(netns, _NS_GET_USERNS)
