@@ -1,7 +1,8 @@
 """The taps that the daemon opens for guests (``-link tap+NAME``). Ingress gets their descriptors."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Final
 
 from pipeline.links import protocols, tap_url
@@ -16,8 +17,9 @@ class TapsError(Exception):
 class Taps:
     """The open taps, by their place in the configuration."""
 
-    def __init__(self) -> None:
-        self._fds: dict[str, int] = {}
+    def __init__(self, opened: Mapping[str, int]) -> None:
+        """opened: taps that the program has opened itself. They are this object's from now on."""
+        self._fds = dict(opened)
 
     @property
     def fds(self) -> list[int]:
@@ -26,7 +28,7 @@ class Taps:
 
     def open(self, places: Iterable[str], mtu: int) -> None:
         """Open all of them. Call this before any thread exists, since it forks. Raises TapsError."""
-        for text in places:
+        for text in (place for place in places if place not in self._fds):
             from pipeline.links.tap_opener import open_tap  # noqa: PLC0415
             from pipeline.system.namespaces import NamespaceError  # noqa: PLC0415
 
@@ -35,9 +37,14 @@ class Taps:
             except NamespaceError as error:
                 raise TapsError(f"{LINK}{text}: {error}") from error
 
-    def take(self, place: str) -> int:
-        """The descriptor of a tap, which is the caller's from now on."""
-        return self._fds.pop(place)
+    @contextmanager
+    def lent(self, place: str) -> Iterator[int]:
+        """The descriptor of a tap, which ingress copies in the block. It is closed afterwards."""
+        fd = self._fds.pop(place)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
 
     def close(self) -> None:
         """Close the taps that were not taken."""

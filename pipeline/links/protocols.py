@@ -8,7 +8,7 @@ import socket
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from pipeline.links import addresses, datagram, passed, seqpacket, stdio, vpnkit
+from pipeline.links import addresses, datagram, passed, seqpacket, stdio, tap_url, vpnkit
 from pipeline.links.accepting import StreamListener
 from pipeline.links.addresses import AddressError
 from pipeline.links.datagram import VfkitListener
@@ -28,7 +28,7 @@ BESS: Final = seqpacket.PROTOCOL
 VFKIT: Final = datagram.PROTOCOL
 VPNKIT: Final = vpnkit.PROTOCOL
 STDIO: Final = stdio.PROTOCOL
-TAP: Final = "tap"
+TAP: Final = tap_url.PROTOCOL
 PASSED: Final = passed.PROTOCOL
 """Other programs pass the guests' sockets on this one."""
 

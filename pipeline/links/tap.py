@@ -18,12 +18,12 @@ from pipeline.links.addresses import words_of
 from pipeline.links.base import Buffer, Burst, LinkClosed, SlotPool
 from pipeline.links.listener import Arrival, LinkResources, Listener, Owner, Poller
 from pipeline.links.packet import ALIGN, LONGEST_PACKET, MAX_PACKETS, PacketLink
+from pipeline.links.tap_url import PROTOCOL
 from pipeline.records.kinds import NO_SLOT
 from pipeline.system import tap
 from pipeline.wire import offload
 from pipeline.wire.framing import Framing
 
-PROTOCOL: Final = "tap"
 BIG_FRAME: Final = 16384
 """After a frame of this length, the link expects more of them. It then reads on in a slot that can hold the
 longest one, since the part of a frame that does not fit is copied."""

@@ -2,9 +2,9 @@
 
 A child process enters the namespaces, and passes the descriptor back. If the interface exists, the child
 opens it where it is. If not, it makes it in a namespace of its own and moves it. The descriptor of a tap
-keeps the namespace in which it was opened. So a tap that was moved does not keep the guest's namespace alive: when
-the last process there ends, the interface vanishes, and the link ends. A tap that existed before does keep
-its namespace.
+keeps the namespace in which it was opened. So a tap that was moved does not keep the guest's namespace alive:
+when the last process there ends, the interface vanishes, and the link ends. A tap that existed before does
+keep its namespace.
 """
 
 import errno

@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl
 
 from pipeline.wire import ethernet
 
+PROTOCOL: Final = "tap"
 NAMED: Final = "/run/netns"
 
 _NAME: Final = re.compile(r"[^/:%\s\0?&]{1,15}")
