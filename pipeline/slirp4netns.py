@@ -12,6 +12,7 @@ from pipeline import release
 from pipeline.config import slirp4netns
 from pipeline.config.slirp4netns import OPTIONS, SHORT, OptionError
 from pipeline.system import process_name, standard_files
+from pipeline.system.namespaces import NamespaceError
 
 NAME: Final = "gvtap-slirp4netns"
 OK: Final = 0
@@ -39,9 +40,16 @@ def main(words: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{NAME}: {error}\n'{NAME} --help' lists the options\n")
         return FAILED
     process_name.set_name(NAME)
-    from pipeline.commands import slirp4netns as command  # noqa: PLC0415  help and version need no daemon
+    from pipeline.commands.namespace_tap import open_for  # noqa: PLC0415  help and version need no tap
 
-    return command.run(own)
+    try:
+        tap = open_for(own)
+    except NamespaceError as error:
+        sys.stderr.write(f"{NAME}: {error}\n")
+        return FAILED
+    from pipeline.commands import slirp4netns as command  # noqa: PLC0415  nor the daemon
+
+    return command.run(own, tap)
 
 
 def usage() -> str:

@@ -18,6 +18,7 @@ VAGUE_NAMES = {"utils", "helpers", "common", "misc", "core", "manager"}
 
 LATE_IMPORTS = {
     "pipeline.gvproxy": "the daemon: help and version need it not",
+    "pipeline.slirp4netns": "the same",
     "pipeline.release": "importlib.metadata, in a checkout that was never installed",
     "pipeline.config.merge": "YAML and pydantic, when there is a file",
     "pipeline.links.protocols": "taps, which few daemons have",
@@ -104,7 +105,7 @@ TABLE: dict[str, Row] = {
     ),
     # The commands. Each is loaded when it runs.
     "pipeline.release": Row((), ("importlib", "pathlib", "sys", "typing")),
-    "pipeline.commands": Row(("release", "go", "system", "config", "logs", "daemon")),
+    "pipeline.commands": Row(("release", "go", "system", "config", "links", "logs", "daemon")),
     "pipeline": Row(("cli", "sub_commands", "commands", "release", "go", "system", "config", "client")),
     # The guest's agent ships alone, with the standard library.
     "guest": Row(("go", "wire", "system.netlink", "system.tap"), tuple(sys.stdlib_module_names)),

@@ -58,7 +58,9 @@ PREFIX6: Final = "fd00::/64"
 MAX_MTU: Final = 65521
 
 _LONG: Final = {flag.name: flag for flag in OPTIONS}
-_GATEWAY, _NAME_SERVER, _FIRST_LEASE, _OWN = 2, 3, 15, 100
+_GATEWAY, _NAME_SERVER, _FIRST_LEASE = 2, 3, 15
+OWN: Final = 100
+"""The address of --configure in the subnet, and of forwards that name no other."""
 _PREFIX_LENGTHS: Final = (1, 25)
 _LOOPBACK: Final = ip.parse_ipv4("127.0.0.1")
 
@@ -101,7 +103,7 @@ class Options(NamedTuple):
     @property
     def address(self) -> int:
         """The address of --configure, and of forwards that name no other."""
-        return ip.of(self.subnet[_OWN])
+        return ip.of(self.subnet[OWN])
 
 
 def parse(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:

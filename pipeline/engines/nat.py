@@ -107,7 +107,7 @@ class Nat:
         self.table = {**config.nat, **({ipv6.host: ip.LOOPBACK6} if ipv6 else {})}
         loopback_off = "host-loopback" in disable
         self._translated = {
-            addr: Target(to, refused=HOST_LOOPBACK_OFF, errno=errno.EACCES)
+            addr: Target(to, refused=HOST_LOOPBACK_OFF, errno=self._error_of(addr))
             if loopback_off and _is_loopback(to)
             else Target(to)
             for addr, to in self.table.items()
@@ -160,6 +160,13 @@ class Nat:
     def seen_as(self, host_addr: int) -> int:
         """The address that guests use for an address of the host: the table's entry for it, or itself."""
         return self._seen_as.get(host_addr, host_addr)
+
+    def _error_of(self, addr: int) -> int:
+        """The error for an address that means the host's loopback, which is switched off.
+
+        A gateway that means it is slirp4netns', whose guests get this other error.
+        """
+        return errno.ENETUNREACH if addr in self.gateways else errno.EACCES
 
     def _target(self, services: Mapping[int, str], addr: int, port: int) -> Target:
         if port in services and addr in (self._name_servers if port == DNS_PORT else self.gateways):
