@@ -62,7 +62,7 @@ ADDRESS = "must be an IPv4 address of this host other than loopback"
 SERVER = "must be an IP address with a port or without, such as 10.0.0.1 or [fd00::1]:5353"
 ZONE = "must be the name of a zone such as vm.internal"
 INTERFACE = "must be the name of a network interface, at most 15 characters"
-SWITCH = "must be dns or udp or icmp or host-loopback"
+SWITCH = "must be dns or udp or icmp or host-loopback or api"
 WRONG = [
     ("disable", "disable", "tcp", SWITCH),
     ("disable", "disable", "UDP", SWITCH),
