@@ -22,6 +22,7 @@ LATE_IMPORTS = {
     "pipeline.release": "importlib.metadata, in a checkout that was never installed",
     "pipeline.config.merge": "YAML and pydantic, when there is a file",
     "pipeline.links.protocols": "taps, which few daemons have",
+    "pipeline.links.passed": "the same",
     "pipeline.daemon.taps": "the same",
     "pipeline.config.scalars": "pydantic, when it makes a validator",
     "pipeline.engines.dns.message": "dnspython, for records of any type",

@@ -11,6 +11,7 @@ with a cable that is not plugged in. When the interface is deleted, or its names
 import errno
 import io
 import os
+import stat
 from collections.abc import Sequence
 from typing import Final
 
@@ -32,7 +33,10 @@ FEW_BURSTS: Final = 16
 
 _ENDED: Final = frozenset((getattr(errno, "EBADFD", -1), errno.EBADF))
 """Errors of a tap whose interface was deleted, and of a descriptor that never had one."""
+_NOWAIT: Final[int] = getattr(os, "RWF_NOWAIT", 0)
 _UNPACK: Final = offload.FRAMING.prefix.unpack_from
+_TUN: Final = os.makedev(10, 200)
+"""/dev/net/tun, of linux/miscdevice.h and Documentation/admin-guide/devices.txt."""
 _REFUSED: Final = "link_frame_dropped_refused"
 _RUNT: Final = "link_frame_dropped_runt"
 
@@ -74,9 +78,19 @@ class TapLink(PacketLink):
     """A guest behind a tap. The link owns its descriptor."""
 
     def __init__(
-        self, fd: int, pool: SlotPool, slots: list[memoryview], mtu: int, *, has_headers: bool = True
+        self,
+        fd: int,
+        pool: SlotPool,
+        slots: list[memoryview],
+        mtu: int,
+        *,
+        has_headers: bool = True,
+        shared: bool = False,
     ) -> None:
-        """has_headers: the tap was opened with IFF_VNET_HDR. Raises OSError if it cannot be set up."""
+        """has_headers: the tap was opened with IFF_VNET_HDR. Raises OSError if it cannot be set up.
+
+        shared: another process has the open file too, and may clear O_NONBLOCK. Then no call relies on it.
+        """
         super().__init__(TapFile(fd), pool, slots, mtu)
         if has_headers:
             self.features = tap.offload(fd, offload.FEATURES)
@@ -84,6 +98,7 @@ class TapLink(PacketLink):
             # A Linux tap takes these in any case (docs/offload.md).
             self.guest_features = offload.FEATURES
         self._fd = fd
+        self._shared = shared
         self._readinto = io.FileIO(fd, "rb", closefd=False).readinto
         self._longest = LONGEST_PACKET + self.vnet_len
         self._small_room = self._room + self.vnet_len
@@ -151,11 +166,13 @@ class TapLink(PacketLink):
 
         Bytes beyond the room go to the spill buffer.
         """
-        if length >= self._longest:
+        if length >= self._longest and not self._shared:
             # Unlike readv(), this reports an empty tap without an exception.
             count: int | None = self._readinto(room)
             return -1 if count is None else count
         try:
+            if self._shared:
+                return os.preadv(self._fd, (room, self._spill), -1, _NOWAIT)
             return os.readv(self._fd, (room, self._spill))
         except BlockingIOError:
             return -1
@@ -205,7 +222,10 @@ class TapLink(PacketLink):
     def _write(self, parts: list[Buffer]) -> bool:
         """Write one frame. False: the queue is full."""
         try:
-            os.writev(self._fd, parts)
+            if self._shared:
+                os.pwritev(self._fd, parts, -1, _NOWAIT)
+            else:
+                os.writev(self._fd, parts)
         except BlockingIOError:
             return False
         except OSError as error:
@@ -247,6 +267,28 @@ def _end_text(error: OSError) -> str:
     if error.errno in _ENDED:
         return "the tap is gone: its interface was deleted, or its network namespace ended"
     return f"cannot read from the tap: {words_of(error)}"
+
+
+def passed_link(fd: int, resources: LinkResources) -> tuple[TapLink, str]:
+    """The link on a tap that another program has opened, and its name. The link owns the descriptor.
+
+    Raises TapError, and the caller keeps the descriptor, if it is not of a tap that can be a link.
+    """
+    try:
+        info = os.fstat(fd)
+        if not stat.S_ISCHR(info.st_mode) or info.st_rdev != _TUN:
+            raise TapError("the descriptor is neither a socket nor a tap")
+        name, flags = tap.name_and_flags(fd)
+        if not flags & tap.IFF_TAP or not flags & tap.IFF_NO_PI:
+            raise TapError("the tap must have IFF_TAP and IFF_NO_PI")
+        has_headers = bool(flags & tap.IFF_VNET_HDR)
+        return TapLink(fd, *resources, has_headers=has_headers, shared=True), name
+    except OSError as error:
+        raise TapError(f"the descriptor of a tap: {words_of(error)}") from error
+
+
+class TapError(Exception):
+    """A descriptor cannot be a link. The text says why."""
 
 
 class TapListener(Listener):

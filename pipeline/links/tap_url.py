@@ -51,21 +51,23 @@ def parse(text: str) -> TapPlace:
             raise ValueError(f"unknown setting {key!r}")
         if not value or "\0" in value:
             raise ValueError(f"{key} has no value")
-    return TapPlace(name, _netns(given.get("netns", "")), _userns(given.get("userns", "")), _mac(given))
+    return TapPlace(
+        name,
+        path_of("netns", given.get("netns", "")),
+        path_of("userns", given.get("userns", "")),
+        _mac(given),
+    )
 
 
-def _netns(text: str) -> str:
+def path_of(key: str, text: str) -> str:
+    """The path of a namespace. A network namespace (key "netns") may have a name. Raises ValueError."""
     if not text or text.startswith("/"):
         return text
+    if key != "netns":
+        raise ValueError(f"{key} {text!r} must be an absolute path, such as /proc/4711/ns/user")
     if "/" in text or text in (".", ".."):
         raise ValueError(f"netns {text!r} must be a name below {NAMED}, or an absolute path")
     return f"{NAMED}/{text}"
-
-
-def _userns(text: str) -> str:
-    if text and not text.startswith("/"):
-        raise ValueError(f"userns {text!r} must be an absolute path, such as /proc/4711/ns/user")
-    return text
 
 
 def _mac(given: dict[str, str]) -> bytes:

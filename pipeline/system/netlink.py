@@ -1,8 +1,8 @@
 """Sets address, default route and MTU of an interface with rtnetlink, so the ip command is not needed.
 
 This module has only the requests that the built-in DHCP client and a static set-up need: RTM_NEWADDR,
-RTM_DELADDR, RTM_NEWROUTE and RTM_NEWLINK of linux/rtnetlink.h. Each call opens its own socket and waits for
-the kernel's acknowledgement. It raises OSError with the kernel's errno.
+RTM_DELADDR, RTM_NEWROUTE, RTM_NEWLINK and RTM_DELLINK of linux/rtnetlink.h. Each call opens its own socket
+and waits for the kernel's acknowledgement. It raises OSError with the kernel's errno.
 """
 
 import os
@@ -14,6 +14,7 @@ from pipeline.wire import ip
 
 _NETLINK_ROUTE: Final = 0
 _RTM_NEWLINK: Final = 16
+_RTM_DELLINK: Final = 17
 _RTM_NEWADDR: Final = 20
 _RTM_DELADDR: Final = 21
 _RTM_NEWROUTE: Final = 24
@@ -81,6 +82,12 @@ def move(interface: str, netns: int) -> None:
     index = socket.if_nametoindex(interface)
     message = _IFINFO.pack(socket.AF_UNSPEC, 0, index, 0, 0)
     _request(_RTM_NEWLINK, 0, message + _attribute(_IFLA_NET_NS_FD, _U32.pack(netns)))
+
+
+def delete(interface: str) -> None:
+    """Delete an interface, such as a tap."""
+    index = socket.if_nametoindex(interface)
+    _request(_RTM_DELLINK, 0, _IFINFO.pack(socket.AF_UNSPEC, 0, index, 0, 0))
 
 
 def set_mtu(interface: str, mtu: int) -> None:

@@ -1,4 +1,4 @@
-"""gvtap-slirp4netns as its callers run it: namespaces without a route, the host's loopback, forwards, ends."""
+"""gvtap-slirp4netns as its callers run it: user namespaces, the host's loopback, forwards, and its end."""
 
 import contextlib
 import json
@@ -141,7 +141,12 @@ def test_a_namespace_by_its_path_gets_its_address_by_dhcp(network: Network) -> N
 
 def test_ipv6_comes_with_its_own_addresses(network: Network) -> None:
     with target(network) as inside, running(network, "-c", "-6", inside.pid, "tap0"):
-        wait_for(lambda: "inet6 fd00::" in inside.run("ip", "address", "show", "tap0"), "an address", 10)
+
+        def has_address() -> bool:
+            shown = inside.run("ip", "address", "show", "tap0")
+            return "inet6 fd00::" in shown and "tentative" not in shown
+
+        wait_for(has_address, "an address", 10)
         inside.run(*PING, "fd00::2")
 
 
