@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from typing import Any
 
 import pytest
@@ -118,8 +119,6 @@ def test_a_request_may_come_in_parts_and_needs_no_end(forwarder: Any, tmp_path: 
     path = str(tmp_path / "s")
 
     async def talk() -> bytes:
-        import socket  # noqa: PLC0415
-
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(path)
         listener.listen()

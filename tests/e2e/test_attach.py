@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -65,7 +66,7 @@ def test_a_process_in_its_own_user_namespace_is_attached_until_it_ends(
         words = ["nsenter", f"--target={target.pid}", "--preserve-credentials", "-U", "-n", *argv]
         return subprocess.run(words, check=True, capture_output=True, text=True, timeout=30).stdout
 
-    wait_for(lambda: open(f"/proc/{target.pid}/comm").read() == "sleep\n", "the namespaces")
+    wait_for(lambda: Path(f"/proc/{target.pid}/comm").read_text() == "sleep\n", "the namespaces")
     with attached(network, target.pid, "--address", "192.168.127.77/24") as process:
         assert "inet 192.168.127.77/24" in run("ip", "address", "show", "tap0")
         run("ping", "-n", "-c", "1", "-W", "3", "192.168.127.1")
