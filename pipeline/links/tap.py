@@ -35,8 +35,8 @@ _ENDED: Final = frozenset((getattr(errno, "EBADFD", -1), errno.EBADF))
 """Errors of a tap whose interface was deleted, and of a descriptor that never had one."""
 _NOWAIT: Final[int] = getattr(os, "RWF_NOWAIT", 0)
 _UNPACK: Final = offload.FRAMING.prefix.unpack_from
-_TUN: Final = os.makedev(10, 200)
-"""/dev/net/tun, of linux/miscdevice.h and Documentation/admin-guide/devices.txt."""
+_TUN: Final = 10 << 8 | 200
+"""The device of /dev/net/tun: 10 and 200 in every Linux (Documentation/admin-guide/devices.txt)."""
 _REFUSED: Final = "link_frame_dropped_refused"
 _RUNT: Final = "link_frame_dropped_runt"
 

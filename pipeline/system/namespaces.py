@@ -6,13 +6,17 @@ is.
 """
 
 import ctypes
-import fcntl
 import os
 import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, NoReturn
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing here is called
+    fcntl = None  # type: ignore[assignment]
 
 CLONE_NEWUSER: Final = 0x10000000
 CLONE_NEWNET: Final = 0x40000000

@@ -7,7 +7,6 @@ a virtio-net header. offload() makes it 12 bytes long, and has the kernel leave 
 and routes.
 """
 
-import fcntl
 import os
 import socket
 import sys
@@ -16,6 +15,11 @@ from struct import Struct
 from typing import Final
 
 from pipeline.wire import offload as features_of
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing here is called
+    fcntl = None  # type: ignore[assignment]
 
 IFF_TAP: Final = 0x0002
 IFF_NO_PI: Final = 0x1000

@@ -2,13 +2,16 @@
 
 import contextlib
 import json
+import os
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from pipeline.system.tap import IFF_NO_PI, IFF_TAP, Tap
 from tests.support.agent import run_client
 from tests.support.daemon import Daemon, program
 from tests.support.netns import INTERNET_ADDR, Namespace, Network, wait_for
@@ -17,6 +20,7 @@ from tests.support.servers import DATA, UDP_ECHO, Servers
 pytestmark = pytest.mark.e2e
 
 MIB = 1 << 20
+IFF_TUN = 1
 
 
 @pytest.fixture
@@ -86,6 +90,49 @@ def test_it_ends_when_its_namespace_is_deleted(network: Network, daemon: Daemon)
         with contextlib.suppress(subprocess.CalledProcessError):
             gone.close()
     wait_for(lambda: links(daemon) == 0, "the end of the link")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (IFF_TUN | IFF_NO_PI, "the tap must have IFF_TAP and IFF_NO_PI"),
+        (IFF_TAP, "the tap must have IFF_TAP and IFF_NO_PI"),
+        (0, "the descriptor of a tap: file descriptor in bad state"),
+    ],
+    ids=["tun", "packet information", "without an interface"],
+)
+def test_a_passed_tap_that_cannot_be_a_link_is_refused(
+    network: Network, daemon: Daemon, flags: int, words: str
+) -> None:
+    def make() -> int:
+        return Tap.open("tap9", flags).fd if flags else os.open("/dev/net/tun", os.O_RDWR)
+
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(f"{network.directory}/taps")
+        fd = network.guest.call(make)
+        socket.send_fds(client, [b"x"], [fd])
+        os.close(fd)
+        assert client.recv(1) == b""
+    wait_for(lambda: daemon.events("guest refused"), "the refusal")
+    assert daemon.events("guest refused")[0]["reason"] == f"passed descriptor: {words}"
+
+
+def test_a_passed_tap_cannot_block_the_daemon(network: Network, daemon: Daemon) -> None:
+    def make() -> Tap:
+        made = Tap.open("tap9")
+        made.set_up()
+        return made
+
+    tap = network.guest.call(make)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(f"{network.directory}/taps")
+        socket.send_fds(client, [b"x"], [tap.fd])
+        assert client.recv(1) == b""
+    for _ in range(3):
+        os.set_blocking(tap.fd, True)
+        network.guest.run("ping", "-n", "-c", "1", "-W", "1", "192.168.127.1", check=False)
+        assert daemon.api("/cam")[0] == 200
+    tap.close()
 
 
 @pytest.mark.parametrize(
