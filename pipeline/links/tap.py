@@ -279,6 +279,7 @@ def passed_link(fd: int, resources: LinkResources) -> tuple[TapLink, str]:
         if not stat.S_ISCHR(info.st_mode) or info.st_rdev != _TUN:
             raise TapError("the descriptor is neither a socket nor a tap")
         name, flags = tap.name_and_flags(fd)
+        # Some kernels report IFF_NO_PI in any case. Then only this guest's frames make no sense.
         if not flags & tap.IFF_TAP or not flags & tap.IFF_NO_PI:
             raise TapError("the tap must have IFF_TAP and IFF_NO_PI")
         has_headers = bool(flags & tap.IFF_VNET_HDR)
