@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from perf import compiled
+from tests.support.agent import run_client
 from tests.support.netns import Namespace, Network, new_shared_memory, shared_memory, wait_for
+from tests.support.servers import Servers
 
 pytestmark = pytest.mark.e2e
 
@@ -137,6 +139,14 @@ def test_a_namespace_by_its_path_gets_its_address_by_dhcp(network: Network) -> N
         guest.run("udhcpc", "-q", "-n", "-i", "tap0", "-s", "/bin/true")
         lease = guest.run("udhcpc", "-q", "-n", "-i", "tap0", "-s", "/bin/true").stderr
         assert "lease of 10.0.2.15 obtained" in lease
+
+
+def test_names_resolve_at_the_third_address_alone(network: Network, outside: Servers) -> None:
+    guest = network.guest
+    with running(network, "-c", "--netns-type=path", f"/run/netns/{guest.name}", "tap0"):
+        for how in ("udp", "tcp"):
+            answer = run_client(guest, "resolve", "10.0.2.3", "www.example.test", "A", how)
+            assert answer["answers"] == ["198.18.0.2"]
 
 
 def test_ipv6_comes_with_its_own_addresses(network: Network) -> None:
