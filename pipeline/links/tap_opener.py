@@ -23,7 +23,11 @@ Configure = Callable[[str], None]
 
 _FLAGS: Final = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR
 _MULTI_QUEUE: Final = 0x0100
-_RIGHT: Final = " (it needs CAP_NET_ADMIN there)"
+_RIGHTS: Final = {
+    errno.EPERM: " (it needs CAP_NET_ADMIN there)",
+    errno.EACCES: " (this user may not open /dev/net/tun)",
+    errno.ENOENT: " (there is no /dev/net/tun)",
+}
 
 
 def open_tap(place: TapPlace, mtu: int, configure: Configure | None = None) -> int:
@@ -95,7 +99,7 @@ def _open(name: str) -> Tap:
             return Tap.open(name, _FLAGS | _MULTI_QUEUE)
     except OSError as error:
         words = os.strerror(error.errno or 0).lower()
-        right = _RIGHT if error.errno == errno.EPERM else ""
+        right = _RIGHTS.get(error.errno or 0, "")
         if error.errno == errno.EINVAL:
             words = "an interface of this name is there, and it is not a tap"
         raise NamespaceError(f"cannot open the tap {name}: {words}{right}") from error
