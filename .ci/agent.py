@@ -11,7 +11,10 @@ from pathlib import Path
 
 NAME = "gvtap-pipeline"
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ("guest/*.py", "pipeline/__init__.py", "pipeline/go/flags.py", "pipeline/wire/*.py")
+SOURCES = (
+    *("guest/*.py", "pipeline/__init__.py", "pipeline/go/flags.py", "pipeline/wire/*.py"),
+    *("pipeline/system/__init__.py", "pipeline/system/netlink.py", "pipeline/system/tap.py"),
+)
 # zipapp's own would lose the exit status.
 MAIN = "import sys\nfrom guest import agent\nsys.exit(agent.main())\n"
 

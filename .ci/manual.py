@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT))
 
 from guest import agent  # noqa: E402
 from pipeline import sub_commands  # noqa: E402
-from pipeline.config import options  # noqa: E402
+from pipeline.config import options, slirp4netns  # noqa: E402
 from pipeline.go.flags import Flag  # noqa: E402
 from pipeline.sub_commands import Command  # noqa: E402
 
@@ -36,6 +36,11 @@ class Program(NamedTuple):
     flags: Sequence[Flag] = ()
     commands: Sequence[Command] = ()
     exits: Sequence[tuple[str, str]] = ()
+    arguments: str = ""
+    form: Sequence[str] = (
+        "A flag has one dash or two.",
+        "A value is the next word, or follows an equals sign.",
+    )
 
 
 PIPELINE: Final = Program(
@@ -83,7 +88,27 @@ GUEST: Final = Program(
         ("2", "If the command line is wrong."),
     ),
 )
-PROGRAMS: Final = (PIPELINE, GVPROXY, GUEST)
+SLIRP4NETNS: Final = Program(
+    "gvtap-slirp4netns",
+    "replacement for slirp4netns: user-mode network for a network namespace",
+    "It makes a tap in the namespace of a process, or of a path. "
+    "It is the gateway, DHCP server and DNS server of that namespace. "
+    "It has the options and the API socket of slirp4netns. "
+    "It ends when the namespace ends.",
+    slirp4netns.OPTIONS,
+    exits=(
+        ("0", "After a signal, and when the namespace has ended or the descriptor of --exit-fd hangs up."),
+        ("1", "If the command line is wrong, or the start fails."),
+    ),
+    arguments="PID|PATH [TAPNAME]",
+    form=(
+        "The value of a long option is the next word, or follows an equals sign.",
+        "Short options are "
+        + ", ".join(f"-{letter} for -{name}" for letter, name in slirp4netns.SHORT.items())
+        + ".",
+    ),
+)
+PROGRAMS: Final = (PIPELINE, GVPROXY, GUEST, SLIRP4NETNS)
 
 
 # --- man pages ----------------------------------------------------------------------------------
@@ -139,17 +164,14 @@ def page(program: Program) -> str:
         lines += [f".Ar {command.argument.lower()}"] if command.argument else []
     if not program.commands:
         lines += [f".Nm {program.name}", ".Op Ar flags"]
+        lines += [f".Ar {escaped(program.arguments.lower())}"] if program.arguments else []
     lines += [".Sh DESCRIPTION", *paragraph(program.text)]
     if program.commands:
         lines += [".Pp", "The commands are:", ".Bl -tag -width Ds"]
         for command in program.commands:
             lines += [f".It Cm {command.name}", escaped(f"{command.help[0].upper()}{command.help[1:]}.")]
         lines.append(".El")
-    lines += [
-        ".Pp",
-        "A flag has one dash or two.",
-        "A value is the next word, or follows an equals sign.",
-    ]
+    lines += [".Pp", *(escaped(sentence) for sentence in program.form)]
     if program.flags:
         lines += ["The flags are:", *flag_lines(program.flags)]
     for names, flags in groups(program):
@@ -223,7 +245,8 @@ def bash(program: Program) -> str:
         lines += [f"    {first})", "        case $before in"]
         for flag in flags:
             if choice := values(flag):
-                lines.append(f"        -{flag.name}|--{flag.name}) {offer.format(choice)} ;;")
+                either = f"-{flag.name}" if flag.name[0] == "-" else f"-{flag.name}|--{flag.name}"
+                lines.append(f"        {either}) {offer.format(choice)} ;;")
         names = " ".join(f"-{flag.name}" for flag in flags)
         lines += ["        esac", f'        COMPREPLY=($(compgen -W "{names}" -- "$word")) ;;']
     lines += ["    esac", "}"]
@@ -243,7 +266,8 @@ def fish(program: Program) -> str:
             more = " -r" if flag.kind != "bool" else ""
             more += " -F" if flag.is_file else f" -a '{' '.join(flag.words)}'" if flag.words else ""
             text = flag.help.replace("\\", "\\\\").replace("'", "\\'")
-            lines.append(f"{start}{where} -o {flag.name}{more} -d '{text}'")
+            name = f"-l {flag.name[1:]}" if flag.name[0] == "-" else f"-o {flag.name}"
+            lines.append(f"{start}{where} {name}{more} -d '{text}'")
     return "\n".join(lines) + "\n"
 
 

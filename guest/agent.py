@@ -24,14 +24,15 @@ from importlib import metadata
 from types import FrameType
 from typing import Final, NamedTuple, NoReturn
 
-from guest import dhcp, link, netlink, offload
+from guest import dhcp, link, offload
 from guest.forward import LOG, Forwarder
 from guest.log_queue import Formatter, LogQueue
 from guest.optional import StepError, attempt, doing
 from guest.resolv_conf import AUTO, NONE, ResolvConf
-from guest.tap import Tap
 from pipeline.go import flags
 from pipeline.go.flags import Flag
+from pipeline.system import netlink
+from pipeline.system.tap import Tap, end_offload
 from pipeline.wire import ip
 from pipeline.wire.errors import WireError
 from pipeline.wire.ethernet import mac_parse
@@ -163,7 +164,7 @@ def serve_once(options: Options) -> None:
         finally:
             resolv_conf.restore()
             if terms.vnet_len:
-                offload.reset(tap)
+                end_offload(tap.fd)
             tap.close()
     finally:
         host.close()

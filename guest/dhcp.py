@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from guest import resolv_conf
-from guest.tap import has_address
+from pipeline.system.tap import has_address
 
 LOG: Final = logging.getLogger("gvtap-guest")
 

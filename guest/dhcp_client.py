@@ -23,14 +23,14 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Final, NoReturn
 
-from guest import netlink
 from guest.dhcp_states import Bind, Client, Lease, Send, Unbind
 from guest.log_queue import Formatter, LogQueue
 from guest.optional import attempt
 from guest.resolv_conf import AUTO, ResolvConf
-from guest.tap import mac_of
 from pipeline.go import flags
 from pipeline.go.flags import Flag
+from pipeline.system import netlink
+from pipeline.system.tap import mac_of
 from pipeline.wire import dhcp, ip, ipv4, udp
 from pipeline.wire.checksum import word_sum
 from pipeline.wire.errors import WireError

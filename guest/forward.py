@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Final
 
 from guest.link import Link, LinkError
-from guest.tap import Tap
+from pipeline.system.tap import Tap
 from pipeline.wire import framing as frames
 from pipeline.wire.framing import Framing
 

@@ -4,23 +4,18 @@ The request for /connect has HEADERS. A host that knows the extension answers wi
 gvproxy sends nothing, or a frame. So the agent waits up to OFFER_SECONDS before it sends its first frame. It
 keeps the bytes that it reads meanwhile. But it drops frames between the host's OFFER and START, because the
 tap does not exist yet.
-
-Linux only: TUNSETVNETHDRSZ and TUNSETOFFLOAD of linux/if_tun.h.
 """
 
 import errno
-import fcntl
 import logging
 import os
 import select
-import sys
 import time
-from contextlib import suppress
-from struct import Struct
 from typing import Final, NamedTuple
 
 from guest.link import Link, LinkError
-from guest.tap import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR, Tap
+from pipeline.system.tap import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR, Tap
+from pipeline.system.tap import offload as leave_work
 from pipeline.wire import offload
 from pipeline.wire.framing import LE16, Framing
 
@@ -32,11 +27,6 @@ OFFER_SECONDS: Final = 0.5
 START_SECONDS: Final = 5.0
 """Seconds between ACCEPT and START that the host may take."""
 
-TUNSETOFFLOAD: Final = 0x400454D0
-_TUNSETVNETHDRSZ: Final = 0x400454D8
-_TUNSETVNETLE: Final = 0x400454DC
-_INT: Final = Struct("i")
-_USO: Final = offload.USO4 | offload.USO6
 _READ_BYTES: Final = 64 * 1024
 _UNKNOWN: Final = frozenset({errno.EINVAL, errno.ENOTTY, errno.EOPNOTSUPP, errno.ENOSYS})
 """Errors of a kernel that does not know a request."""
@@ -126,7 +116,7 @@ def open_tap(name: str, terms: Terms) -> Tap:
     try:
         tap = Tap.open(name, IFF_TAP | IFF_NO_PI | IFF_VNET_HDR)
         try:
-            set_up(tap, terms.features)
+            leave_work(tap.fd, terms.features)
         except OSError:
             tap.close()
             raise
@@ -135,32 +125,3 @@ def open_tap(name: str, terms: Terms) -> Tap:
             raise RefusedError(f"the kernel refuses to offload: {error}") from error
         raise
     return tap
-
-
-def set_up(tap: Tap, features: int) -> int:
-    """Have the kernel leave checksums and segmentation to the host. Returns the features that it supports.
-
-    The tap must have been opened with IFF_VNET_HDR. An old kernel supports fewer features. Without any it
-    sends ordinary frames after headers of zeros. Raises OSError if it does not support headers of 12 bytes.
-    """
-    fcntl.ioctl(tap.fd, _TUNSETVNETHDRSZ, _INT.pack(offload.VNET_LEN))
-    if sys.byteorder == "big":
-        fcntl.ioctl(tap.fd, _TUNSETVNETLE, _INT.pack(1))
-    basic = features & (offload.CSUM | offload.TSO4)
-    for wanted in (features, features & ~_USO, basic, features & offload.CSUM):
-        # The kernel takes UDP for both address families or for neither, and nothing without checksums.
-        usable = wanted if wanted & _USO == _USO else wanted & ~_USO
-        usable = usable if usable & offload.CSUM else 0
-        try:
-            fcntl.ioctl(tap.fd, TUNSETOFFLOAD, usable)
-        except OSError:
-            continue
-        return usable
-    fcntl.ioctl(tap.fd, TUNSETOFFLOAD, 0)
-    return 0
-
-
-def reset(tap: Tap) -> None:
-    """Switch offload off, for the next program that opens a persistent tap."""
-    with suppress(OSError):  # the interface may already be deleted
-        fcntl.ioctl(tap.fd, TUNSETOFFLOAD, 0)

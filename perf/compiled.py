@@ -31,6 +31,7 @@ ENV = "/usr/bin/env"
 MODULES = {
     "gvtap-pipeline": "pipeline.cli",
     "gvtap-gvproxy": "pipeline.gvproxy",
+    "gvtap-slirp4netns": "pipeline.slirp4netns",
     "gvtap-guest": "guest.agent",
 }
 """The module of each program."""

@@ -6,9 +6,15 @@ import argparse
 from contextlib import AbstractContextManager
 
 from perf.namespaces import Namespace, World, world
-from perf.peers import AGENT, VHOST, Endpoint, installed, running
+from perf.peers import AGENT, TAP, TAP_AUTO, VHOST, Endpoint, installed, running
 
-LINKS = {"qemu": ("pipeline",), "agent": (AGENT,), "vhost-user": (VHOST,), "both": ("pipeline", AGENT)}
+LINKS = {
+    "qemu": ("pipeline",),
+    "agent": (AGENT,),
+    "both": ("pipeline", AGENT),
+    "tap": (TAP, TAP_AUTO),
+    "vhost-user": (VHOST,),
+}
 
 
 def add(parser: argparse.ArgumentParser, *, seconds: float, repeat: int) -> None:
@@ -20,7 +26,8 @@ def add(parser: argparse.ArgumentParser, *, seconds: float, repeat: int) -> None
         "--link",
         choices=LINKS,
         default="qemu",
-        help="what joins the guest: QEMU's framing, this program's agent with offload, both, or vhost-user",
+        help="what joins the guest: QEMU's framing, this program's agent with offload, both in turn, "
+        "a tap in either placement, or vhost-user",
     )
     parser.add_argument("--seconds", type=float, default=seconds, help="length of each measurement")
     parser.add_argument("--repeat", type=int, default=repeat, help="turns; the median counts")

@@ -3,7 +3,8 @@
 A peer runs in the host's namespace and gives the guest an interface `eth0`. The guest then reaches the host's
 loopback as `Endpoint.host_addr`, and over IPv6 as `Endpoint.host_addr6` where it is wanted. Most peers get
 their frames from perf.nic. slirp4netns opens its own tap.
-The peers named AGENT use this program's own agent, over /connect and with offload (docs/offload.md).
+The peers named AGENT use this program's own agent, over /connect and with offload (docs/offload.md). Those
+named TAP have a tap that the daemon opens in the guest's namespace (docs/tap.md).
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ PIPELINE_AUTO = "pipeline auto"
 AGENT_AUTO = AGENT + " auto"
 VHOST = "pipeline-vhost-user"
 VHOST_AUTO = VHOST + " auto"
-OURS = ("pipeline", PIPELINE_AUTO, AGENT, AGENT_AUTO, VHOST, VHOST_AUTO)
+TAP = "pipeline-tap"
+TAP_AUTO = TAP + " auto"
+OURS = ("pipeline", PIPELINE_AUTO, AGENT, AGENT_AUTO, VHOST, VHOST_AUTO, TAP, TAP_AUTO)
 PASST_VHOST = "passt-vhost-user"
 PASST_COMMAND = "GVTAP_PASST_VHOST_USER"
 """An environment variable: the command line of a passt that has --vhost-user, which few releases have."""
@@ -158,6 +161,20 @@ def _start_agent(setup: Setup) -> tuple[Process, str]:
     return process, "192.168.127.254"
 
 
+def _start_tap(setup: Setup) -> tuple[Process, str]:
+    guest = setup.world.guest
+    argv = [*compiled.command("gvtap-pipeline"), "start", "-mtu", str(setup.mtu), *_ipv6_flags(setup)]
+    argv += ["-link", f"tap+eth0?netns=/proc/{guest.pid}/ns/net"]
+    process = _peer(setup, TAP, [*argv, "-ssh-port", "-1", *setup.extra], cwd=ROOT)
+    deadline = time.monotonic() + START_PATIENCE
+    while process.alive() and time.monotonic() < deadline:
+        if "eth0" in guest.run("ip", "-o", "link"):
+            break
+        time.sleep(0.02)
+    configure_guest(guest, setup.mtu, "192.168.127.2", "192.168.127.1")
+    return process, "192.168.127.254"
+
+
 def _start_gvproxy(setup: Setup) -> tuple[Process, str]:
     path = setup.directory / "net.sock"
     argv = ["gvproxy", "-listen-qemu", f"unix://{path}", "-mtu", str(setup.mtu), "-ssh-port", "-1"]
@@ -231,6 +248,8 @@ STARTERS: dict[str, Callable[[Setup], tuple[Process, str]]] = {
     VHOST_AUTO: _auto(_start_vhost),
     AGENT: _start_agent,
     AGENT_AUTO: _auto(_start_agent),
+    TAP: _start_tap,
+    TAP_AUTO: _auto(_start_tap),
     "gvproxy": _start_gvproxy,
     "passt": _start_passt,
     PASST_VHOST: _start_passt_vhost,

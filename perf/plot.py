@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from perf.peers import AGENT, AGENT_AUTO, PIPELINE_AUTO
+from perf.peers import AGENT, AGENT_AUTO, PIPELINE_AUTO, TAP, TAP_AUTO
 from perf.report import Figure
 
 COLOURS = {
@@ -15,6 +15,8 @@ COLOURS = {
     PIPELINE_AUTO: "#2e75b6",
     AGENT: "#548235",
     AGENT_AUTO: "#a9d18e",
+    TAP: "#7f6000",
+    TAP_AUTO: "#bf9000",
     "passt": "#a6a6a6",
     "slirp4netns": "#c9c9c9",
 }

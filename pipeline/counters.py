@@ -58,6 +58,7 @@ TABLE: Final[tuple[Counter, ...]] = (
         "frames",
         "frames longer than a slot, or than the framing allows: then the link is closed",
     ),
+    Counter("link_frame_dropped_refused", "frames", "frames that a tap did not take: it is down"),
     Counter("link_frame_dropped_runt", "frames", "frames shorter than an Ethernet header"),
     Counter("link_data_dropped_no_slot", "segments", "TCP segments whose payload was dropped: slots ran out"),
     Counter(

@@ -100,6 +100,14 @@ COMMANDS: Final = (
         ANY_NUMBER,
     ),
     Command(
+        "attach",
+        "give a network namespace a tap of a running daemon, until it ends",
+        "pipeline.client.attach:run",
+        client_options.ATTACH,
+        "PID|PATH",
+        1,
+    ),
+    Command(
         "capture",
         "write what guests send and get, of a running daemon",
         "pipeline.client.capture:run",

@@ -14,7 +14,7 @@ import yaml
 
 from pipeline import cli, release
 from pipeline.config.model import Config
-from pipeline.daemon import supervisor
+from pipeline.daemon import programs, supervisor
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def _restored() -> Iterator[None]:
 def started(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
     configs: list[Config] = []
 
-    def run(config: Config, program: supervisor.Program, version: str, _reread: object = None) -> int:
+    def run(config: Config, program: programs.Program, version: str, _reread: object = None) -> int:
         assert (program.name, version) == ("gvtap-pipeline", release.version())
         configs.append(config)
         return 7

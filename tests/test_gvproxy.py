@@ -8,15 +8,15 @@ import pytest
 from pipeline import gvproxy
 from pipeline.config import options
 from pipeline.config.model import Config
-from pipeline.daemon import supervisor
+from pipeline.daemon import programs, supervisor
 
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
     configs: list[Config] = []
 
-    def run(config: Config, program: supervisor.Program, _version: str, _reread: object) -> int:
-        assert program == supervisor.GVPROXY
+    def run(config: Config, program: programs.Program, _version: str, _reread: object) -> int:
+        assert program == programs.GVPROXY
         configs.append(config)
         return 0
 

@@ -15,7 +15,7 @@ from pipeline.config import options
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTRIB = ROOT / "contrib"
-PAGES = ("gvtap-pipeline", "gvtap-gvproxy", "gvtap-guest")
+PAGES = ("gvtap-pipeline", "gvtap-gvproxy", "gvtap-guest", "gvtap-slirp4netns")
 
 
 def manual() -> ModuleType:
@@ -77,6 +77,8 @@ def test_bash_offers_commands_flags_and_values() -> None:
     assert "LICENSE" in offered("gvtap-pipeline", "config", "check", "LIC")
     assert "LICENSE" in offered("gvtap-gvproxy", "-config", "LIC")
     assert offered("gvtap-guest", "-") == {f"-{flag.name}" for flag in agent.FLAGS}
+    assert offered("gvtap-slirp4netns", "--c") == {"--configure", "--cidr"}
+    assert offered("gvtap-slirp4netns", "--netns-type", "") == {"pid", "path"}
 
 
 @pytest.mark.parametrize(("shell", "pattern"), [("zsh", "_*"), ("fish", "*.fish")])

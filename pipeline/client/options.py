@@ -42,6 +42,16 @@ TOP: Final[tuple[Flag, ...]] = (
     *API,
     Flag("interval", "string", "seconds from one poll to the next, 0.2 to 3600", default="2"),
 )
+ATTACH: Final[tuple[Flag, ...]] = (
+    Flag("iface", "string", "name of the tap in the namespace", default="tap0"),
+    Flag("socket", "string", "socket of the daemon on which taps are passed (start -link fd+unix:///path)"),
+    Flag("mtu", "int", "MTU of the tap: that of the daemon", default=1500),
+    Flag("mac", "string", "MAC address of the tap; a random one if empty"),
+    Flag("address", "string", "static address with prefix length instead of DHCP, as 192.168.127.9/24"),
+    Flag("gateway", "string", "default route of a static address, the first address of its network if empty"),
+    Flag("userns", "string", "path of the user namespace to enter; else the owner of the other one"),
+    Flag("resolv-conf", "string", "file in which to name the DNS servers until the end", default="none"),
+)
 FILTER: Final[tuple[Flag, ...]] = (
     Flag("guest", "string", "only this guest, repeats: link number, MAC address, IP address", repeats=True),
     Flag("host", "string", "only frames from or to this address or network, repeats", repeats=True),

@@ -9,7 +9,7 @@ from typing import Final
 from pipeline import logs, release
 from pipeline.config import merge
 from pipeline.config.errors import ConfigError
-from pipeline.daemon import supervisor
+from pipeline.daemon import programs, supervisor
 from pipeline.go import flags
 from pipeline.system import requirements
 
@@ -18,15 +18,15 @@ FAILED: Final = 1
 
 def pipeline(parsed: flags.Parsed, words: Sequence[str]) -> int:
     """Run the daemon as gvtap-pipeline. Returns the exit code."""
-    return _start(parsed, words, supervisor.OWN)
+    return _start(parsed, words, programs.OWN)
 
 
 def gvproxy(parsed: flags.Parsed, words: Sequence[str]) -> int:
     """Run the daemon as gvtap-gvproxy. Returns the exit code."""
-    return _start(parsed, words, supervisor.GVPROXY)
+    return _start(parsed, words, programs.GVPROXY)
 
 
-def _start(parsed: flags.Parsed, words: Sequence[str], program: supervisor.Program) -> int:
+def _start(parsed: flags.Parsed, words: Sequence[str], program: programs.Program) -> int:
     logs.setup()
     if shortage := requirements.shortage():
         logs.fatal(f"cannot run here: {shortage}", program.name)
@@ -55,7 +55,7 @@ def _start(parsed: flags.Parsed, words: Sequence[str], program: supervisor.Progr
         log.warning(warning, kind="setting-doubtful")
     _report_version(program.name)
     # gvproxy has no reload, and without a file there is nothing to read again.
-    reloads = program is supervisor.OWN and parsed.text("config")
+    reloads = program is programs.OWN and parsed.text("config")
     rebuild = partial(merge.build, parsed, words, guests=program.guests, ipv6_default=program.ipv6)
     reread = partial(rebuild, again=True) if reloads else None
     try:

@@ -22,6 +22,9 @@ LINK_SCHEMES: Final[Mapping[str, tuple[str, ...]]] = {
 """Protocols that may stand before the + of ``links``, and schemes after it. ``-listen-NAME`` has the same."""
 VNET_LINKS: Final = ("qemu", "bess", "vfkit", "fd")
 """Protocols whose URL may have the option ``vnet`` (pipeline.links.vnet)."""
+TAP: Final = "tap"
+"""The protocol of ``links`` that has no URL, but the name of an interface (pipeline.links.tap_url)."""
+TAP_FORM: Final = "NAME[?netns=NAME-or-path][&userns=path][&mac=address]"
 
 FORWARD_FORM: Final = "[HOST:]PORT[-PORT]:[GUEST:]PORT[-PORT][/udp]"
 """The word that means a port forward (pipeline.config.forward_words)."""
@@ -38,7 +41,8 @@ DNS: Final = "dns"
 UDP: Final = "udp"
 ICMP: Final = "icmp"
 HOST_LOOPBACK: Final = "host-loopback"
-DISABLED: Final = (DNS, UDP, ICMP, HOST_LOOPBACK)
+API: Final = "api"
+DISABLED: Final = (DNS, UDP, ICMP, HOST_LOOPBACK, API)
 """What may be switched off for all guests (pipeline.engines.nat)."""
 OFF: Final = "off"
 ON: Final = "on"

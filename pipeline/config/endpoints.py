@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
-from pipeline.config.choices import LINK_SCHEMES, METRICS_SCHEMES, VNET_LINKS
+from pipeline.config.choices import LINK_SCHEMES, METRICS_SCHEMES, TAP, TAP_FORM, VNET_LINKS
 from pipeline.config.errors import ConfigError
 from pipeline.config.keys import FileKeys
 from pipeline.config.model import LINKS
 from pipeline.go import flags
-from pipeline.links import vnet
+from pipeline.links import tap_url, vnet
 from pipeline.links.addresses import unix_path
 from pipeline.system import inet, socket_file
 
@@ -58,13 +58,20 @@ def links_of(parsed: flags.Parsed, keys: FileKeys, *, bound: bool = False) -> di
 
 
 def further_links(texts: Sequence[str], *, bound: bool = False) -> tuple[tuple[str, str], ...]:
-    """Protocol and URL of each ``protocol+url``. Raises ConfigError. bound: as for links_of()."""
-    found = []
+    """Protocol and URL of each ``protocol+url``. Raises ConfigError. bound: as for links_of().
+
+    A tap has its place (pipeline.links.tap_url) instead of a URL.
+    """
+    found: list[tuple[str, str]] = []
     for text in texts:
         protocol, plus, url = text.partition("+")
+        if protocol == TAP and plus:
+            _check_tap(url, found)
+            found.append((protocol, url))
+            continue
         schemes = LINK_SCHEMES.get(protocol)
         if not plus or schemes is None:
-            allowed = ", ".join(f"{name}+" for name in LINK_SCHEMES)
+            allowed = ", ".join(f"{name}+" for name in (*LINK_SCHEMES, TAP))
             raise ConfigError(f"link: {flags.quote(text)} must begin with a protocol (allowed: {allowed})")
         check(url, f"link: {protocol}", schemes)
         _check_option(protocol, url, f"link: {protocol}")
@@ -72,6 +79,16 @@ def further_links(texts: Sequence[str], *, bound: bool = False) -> tuple[tuple[s
             _must_not_exist(url, scheme)
         found.append((protocol, url))
     return tuple(found)
+
+
+def _check_tap(text: str, before: Sequence[tuple[str, str]]) -> None:
+    try:
+        place = tap_url.parse(text)
+    except ValueError as error:
+        raise ConfigError(f"link: {TAP}: {error} (allowed: {TAP}+{TAP_FORM})") from None
+    for protocol, other in before:
+        if protocol == TAP and tap_url.parse(other)[:2] == place[:2]:
+            raise ConfigError(f"link: {TAP}: {flags.quote(text)} is a link already (allowed: once)")
 
 
 def metrics_url(text: str) -> str:

@@ -31,19 +31,23 @@ def settings(
         raise ConfigError(f"ipv6 must be one of {', '.join(IPV6)}, not {enabled!r}")
     found = {"ipv6_enabled": enabled, "ipv6_prefix": keys.ipv6_prefix}
     if enabled == OFF:
-        return {**found, "ipv6_gateway": 0, "ipv6_host": 0}
+        return {**found, "ipv6_gateway": 0, "ipv6_host": 0, "ipv6_dns": 0}
     if mtu < ipv6.MIN_MTU:
         raise ConfigError(f"ipv6 needs an MTU of at least {ipv6.MIN_MTU}, not {mtu}")
     prefix = keys.ipv6_prefix or str(derived_prefix(mac, subnet))
     first, last = ip.network(prefix)
     gateway, host = keys.ipv6_gateway or first | GATEWAY, keys.ipv6_host or first | HOST
-    for key, addr in (("gateway", gateway), ("host", host)):
+    dns = keys.ipv6_dns or gateway
+    for key, addr in (("gateway", gateway), ("host", host), ("dns", dns)):
         if not first < addr <= last:
             raise ConfigError(f"ipv6.{key}: {ip.text(addr)} must be in {prefix}, and not its first address")
     if gateway == host:
         raise ConfigError(f"ipv6.host: {ip.text(host)} is the gateway's address (allowed: another one)")
-    _check_static_leases(prefix, keys.ipv6_static_leases, (gateway, host))
-    return {**found, "ipv6_prefix": prefix, "ipv6_gateway": gateway, "ipv6_host": host}
+    if dns == host:
+        raise ConfigError(f"ipv6.dns: {ip.text(dns)} means the host already (allowed: another address)")
+    _check_static_leases(prefix, keys.ipv6_static_leases, (gateway, host, dns))
+    own = {"ipv6_gateway": gateway, "ipv6_host": host, "ipv6_dns": keys.ipv6_dns}
+    return {**found, "ipv6_prefix": prefix, **own}
 
 
 def _check_static_leases(prefix: str, addresses: Iterable[int], own: Collection[int]) -> None:

@@ -32,6 +32,7 @@ from pipeline.config.scalars import (
     LocalAddress,
     Mac,
     NameServer,
+    OptionalIp,
     OptionalIpv6,
     OptionalMac,
     SourceAddress,
@@ -125,6 +126,7 @@ class Ipv6Keys(Map):
     ipv6_prefix: Ipv6Prefix = field(default="", metadata=_key("prefix"))
     ipv6_gateway: OptionalIpv6 = field(default=0, metadata=_key("gateway"))
     ipv6_host: OptionalIpv6 = field(default=0, metadata=_key("host"))
+    ipv6_dns: OptionalIpv6 = field(default=0, metadata=_key("dns"))
     ipv6_nat64: Annotated[str, switch(*NAT64)] = field(default=AUTO, metadata=_key("nat64"))
     ipv6_static_leases: dict[Ip6, StaticClient] = field(default_factory=dict, metadata=_key("static-leases"))
 
@@ -175,6 +177,7 @@ class FileKeys(Map):
     udp_nat: Annotated[str, one_of(*UDP_NATS)] = SYMMETRIC
     guests: Annotated[str, one_of(*GUESTS)] = GUARDED
     disable: tuple[Annotated[str, one_of(*DISABLED)], ...] = ()
+    dns_address: OptionalIp = 0
     dns_servers: tuple[NameServer, ...] = ()
     guest_names: GuestZone = ""
     outbound_address: SourceAddress = ""

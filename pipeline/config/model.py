@@ -139,6 +139,7 @@ class Network:
     vpnkit_macs: Mapping[str, bytes]
     udp_nat: str = SYMMETRIC  # one of UDP_NATS
     state_file: str = ""  # keeps the leases
+    dns_address: int = 0  # of the network's name server; 0: the gateway's
     dns_servers: tuple[str, ...] = ()  # "address:port" each; none: those of resolv.conf
     guest_names: str = ""  # the zone that has guests' host names
     outbound_address: str = ""  # the source of sockets for guests; none: as routes have it
@@ -147,13 +148,24 @@ class Network:
     ipv6_prefix: str = ""  # a /64; not empty while IPv6 is on
     ipv6_gateway: int = 0  # 0 while IPv6 is off
     ipv6_host: int = 0  # means the host's ::1; 0 while IPv6 is off
+    ipv6_dns: int = 0  # as dns_address
     ipv6_nat64: str = AUTO  # one of NAT64
     ipv6_static_leases: Mapping[int, bytes | Duid] = field(default_factory=dict)
 
     @property
     def reserved(self) -> frozenset[int]:
         """Addresses that do not mean a guest, since the gateway answers for them."""
-        return frozenset({self.host_ip, *self.gateway_virtual_ips, *self.nat})
+        return frozenset({self.host_ip, self.name_server, *self.gateway_virtual_ips, *self.nat})
+
+    @property
+    def name_server(self) -> int:
+        """The address at which guests find the network's name server."""
+        return self.dns_address or self.gateway_ip
+
+    @property
+    def name_server6(self) -> int:
+        """The same over IPv6; 0 while IPv6 is off."""
+        return self.ipv6_dns or self.ipv6_gateway
 
     @property
     def ipv6_first(self) -> int:

@@ -17,6 +17,8 @@ from pipeline.config.choices import (
     NAT64,
     PLACEMENTS,
     STREAM_SCHEMES,
+    TAP,
+    TAP_FORM,
     UDP_NATS,
     VNET_LINKS,
 )
@@ -43,8 +45,9 @@ def _links() -> str:
     protocols: dict[tuple[str, ...], list[str]] = {}
     for protocol, schemes in LINK_SCHEMES.items():
         protocols.setdefault(schemes, []).append(f"{protocol}+")
-    links = [f"{', '.join(names)} with {_urls(schemes)}" for schemes, names in protocols.items()]
-    return "; ".join(links) + f"; ?vnet after {', '.join(VNET_LINKS)}: virtio-net headers before frames"
+    texts = [f"{', '.join(names)} with {_urls(schemes)}" for schemes, names in protocols.items()]
+    header = f"?vnet after {', '.join(VNET_LINKS)}: virtio-net headers before frames"
+    return "; ".join((*texts, f"{TAP}+{TAP_FORM}", header))
 
 
 GVPROXY: Final[tuple[Flag, ...]] = (
@@ -119,7 +122,7 @@ OWN: Final[tuple[Flag, ...]] = (
     Flag(
         "disable",
         "string",
-        "what no guest has, repeats: the gateway's dns, udp, icmp (pings), or host-loopback",
+        "what no guest has, repeats: the gateway's dns or api (port 80), udp, icmp (pings), or host-loopback",
         repeats=True,
         words=DISABLED,
     ),

@@ -9,7 +9,7 @@ from typing import Final
 from pipeline.config.choices import DISABLED, DNS, UDP
 from pipeline.config.errors import ConfigError
 from pipeline.config.keys import FileKeys
-from pipeline.config.model import Config, Settings, Zone, forward_key
+from pipeline.config.model import Config, Network, Settings, Zone, forward_key
 from pipeline.config.scalars import Scalar, interface, name_server, source_address, zone_name
 from pipeline.engines.dns.zones import MAX_ZONES
 from pipeline.go import flags
@@ -28,7 +28,9 @@ def settings(parsed: flags.Parsed, keys: FileKeys, gateway: int) -> Settings:
     disable = {*_flags(parsed, "disable", _switch), *keys.disable}
     return {
         "disable": tuple(word for word in DISABLED if word in disable),
-        "dns_servers": _servers(_flags(parsed, "dns-server", name_server) or keys.dns_servers, gateway),
+        "dns_servers": _servers(
+            _flags(parsed, "dns-server", name_server) or keys.dns_servers, keys.dns_address or gateway
+        ),
         "guest_names": _flag(parsed, "guest-names", zone_name) or keys.guest_names,
         "outbound_address": _flag(parsed, "outbound-address", source_address) or keys.outbound_address,
         "outbound_interface": _flag(parsed, "outbound-interface", interface) or keys.outbound_interface,
@@ -38,6 +40,7 @@ def settings(parsed: flags.Parsed, keys: FileKeys, gateway: int) -> Settings:
 def check_together(config: Config) -> None:
     """Raise ConfigError if one of the settings needs what another one switches off."""
     network, access = config.network, config.access
+    _check_dns_address(network)
     if DNS in access.disable:
         wanting = [key for key in ("dns_servers", "guest_names") if getattr(network, key)]
         rules = enumerate(access.egress_policy.rules)
@@ -50,6 +53,18 @@ def check_together(config: Config) -> None:
             if forward.protocol in inet.UDP:
                 raise ConfigError(f"forward {flags.quote(forward_key(forward))} is for udp, {_off(UDP)}")
     _check_zone(network.guest_names, network.dns_zones)
+
+
+def _check_dns_address(network: Network) -> None:
+    """Raise ConfigError for an address of the name server that a guest has, or that means the host."""
+    address, subnet = network.dns_address, network.subnet
+    if not address or address == network.gateway_ip:
+        return
+    taken = {network.device_ip, *network.nat, *network.dhcp_static_leases}
+    first, last = ip.of(subnet.network_address), ip.of(subnet.broadcast_address)
+    if not first < address < last or address in taken:
+        words = f"an address of {subnet} that neither a guest nor the host has"
+        raise ConfigError(f"dns-address: {ip.text(address)} cannot be the name server's (allowed: {words})")
 
 
 def _off(word: str) -> str:

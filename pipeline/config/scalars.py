@@ -354,6 +354,10 @@ def _pattern(*patterns: str) -> dict[str, str]:
 Text = Annotated[str, Check(_text, schema=_ANY_SCALAR)]
 Flag = Annotated[bool, Check(_true)]
 Ip = Annotated[int, Check(_ipv4, ip.text, _IPV4_SCHEMA)]
+OptionalIp = Annotated[
+    int, Check(_optional(_ipv4, 0), lambda addr: ip.text(addr) if addr else "", _pattern("", _IPV4))
+]
+"""A number as in pipeline.wire.ip, or 0."""
 Ip6 = Annotated[int, Check(_ipv6, ip.text, _pattern(_IPV6_SHAPE))]
 Mac = Annotated[bytes, Check(_mac, ethernet.mac_text, _pattern(ethernet.MAC_PATTERN))]
 OptionalMac = Annotated[

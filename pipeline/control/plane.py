@@ -175,6 +175,11 @@ class ControlPlane:
         kind = GUEST if only_guests else BROWSERS if browsers else HOST
         self._listen(self._front(self._servers.server(kind), paths), listener)
 
+    @property
+    def forwarder(self) -> Forwarder:
+        """The forwards, for a program with a way of its own to open them."""
+        return self._forwarder
+
     def serve_metrics(self, listener: socket.socket) -> None:
         """Serve what monitors read, and nothing else, on a listening socket, which stays the caller's."""
         kind = BROWSERS_MONITORING if _is_tcp(listener) else MONITORING

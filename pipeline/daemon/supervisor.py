@@ -15,13 +15,12 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from time import monotonic
-from typing import Final, NamedTuple
+from typing import Final
 
 from pipeline import logs
-from pipeline.config.choices import AUTO, OFF
-from pipeline.config.model import Config, GuestApi
+from pipeline.config.model import Config
 from pipeline.control.facts import Facts, Process
 from pipeline.control.flows.flow_log import FlowLog
 from pipeline.control.forward_texts import ForwardError
@@ -34,7 +33,9 @@ from pipeline.control.ssh.forwards import check_library
 from pipeline.control.workers import RequestError
 from pipeline.daemon import placement, processes, signals
 from pipeline.daemon.own_files import OwnFiles
+from pipeline.daemon.programs import Companion, Program
 from pipeline.daemon.reload import Reloader, Reread
+from pipeline.daemon.taps import Taps, TapsError
 from pipeline.ipc import messages
 from pipeline.ipc.arena import SLOT_BYTES
 from pipeline.ipc.fabric import Fabric
@@ -49,48 +50,36 @@ STOP_TIMEOUT: Final = 1.0
 """Seconds that the workers have to end in order. After that the supervisor kills them."""
 NOTIFY_WAIT: Final = 0.2
 """Seconds between the end of the last guest and the end of the daemon, for notifications about the guest."""
+NO_TAPS: Final[Mapping[str, int]] = {}
 WITHDRAW_WAIT: Final = 0.01
 """Seconds that ingress has to send guests the last router advertisement."""
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
 EXIT_QUIT: Final = 2
 
-ONE_GUEST: Final = frozenset({protocols.QEMU, protocols.BESS, protocols.VFKIT, protocols.STDIO})
-"""Protocols for which gvproxy serves one guest, and ends when this guest leaves."""
-
 
 class StartError(Exception):
     """The daemon cannot start. The text says why."""
 
 
-class Program(NamedTuple):
-    """The program as which the daemon runs: gvtap-pipeline or gvtap-gvproxy.
-
-    ``one_guest``: of a protocol in ONE_GUEST, serve only the first guest, and end when it leaves.
-    ``guests``: what guests may do through the API if the configuration has no guest-api.
-    ``ipv6``: whether guests have IPv6 if the configuration does not say it.
-    """
-
-    name: str
-    one_guest: bool = False
-    guests: GuestApi = GuestApi()
-    ipv6: str = AUTO
-
-
-OWN: Final = Program("gvtap-pipeline")
-GVPROXY: Final = Program("gvproxy", one_guest=True, guests=GuestApi(unix=True), ipv6=OFF)
-"""The original's own clients open unix forwards from the guest, and none of them over ssh. It has no IPv6."""
-
-
-def run(config: Config, program: Program, version: str, reread: Reread | None = None) -> int:
+def run(
+    config: Config,
+    program: Program,
+    version: str,
+    reread: Reread | None = None,
+    *,
+    taps: Mapping[str, int] = NO_TAPS,
+    companion: Companion | None = None,
+) -> int:
     """Run the daemon until it has to stop. Returns the exit status.
 
     version: for the API. reread: reads the configuration again after SIGHUP. Without it, SIGHUP ends it.
+    taps: those of the configuration that are open already. companion: what the program adds.
     """
-    supervisor = Supervisor(config, program, version, reread)
+    supervisor = Supervisor(config, program, version, reread, taps, companion)
     try:
         supervisor.start()
-    except (StartError, addresses.AddressError, TopologyError, OSError) as error:
+    except (StartError, TapsError, addresses.AddressError, TopologyError, OSError) as error:
         supervisor.release()
         logs.fatal(f"{error}{descriptor_limit.advice(error)}", program.name)
         return EXIT_FAILED
@@ -103,7 +92,15 @@ def run(config: Config, program: Program, version: str, reread: Reread | None = 
 class Supervisor:
     """One run of the daemon."""
 
-    def __init__(self, config: Config, program: Program, version: str, reread: Reread | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        program: Program,
+        version: str,
+        reread: Reread | None = None,
+        taps: Mapping[str, int] = NO_TAPS,
+        companion: Companion | None = None,
+    ) -> None:
         self.config = config
         self.program = program
         self.version = version
@@ -117,6 +114,8 @@ class Supervisor:
         self.inherited = inherited.Inherited(os.environ, os.getpid())
         self.manager = ServiceManager(os.environ, os.getpid())
         self.stdio: tuple[int, int] | None = None
+        self.taps = Taps(taps)
+        self.companion = companion
         self.capture = -1
         self.flow_log: FlowLog | None = None
         self.token = ""
@@ -155,6 +154,8 @@ class Supervisor:
         self._claim_inherited()
         if config.links.stdio:
             self.stdio = stdio.take()
+        places = (url for protocol, url in self._guest_urls() if protocol == protocols.TAP)
+        self.taps.open(places, config.network.mtu)
         self._open_outputs()
         self._fork()
 
@@ -193,7 +194,8 @@ class Supervisor:
                 f"{error} (use fewer -slots than {layout.slots}, of {SLOT_BYTES // 1024} KiB each, or make "
                 "it larger: mount -o remount,size=..., --shm-size of a container)"
             ) from error
-        private = [*self.signals.fds, *self.inherited.sockets, *(self.stdio or ())]
+        private = [*self.signals.fds, *self.inherited.sockets, *self.taps.fds, *(self.stdio or ())]
+        private += self.companion.fds if self.companion is not None else []
         private += [self.capture] if self.capture >= 0 else []
         private += [self.flow_log.fileno()] if self.flow_log is not None else []
         self.running = processes.start(self.fabric, groups, config, private)
@@ -235,6 +237,8 @@ class Supervisor:
             self.reloader = Reloader(self.config, self.reread, plane.reload, self.manager, self.log)
         try:
             if not self._is_stopping() and await self._open_unless_stopped(plane):
+                if self.companion is not None:
+                    await self.companion.opened(plane, lambda reason: self._stop(reason, EXIT_OK))
                 self.log.info("waiting for clients...", processes=len(self.running))
                 self.manager.notify(READY_FOR_MANAGER)
                 self._report_alive()
@@ -313,6 +317,11 @@ class Supervisor:
             self._serve_web(plane, url)
         try:
             for protocol, url in self._guest_urls():
+                if protocol == protocols.TAP:
+                    with self.taps.lent(url) as fd:
+                        await self._accept_guests(plane, protocol, [fd])
+                    self.log.info(f"listening {protocol}+{url}", kind="listening", protocol=protocol)
+                    continue
                 sock = protocols.bind(protocol, url, self.inherited)
                 with sock:
                     self.files.keep(addresses.socket_path(url))
@@ -341,10 +350,15 @@ class Supervisor:
         plane.serve_web(listener, lambda token: self.log.info("web page", url=f"{page}/#token={token}"))
 
     async def _accept_guests(
-        self, plane: ControlPlane, protocol: str, fds: list[socket.socket] | tuple[int, int], url: str = ""
+        self,
+        plane: ControlPlane,
+        protocol: str,
+        fds: list[socket.socket] | list[int] | tuple[int, int],
+        url: str = "",
     ) -> None:
-        once = self.program.one_guest and protocol in ONE_GUEST
-        macs, taken = self.config.network.vpnkit_macs, vnet.guest_features(url)
+        once = self.program.ends_after(protocol)
+        macs = self.config.network.vpnkit_macs
+        taken = vnet.guest_features(url)
         await plane.accept_guests(protocol, fds, once=once, macs=macs, vnet=taken)
 
     def _listen(self, url: str) -> socket.socket:
@@ -420,7 +434,7 @@ class Supervisor:
             )
         if failed or protocol == protocols.STDIO:
             self.plane.notify(HYPERVISOR_ERROR)
-        ends = self.program.one_guest and protocol in ONE_GUEST
+        ends = self.program.ends_after(protocol)
         if failed and self.program.one_guest:
             self._stop(error, EXIT_FAILED)
         elif ends or (protocol == protocols.STDIO and self._is_only_stdio()):
@@ -470,6 +484,9 @@ class Supervisor:
         for sock in self.listeners:
             sock.close()
         self.inherited.close()
+        self.taps.close()
+        if self.companion is not None:
+            self.companion.close()
         self._close_stdio()
         self._close_capture()
         if self.flow_log is not None:

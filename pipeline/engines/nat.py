@@ -76,11 +76,13 @@ class Nat:
         own_ports: Set[int] = frozenset(),
         disable: Collection[str] = (),
         ipv6: Ipv6Addresses | None = None,
+        name_server: int = 0,
     ) -> None:
         """own_ports: TCP ports of the host's loopback on which the program listens. No guest may reach them.
 
         ipv6: the addresses of the network; None without IPv6.
-        disable: what is switched off: "dns", "udp", "icmp", "host-loopback".
+        disable: what is switched off: "dns", "udp", "icmp", "host-loopback", "api".
+        name_server: the IPv4 address of the network's name server; 0 for the gateway's.
         """
         self.network, self.broadcast = ip.prefix(
             ip.of(config.subnet.network_address), config.subnet.prefixlen
@@ -92,11 +94,20 @@ class Nat:
         servers6 = (ipv6.gateway, ipv6.link_local, ipv6.prefix, dhcpv6.ALL_SERVERS) if ipv6 else ()
         self._dhcp = frozenset(((self.gateway, DHCP_PORT), *((addr, DHCPV6_PORT) for addr in servers6)))
         """Where guests ask the DHCP servers. That of IPv6 answers unicast by RFC 8415 section 18.4."""
-        self.own = frozenset((self.gateway, *config.gateway_virtual_ips, *(ipv6.own if ipv6 else ())))
+        self._name_servers = frozenset(
+            (
+                name_server or self.gateway,
+                *((ipv6.name_server or ipv6.gateway,) if ipv6 else ()),
+                *((ipv6.link_local,) if ipv6 and not ipv6.name_server else ()),
+            )
+        )
+        """The addresses at which the name server is."""
+        own = (self.gateway, *config.gateway_virtual_ips, *self._name_servers)
+        self.own = frozenset((*own, *(ipv6.own if ipv6 else ())))
         self.table = {**config.nat, **({ipv6.host: ip.LOOPBACK6} if ipv6 else {})}
         loopback_off = "host-loopback" in disable
         self._translated = {
-            addr: Target(to, refused=HOST_LOOPBACK_OFF, errno=errno.EACCES)
+            addr: Target(to, refused=HOST_LOOPBACK_OFF, errno=self._error_of(addr))
             if loopback_off and _is_loopback(to)
             else Target(to)
             for addr, to in self.table.items()
@@ -106,6 +117,8 @@ class Nat:
         self._dns_off = "dns" in disable
         if self._dns_off:
             del self._tcp_services[DNS_PORT], self._udp_services[DNS_PORT]
+        if "api" in disable:
+            del self._tcp_services[API_PORT]
         self._udp_off = "udp" in disable
         self._icmp_off = "icmp" in disable
         # If several addresses are translated to one address of the host, guests see the first one.
@@ -148,15 +161,22 @@ class Nat:
         """The address that guests use for an address of the host: the table's entry for it, or itself."""
         return self._seen_as.get(host_addr, host_addr)
 
+    def _error_of(self, addr: int) -> int:
+        """The error for an address that means the host's loopback, which is switched off.
+
+        A gateway that means it is slirp4netns', whose guests get this other error.
+        """
+        return errno.ENETUNREACH if addr in self.gateways else errno.EACCES
+
     def _target(self, services: Mapping[int, str], addr: int, port: int) -> Target:
-        if addr in self.gateways and port in services:
+        if port in services and addr in (self._name_servers if port == DNS_PORT else self.gateways):
             return Target(addr, service=services[port])
         if addr in self._translated:
             return self._translated[addr]
         addr = ip.embedded(addr)
         if addr in self._translated:
             return self._translated[addr]
-        if addr in self.gateways and port == DNS_PORT and self._dns_off:
+        if addr in self._name_servers and port == DNS_PORT and self._dns_off:
             return Target(addr, refused=DNS_OFF, errno=errno.ECONNREFUSED)
         reason, error = self.refusal(addr)
         return Target(addr, refused=reason, errno=error)

@@ -69,7 +69,7 @@ class RouterAdvertiser:
             prefix=self._addresses.prefix,
             valid=VALID_S,
             preferred=PREFERRED_S,
-            name_server=self._addresses.gateway if self._has_dns else 0,
+            name_server=(self._addresses.name_server or self._addresses.gateway) if self._has_dns else 0,
             search_list=self._search_list(),
             names_lifetime=NAMES_S,
             nat64=self._nat64,

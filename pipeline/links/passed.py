@@ -9,6 +9,7 @@ kind           frames
 SOCK_STREAM    QEMU's: a length of 4 bytes before each
 SOCK_SEQPACKET one packet each
 SOCK_DGRAM     one datagram each
+a tap          one frame each, after a virtio-net header if it has IFF_VNET_HDR
 ============== =====================================================
 
 With the option of pipeline.links.vnet, a virtio-net header stands before each frame of all three.
@@ -150,8 +151,8 @@ class PassedListener(AcceptingListener):
         try:
             sock = socket.socket(fileno=fds[0])
         except OSError:
-            os.close(fds[0])
-            self._refuse(client, "the descriptor is not a socket")
+            several = bool(flags & socket.MSG_CTRUNC)
+            self._on_tap(client, fds[0], identity, "the message has several descriptors" if several else "")
             return
         os.set_inheritable(sock.fileno(), False)
         if flags & socket.MSG_CTRUNC:
@@ -164,6 +165,27 @@ class PassedListener(AcceptingListener):
             return
         self._forget(client)
         self._attach_guest(sock, identity)
+
+    def _on_tap(self, client: socket.socket, fd: int, identity: str, fault: str) -> None:
+        """A client has passed what is not a socket. fault: why it is refused in any case."""
+        # Few daemons have a tap, and on some systems there is none.
+        try:
+            from pipeline.links.tap import TapError, passed_link  # noqa: PLC0415
+        except ImportError:
+            os.close(fd)
+            self._refuse(client, "the descriptor is not a socket")
+            return
+        try:
+            if fault:
+                raise TapError(fault)
+            link, name = passed_link(fd, self._resources)
+        except TapError as error:
+            os.close(fd)
+            self._refuse(client, str(error))
+            return
+        os.set_inheritable(fd, False)
+        self._forget(client)
+        self._owner.attach(Arrival(link, PROTOCOL, name, identity), self)
 
     def _attach_guest(self, sock: socket.socket, identity: str) -> None:
         pool, slots, mtu = self._resources

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from pipeline.links import addresses, datagram, passed, seqpacket, stdio, vpnkit
+from pipeline.links import addresses, datagram, passed, seqpacket, stdio, tap_url, vpnkit
 from pipeline.links.accepting import StreamListener
 from pipeline.links.addresses import AddressError
 from pipeline.links.datagram import VfkitListener
@@ -29,6 +29,7 @@ BESS: Final = seqpacket.PROTOCOL
 VFKIT: Final = datagram.PROTOCOL
 VPNKIT: Final = vpnkit.PROTOCOL
 STDIO: Final = stdio.PROTOCOL
+TAP: Final = tap_url.PROTOCOL
 PASSED: Final = passed.PROTOCOL
 """Other programs pass the guests' sockets on this one."""
 VHOST_USER: Final = "vhost-user"
@@ -102,6 +103,11 @@ def make(
     """
     if protocol == STDIO:
         return StdioListener(*fds)
+    if protocol == TAP:
+        # Few daemons have a tap, and on some systems there is none.
+        from pipeline.links.tap import TapListener  # noqa: PLC0415
+
+        return TapListener(fds[0])
     if protocol not in FORMS:
         raise ValueError(f"unknown protocol {protocol!r}")
     sock = socket.socket(fileno=fds[0])

@@ -32,7 +32,7 @@ class MessageSocket:
         return self._sock.fileno()
 
     def receive(self) -> tuple[vu.Header, bytes, list[int]] | None:
-        """The next message: header, payload and descriptors (the caller owns them). None: the monitor has left.
+        """The next message: header, payload and descriptors, which the caller owns. None at the end.
 
         Raises BlockingIOError if the message is not whole, OSError, WireError or SessionError.
         """

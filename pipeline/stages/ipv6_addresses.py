@@ -10,5 +10,9 @@ def of(config: Config) -> Ipv6Addresses | None:
     if not network.ipv6_first:
         return None
     return Ipv6Addresses(
-        network.ipv6_first, network.gateway_mac, gateway=network.ipv6_gateway, host=network.ipv6_host
+        network.ipv6_first,
+        network.gateway_mac,
+        gateway=network.ipv6_gateway,
+        host=network.ipv6_host,
+        name_server=network.ipv6_dns,
     )

@@ -62,7 +62,7 @@ ADDRESS = "must be an IPv4 address of this host other than loopback"
 SERVER = "must be an IP address with a port or without, such as 10.0.0.1 or [fd00::1]:5353"
 ZONE = "must be the name of a zone such as vm.internal"
 INTERFACE = "must be the name of a network interface, at most 15 characters"
-SWITCH = "must be dns or udp or icmp or host-loopback"
+SWITCH = "must be dns or udp or icmp or host-loopback or api"
 WRONG = [
     ("disable", "disable", "tcp", SWITCH),
     ("disable", "disable", "UDP", SWITCH),
@@ -112,6 +112,16 @@ def test_a_wrong_value_is_named_with_its_key_and_what_is_allowed(
         (
             'disable: [udp]\nstack: {forwards: {"udp:127.0.0.1:53": "192.168.127.2:53"}}',
             'forward "udp:127.0.0.1:53" is for udp, which disable: [udp] switches off',
+        ),
+        ("dns-address: 192.168.127.2", "dns-address: 192.168.127.2 cannot be the name server's"),
+        (
+            "dns-address: 10.0.0.1",
+            "dns-address: 10.0.0.1 cannot be the name server's (allowed: an address of",
+        ),
+        ("dns-address: 192.168.127.254", "dns-address: 192.168.127.254 cannot be the name server's"),
+        (
+            "dns-address: 192.168.127.3\ndns-servers: [192.168.127.3]",
+            'dns-servers: "192.168.127.3:53" is the gateway',
         ),
         ("dns-servers: [192.168.127.1]", 'dns-servers: "192.168.127.1:53" is the gateway'),
         (

@@ -9,6 +9,7 @@ from pipeline.config.file import ConfigError
 from pipeline.go import flags
 from tests.config.built import refusal
 
+TAP_ALLOWED = "(allowed: tap+NAME[?netns=NAME-or-path][&userns=path][&mac=address])"
 PREFIX = "failed to validate configuration IPs: "
 
 
@@ -96,7 +97,15 @@ PREFIX = "failed to validate configuration IPs: "
         (
             ["-link", "unix:///s"],
             'link: "unix:///s" must begin with a protocol '
-            "(allowed: qemu+, le16+, vpnkit+, bess+, vfkit+, fd+, vhost-user+)",
+            "(allowed: qemu+, le16+, vpnkit+, bess+, vfkit+, fd+, vhost-user+, tap+)",
+        ),
+        (["-link", "tap+"], f"link: tap: '' is not a name of an interface {TAP_ALLOWED}"),
+        (["-link", "tap+a/b"], f"link: tap: 'a/b' is not a name of an interface {TAP_ALLOWED}"),
+        (["-link", "tap+eth0?net=b"], f"link: tap: unknown setting 'net' {TAP_ALLOWED}"),
+        (["-link", "tap+eth0?netns="], f"link: tap: netns has no value {TAP_ALLOWED}"),
+        (
+            ["-link", "tap+eth0?netns=a", "-link", "tap+eth0?netns=a"],
+            'link: tap: "eth0?netns=a" is a link already (allowed: once)',
         ),
         (
             ["-link", "bess+unix:///s"],

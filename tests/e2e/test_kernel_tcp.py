@@ -17,8 +17,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from guest.tap import Tap
 from pipeline.engines.tcp.config import TcpConfig
+from pipeline.system.tap import Tap
 from tests.support import traffic
 from tests.support.netns import Namespace, wait_for
 from tests.support.tap_engine import ENGINE_ADDR, Outcome, Plan, TapEngine, make_tap

@@ -122,7 +122,7 @@ def test_a_passed_descriptor_that_is_not_a_link_is_refused(network: Network) -> 
         socket.send_fds(client, [b"\0"], [file.fileno()])
         assert client.recv(1) == b""
         (line,) = wait_for(lambda: daemon.events("guest refused"), "the line")
-        assert line["reason"] == "passed descriptor: the descriptor is not a socket"
+        assert line["reason"] == "passed descriptor: the descriptor is neither a socket nor a tap"
         assert daemon.gauge("link_handshake_failed")["ingress"] == 1
 
 

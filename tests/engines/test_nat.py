@@ -33,6 +33,7 @@ def nat(
     ec2_metadata_access: bool = False,
     own_ports: Set[int] = frozenset(),
     disable: Collection[str] = (),
+    name_server: int = 0,
     **changes: object,
 ) -> Nat:
     config = {
@@ -46,7 +47,36 @@ def nat(
         ec2_metadata_access=ec2_metadata_access,
         own_ports=own_ports,
         disable=disable,
+        name_server=name_server,
     )
+
+
+def slirp4netns(*disable: str) -> Nat:
+    """A gateway that means the host, with a name server beside it."""
+    return nat(disable=("api", *disable), name_server=HOST, nat={GATEWAY: LOOPBACK}, gateway_virtual_ips=())
+
+
+@pytest.mark.parametrize("port", [53, 80, 8080])
+def test_a_gateway_that_means_the_host_leads_to_all_its_ports(port: int) -> None:
+    assert slirp4netns().tcp_target(GATEWAY, port) == Target(LOOPBACK)
+    assert slirp4netns().udp_target(GATEWAY, port) == Target(LOOPBACK)
+
+
+def test_a_name_server_with_an_address_of_its_own_has_one_port() -> None:
+    table = slirp4netns()
+    assert table.tcp_target(HOST, 53).service == table.udp_target(HOST, 53).service == "dns"
+    assert table.tcp_target(HOST, 80).refused == "nat_flow_refused_gateway_port"
+    assert slirp4netns("dns").udp_target(HOST, 53).refused == DNS_OFF
+    assert table.udp_target(GATEWAY, 67).service == "dhcp"
+
+
+def test_without_the_hosts_loopback_such_a_gateway_is_unreachable() -> None:
+    target = slirp4netns("host-loopback").tcp_target(GATEWAY, 8080)
+    assert (target.refused, target.errno) == (HOST_LOOPBACK_OFF, errno.ENETUNREACH)
+
+
+def test_without_the_api_port_80_of_the_gateway_is_closed() -> None:
+    assert nat(disable=("api",)).tcp_target(GATEWAY, 80).refused == "nat_flow_refused_gateway_port"
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 
 from guest import agent as program
-from guest import netlink, offload
+from guest import offload
 from guest.dhcp_client import configure, unconfigure
 from guest.dhcp_states import Lease
 from guest.resolv_conf import NONE, ResolvConf
-from guest.tap import Tap
+from pipeline.system import netlink
+from pipeline.system.tap import Tap
 from pipeline.wire import dhcp, ip
 from tests.support.agent import Agent, address, default_route, link_mtu
 from tests.support.fake_host import FakeHost

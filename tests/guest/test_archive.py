@@ -65,5 +65,9 @@ def test_it_is_a_small_program_with_nothing_of_the_daemon(archive: Path) -> None
         "pipeline/go/",
         "pipeline/__init__.py",
         "pipeline/go/flags.py",
+        "pipeline/system/",
+        "pipeline/system/__init__.py",
+        "pipeline/system/netlink.py",
+        "pipeline/system/tap.py",
     }
     assert "pipeline/engines/offload/checksum.py" not in names

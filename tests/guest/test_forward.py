@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from guest.forward import Forwarder
 from guest.link import Link, LinkError
-from guest.tap import Tap
+from pipeline.system.tap import Tap
 from pipeline.wire import framing
 from pipeline.wire.errors import WireError
 from pipeline.wire.framing import LE16, QEMU, Framing

@@ -12,7 +12,8 @@ import pytest
 
 from guest import offload as agent
 from guest.link import Link, LinkError
-from guest.tap import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR, Tap
+from pipeline.system import tap as tap_module
+from pipeline.system.tap import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR, Tap
 from pipeline.wire import offload
 from pipeline.wire.framing import LE16
 from tests.support.netns import Namespace, missing
@@ -160,7 +161,7 @@ class Kernel:
 
     def ioctl(self, _fd: int, operation: int, argument: object) -> int:
         self.calls.append((operation, argument))
-        if operation == agent.TUNSETOFFLOAD:
+        if operation == tap_module.TUNSETOFFLOAD:
             assert isinstance(argument, int)
             usable = argument & self.known
             both = argument & 0x60 in (0, 0x60)
@@ -189,7 +190,7 @@ def test_the_kernel_offloads_what_it_knows_and_the_host_takes(
 ) -> None:
     kernel = Kernel(known)
     monkeypatch.setattr(fcntl, "ioctl", kernel.ioctl)
-    assert agent.set_up(Tap(-1, "tap0"), wanted) == taken
+    assert tap_module.offload(-1, wanted) == taken
     assert kernel.offload == taken
     assert kernel.calls[0] == (0x400454D8, INT.pack(12))
 
@@ -202,7 +203,7 @@ def test_a_real_tap_puts_twelve_bytes_before_each_frame() -> None:
 
         def read_one() -> bytes:
             tap = Tap.open("tap0", IFF_TAP | IFF_NO_PI | IFF_VNET_HDR)
-            assert agent.set_up(tap, FEATURES) & (offload.CSUM | offload.TSO4)
+            assert tap_module.offload(tap.fd, FEATURES) & (offload.CSUM | offload.TSO4)
             tap.set_up()
             guest.ip("address", "add", "192.168.127.2/24", "dev", "tap0")
             guest.ip("neigh", "add", "192.168.127.1", "lladdr", "5a:94:ef:e4:0c:dd", "dev", "tap0")
@@ -216,7 +217,7 @@ def test_a_real_tap_puts_twelve_bytes_before_each_frame() -> None:
                     time.sleep(0.01)
                     continue
                 if data.endswith(b"hello"):
-                    agent.reset(tap)
+                    tap_module.end_offload(tap.fd)
                     tap.close()
                     return data
             raise AssertionError("no frame")

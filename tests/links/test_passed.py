@@ -162,7 +162,7 @@ def udp() -> int:
 @pytest.mark.parametrize(
     ("make", "why"),
     [
-        (pipe_end, "the descriptor is not a socket"),
+        (pipe_end, "the descriptor is neither a socket nor a tap"),
         (unconnected, "the socket is not connected"),
         (listening, "the socket is not connected"),
         (udp, "a packet or datagram socket must be a unix socket"),

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from guest.tap import Tap
+from pipeline.system.tap import Tap
 from pipeline.wire import framing
 from tests.support.agent import GATEWAY_ADDR, GUEST_ADDR, GUEST_MAC, run_client
 from tests.support.netns import Namespace, wait_for

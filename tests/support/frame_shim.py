@@ -18,7 +18,7 @@ import sys
 import time
 from types import FrameType
 
-from guest.tap import Tap
+from pipeline.system.tap import Tap
 from pipeline.wire import framing
 from pipeline.wire.framing import QEMU
 

@@ -28,11 +28,10 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Final
 
-from guest import netlink
 from guest.dhcp_states import Bind, Client, Send
-from guest.offload import TUNSETOFFLOAD
-from guest.tap import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR, Tap
 from pipeline.engines.reassembly import Reassembler
+from pipeline.system import netlink
+from pipeline.system.tap import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR, TUNSETOFFLOAD, Tap
 from pipeline.wire import dhcp, ethernet, fragment, framing, ip, ipv4, virtio_net
 from pipeline.wire.errors import WireError
 from pipeline.wire.framing import QEMU

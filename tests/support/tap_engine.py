@@ -18,12 +18,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from guest.tap import Tap
 from pipeline.engines.tcp import actions, isn, state
 from pipeline.engines.tcp.actions import Outgoing
 from pipeline.engines.tcp.config import TcpConfig
 from pipeline.engines.tcp.connection import Connection, opens, reset_for
 from pipeline.engines.tcp.segment import Segment
+from pipeline.system.tap import Tap
 from pipeline.wire import arp, ethernet, ip
 from pipeline.wire.errors import WireError
 from tests.support.netns import Namespace, wait_for

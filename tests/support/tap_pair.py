@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 
-from guest.tap import Tap
+from pipeline.system.tap import Tap
 from pipeline.wire import framing
 from tests.support.frame_shim import HOLD_SECONDS, Impairment, terminate
 

@@ -8,6 +8,7 @@ complete -c gvtap-pipeline -n __fish_use_subcommand -a leases
 complete -c gvtap-pipeline -n __fish_use_subcommand -a top
 complete -c gvtap-pipeline -n __fish_use_subcommand -a expose
 complete -c gvtap-pipeline -n __fish_use_subcommand -a unexpose
+complete -c gvtap-pipeline -n __fish_use_subcommand -a attach
 complete -c gvtap-pipeline -n __fish_use_subcommand -a capture
 complete -c gvtap-pipeline -n __fish_use_subcommand -a extcap
 complete -c gvtap-pipeline -n __fish_use_subcommand -a version
@@ -18,7 +19,7 @@ complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o busy-poll -
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o config -r -F -d 'path of a YAML configuration file'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o debug -d 'log at level debug'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o deviceIP -r -d 'address of the first guest; the second usable one of the subnet if empty'
-complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o disable -r -a 'dns udp icmp host-loopback' -d 'what no guest has, repeats: the gateway\'s dns, udp, icmp (pings), or host-loopback'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o disable -r -a 'dns udp icmp host-loopback api' -d 'what no guest has, repeats: the gateway\'s dns or api (port 80), udp, icmp (pings), or host-loopback'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o dns-server -r -d 'name server to ask, repeats: an IP address, perhaps with a port; those of resolv.conf if empty'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o ec2-metadata-access -d 'let guests reach 169.254.0.0/16'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o egress-workers -r -d 'worker processes for host sockets; 0 means as configured, else 1'
@@ -34,7 +35,7 @@ complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o guests -r -
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o hostIP -r -d 'address that stands for the host; the last usable one of the subnet if empty'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o ipv6 -r -a 'off on auto' -d 'whether guests have IPv6; by default auto, in gvtap-gvproxy off'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o limit -r -d 'name=number, repeats: one of the limits of the configuration file'
-complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o link -r -d 'further place for guests, repeats: qemu+, le16+, vpnkit+ with unix:///path, tcp://host:port, tcp4://host:port, tcp6://host:port, vsock://[cid]:port, fd://3, fd://name; bess+ with unixpacket:///path, fd://3, fd://name; vfkit+ with unixgram:///path, fd://3, fd://name; fd+, vhost-user+ with unix:///path, fd://3, fd://name; ?vnet after qemu, bess, vfkit, fd: virtio-net headers before frames'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o link -r -d 'further place for guests, repeats: qemu+, le16+, vpnkit+ with unix:///path, tcp://host:port, tcp4://host:port, tcp6://host:port, vsock://[cid]:port, fd://3, fd://name; bess+ with unixpacket:///path, fd://3, fd://name; vfkit+ with unixgram:///path, fd://3, fd://name; fd+, vhost-user+ with unix:///path, fd://3, fd://name; tap+NAME[?netns=NAME-or-path][&userns=path][&mac=address]; ?vnet after qemu, bess, vfkit, fd: virtio-net headers before frames'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o listen -r -d 'control endpoint, repeats: unix:///path, tcp://host:port, tcp4://host:port, tcp6://host:port, vsock://[cid]:port, fd://3, fd://name'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o listen-bess -r -d 'endpoint for packet sockets: unixpacket:///path, fd://3, fd://name'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o listen-qemu -r -d 'endpoint for QEMU\'s stream sockets: unix:///path, tcp://host:port, tcp4://host:port, tcp6://host:port, vsock://[cid]:port, fd://3, fd://name'
@@ -66,7 +67,7 @@ complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o busy-poll 
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o config -r -F -d 'path of a YAML configuration file'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o debug -d 'log at level debug'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o deviceIP -r -d 'address of the first guest; the second usable one of the subnet if empty'
-complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o disable -r -a 'dns udp icmp host-loopback' -d 'what no guest has, repeats: the gateway\'s dns, udp, icmp (pings), or host-loopback'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o disable -r -a 'dns udp icmp host-loopback api' -d 'what no guest has, repeats: the gateway\'s dns or api (port 80), udp, icmp (pings), or host-loopback'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o dns-server -r -d 'name server to ask, repeats: an IP address, perhaps with a port; those of resolv.conf if empty'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o ec2-metadata-access -d 'let guests reach 169.254.0.0/16'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o egress-workers -r -d 'worker processes for host sockets; 0 means as configured, else 1'
@@ -82,7 +83,7 @@ complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o guests -r 
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o hostIP -r -d 'address that stands for the host; the last usable one of the subnet if empty'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o ipv6 -r -a 'off on auto' -d 'whether guests have IPv6; by default auto, in gvtap-gvproxy off'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o limit -r -d 'name=number, repeats: one of the limits of the configuration file'
-complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o link -r -d 'further place for guests, repeats: qemu+, le16+, vpnkit+ with unix:///path, tcp://host:port, tcp4://host:port, tcp6://host:port, vsock://[cid]:port, fd://3, fd://name; bess+ with unixpacket:///path, fd://3, fd://name; vfkit+ with unixgram:///path, fd://3, fd://name; fd+, vhost-user+ with unix:///path, fd://3, fd://name; ?vnet after qemu, bess, vfkit, fd: virtio-net headers before frames'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o link -r -d 'further place for guests, repeats: qemu+, le16+, vpnkit+ with unix:///path, tcp://host:port, tcp4://host:port, tcp6://host:port, vsock://[cid]:port, fd://3, fd://name; bess+ with unixpacket:///path, fd://3, fd://name; vfkit+ with unixgram:///path, fd://3, fd://name; fd+, vhost-user+ with unix:///path, fd://3, fd://name; tap+NAME[?netns=NAME-or-path][&userns=path][&mac=address]; ?vnet after qemu, bess, vfkit, fd: virtio-net headers before frames'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o listen -r -d 'control endpoint, repeats: unix:///path, tcp://host:port, tcp4://host:port, tcp6://host:port, vsock://[cid]:port, fd://3, fd://name'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o listen-bess -r -d 'endpoint for packet sockets: unixpacket:///path, fd://3, fd://name'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o listen-qemu -r -d 'endpoint for QEMU\'s stream sockets: unix:///path, tcp://host:port, tcp4://host:port, tcp6://host:port, vsock://[cid]:port, fd://3, fd://name'
@@ -150,6 +151,14 @@ complete -c gvtap-pipeline -n '__fish_seen_subcommand_from unexpose' -o api-toke
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from unexpose' -o config -r -F -d 'configuration file of the daemon, which names its API and its token'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from unexpose' -o json -d 'print JSON, for scripts'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from unexpose' -o version -d 'print the version and exit'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from attach' -o address -r -d 'static address with prefix length instead of DHCP, as 192.168.127.9/24'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from attach' -o gateway -r -d 'default route of a static address, the first address of its network if empty'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from attach' -o iface -r -d 'name of the tap in the namespace'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from attach' -o mac -r -d 'MAC address of the tap; a random one if empty'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from attach' -o mtu -r -d 'MTU of the tap: that of the daemon'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from attach' -o resolv-conf -r -d 'file in which to name the DNS servers until the end'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from attach' -o socket -r -d 'socket of the daemon on which taps are passed (start -link fd+unix:///path)'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from attach' -o userns -r -d 'path of the user namespace to enter; else the owner of the other one'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from capture' -o api -r -d 'the daemon\'s API: unix:///path, tcp://host:port; else $GVTAP_API, else of -config, else the usual socket'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from capture' -o api-token-file -r -F -d 'file with the token that the API asks for; none if empty'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from capture' -o config -r -F -d 'configuration file of the daemon, which names its API and its token'

@@ -66,10 +66,11 @@ class Dhcp:
         *,
         names: HostNames | None = None,
         has_dns: bool = True,
+        name_server: int = 0,
     ) -> None:
         """guest_of: the number of the guest that opened a link; above 0. names: where clients' names go.
 
-        has_dns: whether the gateway has a name server.
+        has_dns: whether the network has a name server. name_server: its address; 0 for the gateway's.
         """
         self._config = config
         self._guest_of = guest_of
@@ -84,7 +85,7 @@ class Dhcp:
             dhcp.SERVER_ID: gateway,
         }
         if has_dns:
-            self._options[dhcp.DNS_SERVER] = gateway
+            self._options[dhcp.DNS_SERVER] = ip.ipv4_bytes(name_server) if name_server else gateway
         if 0 < config.mtu <= MAX_MTU_OPTION:
             self._options[dhcp.INTERFACE_MTU] = config.mtu.to_bytes(2, "big")
         self._search_list = _search_list(config.dns_search_domains)

@@ -147,17 +147,22 @@ class Dhcp6:
     """The server of one /64."""
 
     def __init__(
-        self, config: Dhcp6Config, guest_of: Callable[[int], int] = by_link, *, has_dns: bool = True
+        self,
+        config: Dhcp6Config,
+        guest_of: Callable[[int], int] = by_link,
+        *,
+        has_dns: bool = True,
+        name_server: int = 0,
     ) -> None:
-        """guest_of: the number of the guest that opened a link; above 0. has_dns: as in Dhcp."""
+        """guest_of: the number of the guest that opened a link; above 0. has_dns, name_server: as in Dhcp."""
         self._first = config.ipv6_first
         gateway = config.ipv6_gateway
         self._duid = dhcpv6.duid_ll(config.gateway_mac)
-        self._dns_servers = gateway.to_bytes(16, "big") if has_dns else b""
+        self._dns_servers = (name_server or gateway).to_bytes(16, "big") if has_dns else b""
         self._search_list = dhcp.search_list_of(config.dns_search_domains, MAX_SEARCH_LIST)
         pool = IPv6Network((self._first | POOL, POOL_PREFIX))
         of_duids = config.ipv6_duid_leases
-        reserved = frozenset((config.ipv6_host, *of_duids))
+        reserved = frozenset((config.ipv6_host, name_server or gateway, *of_duids))
         subnet = _Subnet(pool, gateway, config.gateway_mac, config.ipv6_mac_leases, reserved)
         self._duid_leases = DuidLeases(of_duids)
         self._duid_lease_count = len(of_duids)

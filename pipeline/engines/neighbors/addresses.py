@@ -8,17 +8,19 @@ from pipeline.wire import ip, ipv6
 class Ipv6Addresses:
     """The IPv6 addresses of a network: a /64 and the link-local ones."""
 
-    def __init__(self, prefix: int, mac: bytes, *, gateway: int, host: int) -> None:
+    def __init__(self, prefix: int, mac: bytes, *, gateway: int, host: int, name_server: int = 0) -> None:
         """prefix: the first address of the /64. mac: the gateway's.
 
         gateway, host: addresses of the /64 that mean the gateway, and the host's ::1.
+        name_server: the address of the network's name server; 0 for the gateway's.
         """
         self.prefix = prefix
         self.gateway = gateway
         self.host = host
+        self.name_server = name_server
         self.link_local = ipv6.link_local(mac)
         """The address from which the gateway asks and advertises (RFC 4861 section 6.1.2)."""
-        self.own = frozenset((prefix, gateway, self.link_local, host))
+        self.own = frozenset((prefix, gateway, self.link_local, host, name_server or gateway))
         """Addresses that no guest may have, since the gateway answers for them. The first of the /64 means
         any router of it (RFC 4291 section 2.6.1)."""
 

@@ -55,6 +55,7 @@ class IcmpDispatch:
             addr
             for addr in network.targets.own
             if addr not in table
+            or addr in network.targets.gateways
             or (
                 ip.is_loopback(table[addr])
                 and network.targets.icmp_target(addr).refused != nat.HOST_LOOPBACK_OFF

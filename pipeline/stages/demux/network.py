@@ -41,7 +41,8 @@ class Network:
         self.config = config
         self.counts = worker.counts
         self.slots = ports.arena.slots
-        self.own = (config.network.gateway_ip, *config.network.gateway_virtual_ips)
+        network = config.network
+        self.own = (network.gateway_ip, network.name_server, *network.gateway_virtual_ips)
         """The IPv4 addresses that the gateway answers ARP for."""
         self.ipv6 = ipv6_addresses.of(config)
         """None while IPv6 is off."""
@@ -50,6 +51,7 @@ class Network:
             ec2_metadata_access=config.access.ec2_metadata_access,
             disable=config.access.disable,
             ipv6=self.ipv6,
+            name_server=config.network.dns_address,
         )
         newest_wins = config.access.guests == OPEN
         subnet = config.network.subnet

@@ -68,6 +68,7 @@ class EgressStage:
             own_ports=config.links.loopback_ports,
             disable=config.access.disable,
             ipv6=ipv6_addresses.of(config),
+            name_server=config.network.dns_address,
         )
         policy = PolicyFilter(worker, config.access.egress_policy, config.network)
         source = outbound.for_guests(config.network.outbound_address, config.network.outbound_interface)

@@ -41,8 +41,12 @@ class DhcpService:
         self._guest_of = guest_of
         self._replies = replies
         self._gateway = network.gateway_ip
-        self._ipv4 = Dhcp(network, guest_of, names=names, has_dns=has_dns)
-        self._ipv6 = Dhcp6(network, guest_of, has_dns=has_dns) if network.ipv6_first else None
+        self._ipv4 = Dhcp(network, guest_of, names=names, has_dns=has_dns, name_server=network.dns_address)
+        self._ipv6 = (
+            Dhcp6(network, guest_of, has_dns=has_dns, name_server=network.ipv6_dns)
+            if network.ipv6_first
+            else None
+        )
         self._link_local = ipv6.link_local(network.gateway_mac)
         self.keeper = LeaseKeeper(worker, self._ipv4, self._ipv6, network.state_file, now)
         self._count()

@@ -116,8 +116,8 @@ class ResolverStage:
                 # The zone of a link-local address is not an interface of this host.
                 worker.log.error("a name server is left out", servers=config.network.dns_servers)
         else:
-            # A server with the gateway's address would be this program itself.
-            self.servers = name_files.ServerList(resolv_conf, {ip.text(config.network.gateway_ip)}, dns_port)
+            # A server with this address would be this program itself.
+            self.servers = name_files.ServerList(resolv_conf, {ip.text(config.network.name_server)}, dns_port)
         self.hosts = name_files.HostsFile(hosts)
         self.upstream: Upstream[Key] = Upstream(
             worker,

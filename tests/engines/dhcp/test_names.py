@@ -209,6 +209,13 @@ def test_without_names_option_12_does_nothing() -> None:
     assert engine.name_refusal == ""
 
 
+def test_a_name_server_with_an_address_of_its_own_is_named() -> None:
+    engine = Dhcp(config(), name_server=ip.parse_ipv4("192.168.127.3"))
+    reply = send(engine, message(dhcp.REQUEST, mac(1)))
+    options = dhcp.parse(reply.payload, 0, len(reply.payload)).options
+    assert options[dhcp.DNS_SERVER] == bytes((192, 168, 127, 3))
+
+
 def test_without_a_name_server_the_reply_names_none() -> None:
     reply = send(Dhcp(config(), has_dns=False), message(dhcp.REQUEST, mac(1)))
     assert dhcp.DNS_SERVER not in dhcp.parse(reply.payload, 0, len(reply.payload)).options

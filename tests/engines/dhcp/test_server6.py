@@ -335,6 +335,13 @@ def test_rfc_3646_the_name_server_and_the_search_list_are_sent_to_clients_that_r
         assert plain.option(dhcpv6.DNS_SERVERS) is plain.option(dhcpv6.DOMAIN_LIST) is None
 
 
+def test_a_name_server_with_an_address_of_its_own_is_named() -> None:
+    engine = Dhcp6(Settings(), name_server=GATEWAY + 2)
+    options = wanting(dhcpv6.DNS_SERVERS)
+    found = Answer(send(engine, message(dhcpv6.INFORMATION_REQUEST, 1, options=options)))
+    assert found.option(dhcpv6.DNS_SERVERS) == (GATEWAY + 2).to_bytes(16, "big")
+
+
 def test_without_a_name_server_none_is_named() -> None:
     options = wanting(dhcpv6.DNS_SERVERS, dhcpv6.DOMAIN_LIST)
     for engine in (Dhcp6(Settings(), has_dns=False), Dhcp6(Settings(), has_dns=True)):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from guest import netlink
+from pipeline.system import netlink
 from pipeline.wire import ip
 from tests.support.netns import Namespace, Network
 

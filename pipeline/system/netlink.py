@@ -1,8 +1,8 @@
 """Sets address, default route and MTU of an interface with rtnetlink, so the ip command is not needed.
 
 This module has only the requests that the built-in DHCP client and a static set-up need: RTM_NEWADDR,
-RTM_DELADDR, RTM_NEWROUTE and RTM_NEWLINK of linux/rtnetlink.h, for IPv4. Each call opens its own socket and
-waits for the kernel's acknowledgement. It raises OSError with the kernel's errno.
+RTM_DELADDR, RTM_NEWROUTE, RTM_NEWLINK and RTM_DELLINK of linux/rtnetlink.h. Each call opens its own socket
+and waits for the kernel's acknowledgement. It raises OSError with the kernel's errno.
 """
 
 import os
@@ -14,6 +14,7 @@ from pipeline.wire import ip
 
 _NETLINK_ROUTE: Final = 0
 _RTM_NEWLINK: Final = 16
+_RTM_DELLINK: Final = 17
 _RTM_NEWADDR: Final = 20
 _RTM_DELADDR: Final = 21
 _RTM_NEWROUTE: Final = 24
@@ -24,7 +25,9 @@ _NLM_F_ACK: Final = 0x004
 _NLM_F_REPLACE: Final = 0x100
 _NLM_F_CREATE: Final = 0x400
 
+_IFF_UP: Final = 1
 _IFLA_MTU: Final = 4
+_IFLA_NET_NS_FD: Final = 28
 _IFA_ADDRESS: Final = 1
 _IFA_LOCAL: Final = 2
 _IFA_BROADCAST: Final = 4
@@ -63,6 +66,28 @@ def set_default_route(interface: str, gateway: int) -> None:
     )
     message += _attribute(_RTA_GATEWAY, ip.ipv4_bytes(gateway)) + _attribute(_RTA_OIF, _U32.pack(index))
     _request(_RTM_NEWROUTE, _NLM_F_CREATE | _NLM_F_REPLACE, message)
+
+
+def set_up(interface: str) -> None:
+    """Bring an interface up, such as lo."""
+    index = socket.if_nametoindex(interface)
+    _request(_RTM_NEWLINK, 0, _IFINFO.pack(socket.AF_UNSPEC, 0, index, _IFF_UP, _IFF_UP))
+
+
+def move(interface: str, netns: int) -> None:
+    """Move an interface to the network namespace of this descriptor. It is down there, without addresses.
+
+    EEXIST if that namespace has an interface of this name.
+    """
+    index = socket.if_nametoindex(interface)
+    message = _IFINFO.pack(socket.AF_UNSPEC, 0, index, 0, 0)
+    _request(_RTM_NEWLINK, 0, message + _attribute(_IFLA_NET_NS_FD, _U32.pack(netns)))
+
+
+def delete(interface: str) -> None:
+    """Delete an interface, such as a tap."""
+    index = socket.if_nametoindex(interface)
+    _request(_RTM_DELLINK, 0, _IFINFO.pack(socket.AF_UNSPEC, 0, index, 0, 0))
 
 
 def set_mtu(interface: str, mtu: int) -> None:

@@ -1,22 +1,35 @@
-"""The guest's tap interface: a network interface of the kernel whose frames the agent reads and writes.
+"""A tap: a network interface of the kernel whose frames a program reads and writes.
 
 Linux only (tun.txt of the kernel's documentation). A Tap owns the descriptor of /dev/net/tun. When this is
 closed, the interface vanishes unless it is persistent. With IFF_VNET_HDR in ``flags`` each frame begins with
-a virtio-net header. :mod:`guest.offload` sets its length and meaning. A DHCP client or :mod:`guest.netlink`
-sets addresses and routes.
+a virtio-net header. offload() makes it 12 bytes long, and has the kernel leave work to the program
+(TUNSETVNETHDRSZ and TUNSETOFFLOAD of linux/if_tun.h). A DHCP client or pipeline.system.netlink sets addresses
+and routes.
 """
 
-import fcntl
 import os
 import socket
+import sys
+from contextlib import suppress
 from struct import Struct
 from typing import Final
+
+from pipeline.wire import offload as features_of
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing here is called
+    fcntl = None  # type: ignore[assignment]
 
 IFF_TAP: Final = 0x0002
 IFF_NO_PI: Final = 0x1000
 IFF_VNET_HDR: Final = 0x4000
 
+TUNSETOFFLOAD: Final = 0x400454D0
 _TUNSETIFF: Final = 0x400454CA
+_TUNGETIFF: Final = 0x800454D2
+_TUNSETVNETHDRSZ: Final = 0x400454D8
+_TUNSETVNETLE: Final = 0x400454DC
 _SIOCGIFFLAGS: Final = 0x8913
 _SIOCSIFFLAGS: Final = 0x8914
 _SIOCGIFMTU: Final = 0x8921
@@ -31,6 +44,8 @@ _IFREQ_FLAGS: Final = Struct("16sH22x")
 _IFREQ_INT: Final = Struct("16si20x")
 _IFREQ_MAC: Final = Struct("16sH6s16x")
 _IFNAMSIZ: Final = 16
+_INT: Final = Struct("i")
+_USO: Final = features_of.USO4 | features_of.USO6
 
 
 class Tap:
@@ -54,7 +69,7 @@ class Tap:
         except OSError:
             os.close(fd)
             raise
-        return cls(fd, request[:_IFNAMSIZ].rstrip(b"\0").decode())
+        return cls(fd, _name_in(request))
 
     def set_mac(self, mac: bytes) -> None:
         """Set the MAC address of the interface, 6 bytes."""
@@ -78,6 +93,45 @@ class Tap:
     def close(self) -> None:
         """Close the descriptor. The interface vanishes unless it is persistent."""
         os.close(self.fd)
+
+
+def offload(fd: int, features: int) -> int:
+    """Have the kernel leave checksums and segmentation to this program. Returns the features it supports.
+
+    features: of pipeline.wire.offload. The tap must have IFF_VNET_HDR. An old kernel supports fewer features.
+    Without any it sends ordinary frames after headers of zeros. Raises OSError if it does not support headers
+    of 12 bytes.
+    """
+    fcntl.ioctl(fd, _TUNSETVNETHDRSZ, _INT.pack(features_of.VNET_LEN))
+    if sys.byteorder == "big":
+        fcntl.ioctl(fd, _TUNSETVNETLE, _INT.pack(1))
+    basic = features & (features_of.CSUM | features_of.TSO4)
+    for wanted in (features, features & ~_USO, basic, features & features_of.CSUM):
+        # The kernel takes UDP for both address families or for neither, and nothing without checksums.
+        usable = wanted if wanted & _USO == _USO else wanted & ~_USO
+        usable = usable if usable & features_of.CSUM else 0
+        try:
+            fcntl.ioctl(fd, TUNSETOFFLOAD, usable)
+        except OSError:
+            continue
+        return usable
+    fcntl.ioctl(fd, TUNSETOFFLOAD, 0)
+    return 0
+
+
+def end_offload(fd: int) -> None:
+    """Switch offload off, for the next program that opens a persistent tap."""
+    with suppress(OSError):  # the interface may already be deleted
+        fcntl.ioctl(fd, TUNSETOFFLOAD, 0)
+
+
+def name_and_flags(fd: int) -> tuple[str, int]:
+    """The name and the flags (IFF_*) of the interface that a descriptor belongs to.
+
+    Raises OSError if it belongs to none. The name is that of the last TUNSETIFF.
+    """
+    answer = fcntl.ioctl(fd, _TUNGETIFF, bytes(_IFREQ_FLAGS.size))
+    return _name_in(answer), int(_IFREQ_FLAGS.unpack(answer)[1])
 
 
 def mac_of(interface: str) -> bytes:
@@ -105,3 +159,7 @@ def _interface(name: str) -> bytes:
     if not 0 < len(encoded) < _IFNAMSIZ or b"/" in encoded or b"\0" in encoded:
         raise ValueError(f"not an interface name: {name!r}")
     return encoded
+
+
+def _name_in(request: bytes) -> str:
+    return request[:_IFNAMSIZ].rstrip(b"\0").decode()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from guest.tap import Tap, mac_of
+from pipeline.system.tap import Tap, mac_of
 from tests.support.netns import Namespace, Network, wait_for
 
 MAC = bytes.fromhex("5a94efe40cee")
