@@ -21,7 +21,6 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from struct import Struct
 from typing import Final
 
 from pipeline.engines.virtio import session as sessions
@@ -38,6 +37,7 @@ from pipeline.links.base import Link
 from pipeline.links.guest_memory import MemoryRefused, open_region
 from pipeline.links.listener import READABLE, Arrival
 from pipeline.links.vhost_user_link import Queue, RingDescriptors, VhostUserLink
+from pipeline.links.vhost_user_messages import MessageSocket
 from pipeline.system import peer
 from pipeline.wire import vhost_user as vu
 from pipeline.wire import virtio
@@ -51,7 +51,6 @@ MESSAGES_A_STEP: Final = 32
 
 _KICKS: Final = ev.READ | ev.EDGE
 _EVENTFD: Final = "anon_inode:[eventfd]"
-_INT: Final = Struct("=i")
 
 
 class VhostUserListener(AcceptingListener):
@@ -129,7 +128,7 @@ class _Frontend:
 
     def __init__(self, owner: VhostUserListener, sock: socket.socket) -> None:
         self._owner = owner
-        self._sock = sock
+        self._socket = MessageSocket(sock)
         self._peer = peer_text(sock)
         self._identity = peer.identity(sock)
         self._session = Session(owner.mtu)
@@ -140,21 +139,20 @@ class _Frontend:
         self._polled: list[int] = []
         """Descriptors of further pairs that are polled."""
         self._link: VhostUserLink | None = None
-        self._header: vu.Header | None = None
-        self._bytes = b""
-        self._fds: list[int] = []
-        """Descriptors of the message that is being read."""
-        self._ancillary = socket.CMSG_SPACE(vu.MAX_TABLE_REGIONS * _INT.size)
         self._ended = False
-        sock.setblocking(False)
         owner.poll(sock.fileno(), READABLE, self._on_readable)
 
     # --- messages -----------------------------------------------------------------------
 
     def _on_readable(self, _events: int) -> None:
         try:
-            for _ in range(2 * MESSAGES_A_STEP):
-                if self._ended or not self._receive():
+            for _ in range(MESSAGES_A_STEP):
+                message = self._socket.receive()
+                if message is None:
+                    self.end("the monitor has left")
+                    return
+                self._serve(*message)
+                if self._ended:
                     return
         except BlockingIOError:
             return
@@ -167,39 +165,7 @@ class _Frontend:
         except WireError:
             self._break("not a vhost-user message", sessions.REFUSED)
 
-    def _receive(self) -> bool:
-        """Read a header or a payload, and serve the message if it is whole. False if nothing came."""
-        header = self._header
-        wanted = vu.HEADER_LEN if header is None else header.size
-        if len(self._bytes) < wanted:
-            part, ancillary, flags, _ = self._sock.recvmsg(wanted - len(self._bytes), self._ancillary)
-            self._keep_descriptors(ancillary)
-            if flags & socket.MSG_CTRUNC:
-                raise SessionError("a message has too many descriptors, or none is left")
-            if not part:
-                self.end("the monitor has left")
-                return False
-            self._bytes += part
-            if len(self._bytes) < wanted:
-                return True
-        if header is None:
-            self._header, self._bytes = vu.parse_header(self._bytes), b""
-            # A message without payload is whole. A read of no bytes would look like the end.
-            return self._receive() if not self._header.size else True
-        payload, self._bytes, self._header = self._bytes, b"", None
-        self._serve(header, payload)
-        return True
-
-    def _keep_descriptors(self, ancillary: Sequence[tuple[int, int, bytes]]) -> None:
-        for level, kind, data in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                whole = len(data) - len(data) % _INT.size
-                self._fds += [fd for (fd,) in _INT.iter_unpack(data[:whole])]
-        if len(self._fds) > vu.MAX_TABLE_REGIONS:
-            raise SessionError("a message has too many descriptors")
-
-    def _serve(self, header: vu.Header, payload: bytes) -> None:
-        fds, self._fds = self._fds, []
+    def _serve(self, header: vu.Header, payload: bytes, fds: list[int]) -> None:
         try:
             answer = self._session.on_message(header, payload, len(fds))
             self._act(answer, fds)
@@ -207,21 +173,13 @@ class _Frontend:
             if self._ended:
                 return
             if answer.action == sessions.STOP_RING:
-                self._reply(header, self._session.vring_base(answer.ring), [])
+                self._socket.reply(header, self._session.vring_base(answer.ring), [])
             elif answer.reply is not None:
-                self._reply(header, answer.reply, fds if answer.action == sessions.MAKE_INFLIGHT else [])
+                has_file = answer.action == sessions.MAKE_INFLIGHT
+                self._socket.reply(header, answer.reply, fds if has_file else [])
         finally:
             for fd in fds:
                 os.close(fd)
-
-    def _reply(self, header: vu.Header, payload: bytes, fds: list[int]) -> None:
-        message = vu.reply(header.request, payload)
-        try:
-            sent = socket.send_fds(self._sock, [message], fds)
-        except BlockingIOError:
-            sent = 0
-        if sent < len(message):
-            raise SessionError("the monitor does not read")
 
     def _act(self, answer: Answer, fds: list[int]) -> None:
         """Do what a message asks for. A descriptor that is kept is removed from fds."""
@@ -375,12 +333,9 @@ class _Frontend:
         self._ended = True
         self._hang_up(text)
         self._forget_rings()
-        self._owner.stop_polling(self._sock.fileno())
-        self._sock.close()
+        self._owner.stop_polling(self._socket.fileno())
+        self._socket.close()
         self._memory.clear()
-        for fd in self._fds:
-            os.close(fd)
-        self._fds.clear()
         for descriptors in self._descriptors:
             _close(descriptors.kick)
             _close(descriptors.call)
