@@ -15,7 +15,7 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from time import monotonic
 from typing import Final
 
@@ -32,15 +32,16 @@ from pipeline.control.ssh.destination import SocketError, SshError
 from pipeline.control.ssh.forwards import check_library
 from pipeline.control.workers import RequestError
 from pipeline.daemon import placement, processes, signals
+from pipeline.daemon.guest_sockets import GuestSockets
 from pipeline.daemon.own_files import OwnFiles
 from pipeline.daemon.programs import Companion, Program
 from pipeline.daemon.reload import Reloader, Reread
-from pipeline.daemon.taps import Taps, TapsError
+from pipeline.daemon.taps import TapsError
 from pipeline.ipc import messages
 from pipeline.ipc.arena import SLOT_BYTES
 from pipeline.ipc.fabric import Fabric
 from pipeline.ipc.segment import SegmentError
-from pipeline.links import addresses, inherited, pcap, protocols, stdio, vnet
+from pipeline.links import addresses, inherited, pcap, protocols
 from pipeline.system import descriptor_limit, outbound, output_file, stacks
 from pipeline.system.service_manager import ALIVE, STOPPING, ServiceManager
 from pipeline.system.service_manager import READY as READY_FOR_MANAGER
@@ -113,8 +114,7 @@ class Supervisor:
         self.listeners: list[socket.socket] = []
         self.inherited = inherited.Inherited(os.environ, os.getpid())
         self.manager = ServiceManager(os.environ, os.getpid())
-        self.stdio: tuple[int, int] | None = None
-        self.taps = Taps(taps)
+        self.guest_sockets = GuestSockets(config, program, taps)
         self.companion = companion
         self.capture = -1
         self.flow_log: FlowLog | None = None
@@ -143,7 +143,7 @@ class Supervisor:
             outbound.check(config.network.outbound_address, config.network.outbound_interface)
         except outbound.OutboundError as error:
             raise StartError(str(error)) from error
-        reachable = config.links.listen or config.links.stdio or any(self._guest_urls())
+        reachable = config.links.listen or config.links.stdio or any(self.guest_sockets.urls())
         if not reachable and not self.program.one_guest:
             self.log.warning("no guest can attach: start has neither -listen nor another flag for links")
         try:
@@ -152,17 +152,14 @@ class Supervisor:
             path = config.logging.pid_file
             raise StartError(f"cannot write pid file {path}: {error.strerror}") from error
         self._claim_inherited()
-        if config.links.stdio:
-            self.stdio = stdio.take()
-        places = (url for protocol, url in self._guest_urls() if protocol == protocols.TAP)
-        self.taps.open(places, config.network.mtu)
+        self.guest_sockets.take()
         self._open_outputs()
         self._fork()
 
     def _claim_inherited(self) -> None:
         """Take the sockets that a parent has passed for URLs of the configuration."""
         links = self.config.links
-        guests = (url for _, url in self._guest_urls())
+        guests = (url for _, url in self.guest_sockets.urls())
         for url in (*links.listen, links.services, links.metrics, *guests):
             if url.startswith(inherited.SCHEME):
                 self.inherited.claim(url)
@@ -194,7 +191,7 @@ class Supervisor:
                 f"{error} (use fewer -slots than {layout.slots}, of {SLOT_BYTES // 1024} KiB each, or make "
                 "it larger: mount -o remount,size=..., --shm-size of a container)"
             ) from error
-        private = [*self.signals.fds, *self.inherited.sockets, *self.taps.fds, *(self.stdio or ())]
+        private = [*self.signals.fds, *self.inherited.sockets, *self.guest_sockets.fds]
         private += self.companion.fds if self.companion is not None else []
         private += [self.capture] if self.capture >= 0 else []
         private += [self.flow_log.fileno()] if self.flow_log is not None else []
@@ -208,14 +205,6 @@ class Supervisor:
                 output_file.check_replace(path)
         except OSError as error:
             raise StartError(f"cannot write state file {path}: {error.strerror}") from error
-
-    def _guest_urls(self) -> Iterator[tuple[str, str]]:
-        """Protocol and URL of each socket for guests, in the order in which they are bound. Without stdio."""
-        own = (protocols.VPNKIT, protocols.QEMU, protocols.BESS, protocols.VFKIT, protocols.VHOST_USER)
-        for protocol in own:
-            if url := getattr(self.config.links, protocol.replace("-", "_")):
-                yield protocol, url
-        yield from self.config.links.further
 
     # --- life -----------------------------------------------------------------------------
 
@@ -316,25 +305,14 @@ class Supervisor:
         if url := config.links.web:
             self._serve_web(plane, url)
         try:
-            for protocol, url in self._guest_urls():
-                if protocol == protocols.TAP:
-                    with self.taps.lent(url) as fd:
-                        await self._accept_guests(plane, protocol, [fd])
-                    self.log.info(f"listening {protocol}+{url}", kind="listening", protocol=protocol)
-                    continue
-                sock = protocols.bind(protocol, url, self.inherited)
-                with sock:
-                    self.files.keep(addresses.socket_path(url))
-                    await self._accept_guests(plane, protocol, [sock], url)
-                    bound = addresses.bound_url(sock, url)
-                self.log.info(f"listening {bound}", kind="listening", protocol=protocol)
-            if self.stdio is not None:
-                await self._accept_guests(plane, protocols.STDIO, self.stdio)
+            await self.guest_sockets.hand_over(plane, self.inherited, self.files.keep, self._report_listening)
         except addresses.AddressError:
             plane.notify(HYPERVISOR_ERROR)
             raise
-        self._close_stdio()
         await plane.forward_sockets()
+
+    def _report_listening(self, protocol: str, url: str) -> None:
+        self.log.info(f"listening {url}", kind="listening", protocol=protocol)
 
     def _serve_metrics(self, plane: ControlPlane, url: str) -> None:
         listener = self._listen(url)
@@ -348,18 +326,6 @@ class Supervisor:
         page = addresses.bound_url(listener, url).replace("tcp://", "http://", 1)
         # The token stands after a #, so no browser sends it with a request (pipeline.control.web.login).
         plane.serve_web(listener, lambda token: self.log.info("web page", url=f"{page}/#token={token}"))
-
-    async def _accept_guests(
-        self,
-        plane: ControlPlane,
-        protocol: str,
-        fds: list[socket.socket] | list[int] | tuple[int, int],
-        url: str = "",
-    ) -> None:
-        once = self.program.ends_after(protocol)
-        macs = self.config.network.vpnkit_macs
-        taken = vnet.guest_features(url)
-        await plane.accept_guests(protocol, fds, once=once, macs=macs, vnet=taken)
 
     def _listen(self, url: str) -> socket.socket:
         if url.startswith(inherited.SCHEME):
@@ -437,13 +403,9 @@ class Supervisor:
         ends = self.program.ends_after(protocol)
         if failed and self.program.one_guest:
             self._stop(error, EXIT_FAILED)
-        elif ends or (protocol == protocols.STDIO and self._is_only_stdio()):
+        elif ends or (protocol == protocols.STDIO and self.guest_sockets.only_stdio):
             wait = NOTIFY_WAIT if self.config.links.notification else 0.0
             asyncio.get_running_loop().call_later(wait, self._stop, event.text or error, EXIT_OK)
-
-    def _is_only_stdio(self) -> bool:
-        """Whether guests can arrive only on standard input and output."""
-        return not self.config.links.listen and not any(self._guest_urls())
 
     def _on_end(self, worker: processes.Running) -> None:
         """A worker process has ended. Unless the daemon is already stopping, this ends the daemon."""
@@ -484,10 +446,9 @@ class Supervisor:
         for sock in self.listeners:
             sock.close()
         self.inherited.close()
-        self.taps.close()
+        self.guest_sockets.close()
         if self.companion is not None:
             self.companion.close()
-        self._close_stdio()
         self._close_capture()
         if self.flow_log is not None:
             self.flow_log.close()
@@ -499,8 +460,3 @@ class Supervisor:
         if self.capture >= 0:
             os.close(self.capture)
             self.capture = -1
-
-    def _close_stdio(self) -> None:
-        for fd in self.stdio or ():
-            os.close(fd)
-        self.stdio = None

@@ -175,9 +175,8 @@ class _Frontend:
             if answer.action == sessions.STOP_RING:
                 self._socket.reply(header, self._session.vring_base(answer.ring), [])
             elif answer.reply is not None:
-                self._socket.reply(
-                    header, answer.reply, fds if answer.action == sessions.MAKE_INFLIGHT else []
-                )
+                has_file = answer.action == sessions.MAKE_INFLIGHT
+                self._socket.reply(header, answer.reply, fds if has_file else [])
         finally:
             for fd in fds:
                 os.close(fd)

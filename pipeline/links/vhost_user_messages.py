@@ -32,9 +32,10 @@ class MessageSocket:
         return self._sock.fileno()
 
     def receive(self) -> tuple[vu.Header, bytes, list[int]] | None:
-        """The next message: header, payload and descriptors, which the caller owns. None at the end.
+        """Header, payload and descriptors of the next message. None: the monitor has left.
 
-        Raises BlockingIOError if the message is not whole, OSError, WireError or SessionError.
+        The caller owns the descriptors. Raises BlockingIOError if the message is not whole, OSError,
+        WireError or SessionError.
         """
         while True:
             header = self._header

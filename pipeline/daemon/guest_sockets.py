@@ -1,0 +1,105 @@
+"""The places at which guests arrive, besides ``-listen``: sockets, taps, standard input and output.
+
+::
+
+    take() before the fork    stdio and taps, which need the process as it started
+    hand_over()               binds the sockets, and gives everything to ingress
+    close()                   what ingress did not get
+"""
+
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
+
+from pipeline.config.model import Config
+from pipeline.control.plane import ControlPlane
+from pipeline.daemon.programs import Program
+from pipeline.daemon.taps import Taps
+from pipeline.links import addresses, protocols, stdio, vnet
+from pipeline.links.inherited import Inherited
+
+_OWN_FLAGS: Final = (protocols.VPNKIT, protocols.QEMU, protocols.BESS, protocols.VFKIT, protocols.VHOST_USER)
+
+
+class GuestSockets:
+    """These places, as the configuration has them."""
+
+    def __init__(self, config: Config, program: Program, taps: Mapping[str, int]) -> None:
+        """taps: those that the program has opened itself. They are this object's from now on."""
+        self._config = config
+        self._program = program
+        self._taps = Taps(taps)
+        self._stdio: tuple[int, int] | None = None
+
+    def urls(self) -> Iterator[tuple[str, str]]:
+        """Protocol and URL of each socket and tap, in the order in which they are bound. Without stdio."""
+        for protocol in _OWN_FLAGS:
+            if url := getattr(self._config.links, protocol.replace("-", "_")):
+                yield protocol, url
+        yield from self._config.links.further
+
+    @property
+    def only_stdio(self) -> bool:
+        """Whether guests can arrive only on standard input and output."""
+        return not self._config.links.listen and not any(self.urls())
+
+    @property
+    def fds(self) -> list[int]:
+        """The descriptors that are open now."""
+        return [*self._taps.fds, *(self._stdio or ())]
+
+    def take(self) -> None:
+        """Take stdio and open the taps. Call this before any thread exists. Raises OSError, TapsError."""
+        if self._config.links.stdio:
+            self._stdio = stdio.take()
+        places = (url for protocol, url in self.urls() if protocol == protocols.TAP)
+        self._taps.open(places, self._config.network.mtu)
+
+    async def hand_over(
+        self,
+        plane: ControlPlane,
+        inherited: Inherited,
+        keep: Callable[[str], None],
+        report: Callable[[str, str], None],
+    ) -> None:
+        """Bind the sockets, and let ingress accept guests. Raises AddressError.
+
+        keep: called with the path of each socket file. report: called with each protocol and its bound URL.
+        """
+        for protocol, url in self.urls():
+            if protocol == protocols.TAP:
+                with self._taps.lent(url) as fd:
+                    await self._accept(plane, protocol, [fd])
+                report(protocol, f"{protocol}+{url}")
+                continue
+            sock = protocols.bind(protocol, url, inherited)
+            with sock:
+                keep(addresses.socket_path(url))
+                await self._accept(plane, protocol, [sock], url)
+                bound = addresses.bound_url(sock, url)
+            report(protocol, bound)
+        if self._stdio is not None:
+            await self._accept(plane, protocols.STDIO, self._stdio)
+        self._close_stdio()
+
+    async def _accept(
+        self,
+        plane: ControlPlane,
+        protocol: str,
+        fds: list[socket.socket] | list[int] | tuple[int, int],
+        url: str = "",
+    ) -> None:
+        once = self._program.ends_after(protocol)
+        macs = self._config.network.vpnkit_macs
+        await plane.accept_guests(protocol, fds, once=once, macs=macs, vnet=vnet.guest_features(url))
+
+    def close(self) -> None:
+        """Close what is still open."""
+        self._taps.close()
+        self._close_stdio()
+
+    def _close_stdio(self) -> None:
+        for fd in self._stdio or ():
+            os.close(fd)
+        self._stdio = None
