@@ -191,7 +191,8 @@ class Supervisor:
                 f"{error} (use fewer -slots than {layout.slots}, of {SLOT_BYTES // 1024} KiB each, or make "
                 "it larger: mount -o remount,size=..., --shm-size of a container)"
             ) from error
-        private = [*self.signals.fds, *self.inherited.sockets, *self.guest_sockets.fds]
+        private: list[socket.socket | int] = [*self.signals.fds, *self.inherited.sockets]
+        private += self.guest_sockets.fds
         private += self.companion.fds if self.companion is not None else []
         private += [self.capture] if self.capture >= 0 else []
         private += [self.flow_log.fileno()] if self.flow_log is not None else []

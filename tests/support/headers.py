@@ -23,8 +23,8 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from guest import offload as agent
-from guest.tap import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR, Tap
+from pipeline.system import tap as taps
+from pipeline.system.tap import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR, Tap
 from pipeline.wire import framing, offload, virtio_net
 from pipeline.wire.framing import QEMU
 from pipeline.wire.virtio_net import GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP, LONG_LEN, NEEDS_CSUM, Header
@@ -151,7 +151,7 @@ def main() -> None:
     for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
         sock.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)
     tap = Tap.open("tap0", IFF_TAP | IFF_NO_PI | IFF_VNET_HDR)
-    agent.set_up(tap, int(features))
+    taps.offload(tap.fd, int(features))
     fcntl.fcntl(tap.fd, fcntl.F_SETFL, fcntl.fcntl(tap.fd, fcntl.F_GETFL) & ~os.O_NONBLOCK)
     monitor = _Monitor(tap, sock, is_stream)
 
