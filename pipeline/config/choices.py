@@ -24,7 +24,7 @@ VNET_LINKS: Final = ("qemu", "bess", "vfkit", "fd")
 """Protocols whose URL may have the option ``vnet`` (pipeline.links.vnet)."""
 TAP: Final = "tap"
 """The protocol of ``links`` that has no URL, but the name of an interface (pipeline.links.tap_url)."""
-TAP_FORM: Final = "NAME[?netns=NAME-or-path][&userns=path][&mac=address]"
+TAP_FORM: Final = "NAME[?netns=NAME-or-path][&userns=path][&mac=address] or fd://"
 
 FORWARD_FORM: Final = "[HOST:]PORT[-PORT]:[GUEST:]PORT[-PORT][/udp]"
 """The word that means a port forward (pipeline.config.forward_words)."""

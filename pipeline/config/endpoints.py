@@ -19,6 +19,7 @@ _VSOCK: Final = re.compile(r"([0-9]*:[0-9]+|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[
 
 _METRICS_HINT: Final = "allowed: host:port or unix:///path"
 _TCP: Final = "tcp://"
+_FD: Final = "fd"
 _WEB_HINT: Final = "allowed: 127.0.0.1:port, [::1]:port or localhost:port"
 
 
@@ -82,12 +83,17 @@ def further_links(texts: Sequence[str], *, bound: bool = False) -> tuple[tuple[s
 
 
 def _check_tap(text: str, before: Sequence[tuple[str, str]]) -> None:
+    if text.startswith(f"{_FD}://"):
+        check(text, f"link: {TAP}", (_FD,))
+        if (TAP, text) in before:
+            raise ConfigError(f"link: {TAP}: {flags.quote(text)} is a link already (allowed: once)")
+        return
     try:
         place = tap_url.parse(text)
     except ValueError as error:
         raise ConfigError(f"link: {TAP}: {error} (allowed: {TAP}+{TAP_FORM})") from None
     for protocol, other in before:
-        if protocol == TAP and tap_url.parse(other)[:2] == place[:2]:
+        if protocol == TAP and not other.startswith(f"{_FD}://") and tap_url.parse(other)[:2] == place[:2]:
             raise ConfigError(f"link: {TAP}: {flags.quote(text)} is a link already (allowed: once)")
 
 

@@ -200,17 +200,9 @@ class ControlPlane:
         self._fronts.append(front)
         front.listen(listener)
 
-    async def accept_guests(
-        self,
-        protocol: str,
-        fds: Sequence[socket.socket | int],
-        *,
-        once: bool,
-        macs: Mapping[str, bytes],
-        vnet: int | None,
-    ) -> None:
+    async def accept_guests(self, ask: messages.Open, fds: Sequence[socket.socket | int]) -> None:
         """Have ingress accept guests on bound sockets. The caller keeps its own. Raises RequestError."""
-        await self._channels.request(INGRESS, messages.Open(protocol, once, dict(macs), vnet), fds)
+        await self._channels.request(INGRESS, ask, fds)
 
     async def forward_sockets(self) -> None:
         """Open the configured forwards over ssh. Raises SocketError, SshError."""

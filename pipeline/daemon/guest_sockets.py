@@ -16,7 +16,9 @@ from pipeline.config.model import Config
 from pipeline.control.plane import ControlPlane
 from pipeline.daemon.programs import Program
 from pipeline.daemon.taps import Taps
+from pipeline.ipc import messages
 from pipeline.links import addresses, protocols, stdio, vnet
+from pipeline.links.inherited import SCHEME as FD
 from pipeline.links.inherited import Inherited
 
 _OWN_FLAGS: Final = (protocols.VPNKIT, protocols.QEMU, protocols.BESS, protocols.VFKIT, protocols.VHOST_USER)
@@ -49,6 +51,16 @@ class GuestSockets:
         """The descriptors that are open now."""
         return [*self._taps.fds, *(self._stdio or ())]
 
+    def claim(self, inherited: Inherited) -> None:
+        """Claim what a parent has passed. Raises AddressError, TapsError."""
+        for protocol, url in self.urls():
+            if not url.startswith(FD):
+                continue
+            if protocol == protocols.TAP:
+                self._taps.adopt(url, inherited.claim_file(url))
+            else:
+                inherited.claim(url)
+
     def take(self) -> None:
         """Take stdio and open the taps. Call this before any thread exists. Raises OSError, TapsError."""
         if self._config.links.stdio:
@@ -70,7 +82,7 @@ class GuestSockets:
         for protocol, url in self.urls():
             if protocol == protocols.TAP:
                 with self._taps.lent(url) as fd:
-                    await self._accept(plane, protocol, [fd])
+                    await self._accept(plane, protocol, [fd], shared=url.startswith(FD))
                 report(protocol, f"{protocol}+{url}")
                 continue
             sock = protocols.bind(protocol, url, inherited)
@@ -89,10 +101,13 @@ class GuestSockets:
         protocol: str,
         fds: list[socket.socket] | list[int] | tuple[int, int],
         url: str = "",
+        *,
+        shared: bool = False,
     ) -> None:
         once = self._program.ends_after(protocol)
         macs = self._config.network.vpnkit_macs
-        await plane.accept_guests(protocol, fds, once=once, macs=macs, vnet=vnet.guest_features(url))
+        taken = vnet.guest_features(url)
+        await plane.accept_guests(messages.Open(protocol, once, dict(macs), taken, shared), fds)
 
     def close(self) -> None:
         """Close what is still open."""

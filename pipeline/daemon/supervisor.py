@@ -159,10 +159,10 @@ class Supervisor:
     def _claim_inherited(self) -> None:
         """Take the sockets that a parent has passed for URLs of the configuration."""
         links = self.config.links
-        guests = (url for _, url in self.guest_sockets.urls())
-        for url in (*links.listen, links.services, links.metrics, *guests):
+        for url in (*links.listen, links.services, links.metrics):
             if url.startswith(inherited.SCHEME):
                 self.inherited.claim(url)
+        self.guest_sockets.claim(self.inherited)
         for name in self.inherited.unused():
             self.log.warning("a passed descriptor is not used", descriptor=name)
 

@@ -26,6 +26,18 @@ class Taps:
         """The descriptors that were not taken."""
         return list(self._fds.values())
 
+    def adopt(self, url: str, fd: int) -> None:
+        """A parent has passed this tap. It is this object's from now on. Raises TapsError if it is none."""
+        from pipeline.system import tap  # noqa: PLC0415
+
+        self._fds[url] = fd
+        try:
+            flags = tap.name_and_flags(fd)[1]
+        except OSError:
+            flags = 0
+        if not flags & tap.IFF_TAP:
+            raise TapsError(f"{LINK}{url}: the descriptor is not that of a tap")
+
     def open(self, places: Iterable[str], mtu: int) -> None:
         """Open all of them. Call this before any thread exists, since it forks. Raises TapsError."""
         for text in (place for place in places if place not in self._fds):

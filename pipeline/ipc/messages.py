@@ -116,6 +116,7 @@ class Open(Request):
     """Accept guests on these sockets. once: only one guest. macs: by UUID, for vpnkit.
 
     vnet: what guests take (pipeline.links.vnet), None if their frames have no virtio-net header.
+    shared: another program may have the open file of a tap too.
     """
 
     NAME = "open"
@@ -123,6 +124,7 @@ class Open(Request):
     once: bool | None = None
     macs: dict[str, bytes] | None = None
     vnet: int | None = None
+    shared: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,24 +42,40 @@ class Inherited:
         return list(self._claimed.values())
 
     def claim(self, url: str) -> None:
-        """Check the descriptor of an fd:// URL and keep it for take(). Raises AddressError.
+        """Check the socket of an fd:// URL and keep it for take(). Raises AddressError.
 
         Call this before any fork: a socket does not end while another process has a copy of it.
         """
+        number = self._free_number(url)
+        try:
+            sock = socket.socket(fileno=number)
+        except OSError as error:
+            raise _unusable(url, number, error) from error
+        self._use(number)
+        self._claimed[url] = sock
+
+    def claim_file(self, url: str) -> int:
+        """The descriptor of an fd:// URL that is no socket. The caller owns it. Raises AddressError."""
+        number = self._free_number(url)
+        try:
+            os.fstat(number)
+        except OSError as error:
+            raise _unusable(url, number, error) from error
+        self._use(number)
+        return number
+
+    def _free_number(self, url: str) -> int:
         text = url.removeprefix(SCHEME).partition("?")[0]
         number = int(text) if re.fullmatch(r"[0-9]{1,6}", text) else self._number(text, url)
         if number < FIRST:
             raise AddressError(f"{url}: the first descriptor that can be passed is {FIRST}")
         if number in self._used:
             raise AddressError(f"{url}: descriptor {number} is used already")
-        try:
-            sock = socket.socket(fileno=number)
-        except OSError as error:
-            words = os.strerror(error.errno or 0).lower()
-            raise AddressError(f"{url}: descriptor {number}: {words}") from error
+        return number
+
+    def _use(self, number: int) -> None:
         self._used.add(number)
         os.set_inheritable(number, False)
-        self._claimed[url] = sock
 
     def take(self, url: str) -> socket.socket:
         """The socket of an fd:// URL that was claimed. KeyError if it was not."""
@@ -85,3 +101,7 @@ class Inherited:
             for number, name in self._names.items()
             if number not in self._used
         ]
+
+
+def _unusable(url: str, number: int, error: OSError) -> AddressError:
+    return AddressError(f"{url}: descriptor {number}: {os.strerror(error.errno or 0).lower()}")

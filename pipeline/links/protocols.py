@@ -95,11 +95,13 @@ def make(
     once: bool = False,
     macs: Mapping[str, bytes] | None = None,
     vnet: int | None = None,
+    shared: bool = False,
 ) -> Listener:
     """The listener for these descriptors, which it owns from now on. ValueError for an unknown protocol.
 
     once: serve only the first guest. macs: the MAC addresses of vpnkit clients, by UUID. vnet: what guests
-    take (pipeline.links.vnet), None without virtio-net headers. vpnkit has none.
+    take (pipeline.links.vnet), None without virtio-net headers. vpnkit has none. shared: another program may
+    have the open file of a tap too.
     """
     if protocol == STDIO:
         return StdioListener(*fds)
@@ -107,7 +109,7 @@ def make(
         # Few daemons have a tap, and on some systems there is none.
         from pipeline.links.tap import TapListener  # noqa: PLC0415
 
-        return TapListener(fds[0])
+        return TapListener(fds[0], shared=shared)
     if protocol not in FORMS:
         raise ValueError(f"unknown protocol {protocol!r}")
     sock = socket.socket(fileno=fds[0])

@@ -251,15 +251,24 @@ class TapListener(Listener):
 
     protocol = PROTOCOL
 
-    def __init__(self, fd: int) -> None:
-        """The listener owns fd from now on. Raises OSError if it is not of a tap."""
+    def __init__(self, fd: int, *, shared: bool = False) -> None:
+        """The listener owns fd from now on. Raises OSError if it is not of a tap.
+
+        shared: another program has opened the tap.
+        """
         self._fd = fd
+        self._shared = shared
         self._name = tap.name_and_flags(fd)[0]
 
     def open(self, poller: Poller, resources: LinkResources, owner: Owner) -> None:
         """See Listener.open."""
         fd, self._fd = self._fd, -1
-        link = TapLink(fd, *resources)
+        try:
+            link = passed_link(fd, resources)[0] if self._shared else TapLink(fd, *resources)
+        except TapError as error:
+            os.close(fd)
+            owner.fail(self, str(error))
+            return
         owner.attach(Arrival(link, PROTOCOL, self._name), self)
 
     def close(self) -> None:

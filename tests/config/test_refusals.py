@@ -9,7 +9,7 @@ from pipeline.config.file import ConfigError
 from pipeline.go import flags
 from tests.config.built import refusal
 
-TAP_ALLOWED = "(allowed: tap+NAME[?netns=NAME-or-path][&userns=path][&mac=address])"
+TAP_ALLOWED = "(allowed: tap+NAME[?netns=NAME-or-path][&userns=path][&mac=address] or fd://)"
 PREFIX = "failed to validate configuration IPs: "
 
 
@@ -100,6 +100,14 @@ PREFIX = "failed to validate configuration IPs: "
             "(allowed: qemu+, le16+, vpnkit+, bess+, vfkit+, fd+, vhost-user+, tap+)",
         ),
         (["-link", "tap+"], f"link: tap: '' is not a name of an interface {TAP_ALLOWED}"),
+        (
+            ["-link", "tap+fd://"],
+            "link: tap: fd://: descriptors have the form fd://3 or fd://name",
+        ),
+        (
+            ["-link", "tap+fd://3", "-link", "tap+fd://3"],
+            'link: tap: "fd://3" is a link already (allowed: once)',
+        ),
         (["-link", "tap+a/b"], f"link: tap: 'a/b' is not a name of an interface {TAP_ALLOWED}"),
         (["-link", "tap+eth0?net=b"], f"link: tap: unknown setting 'net' {TAP_ALLOWED}"),
         (["-link", "tap+eth0?netns="], f"link: tap: netns has no value {TAP_ALLOWED}"),

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from pipeline.config.subnet import MAX_MTU
+from pipeline.system.tap import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR, Tap
 from tests.support.agent import GATEWAY_ADDR, GUEST_ADDR, run_client
 from tests.support.daemon import Daemon, program
 from tests.support.netns import INTERNET_ADDR, Namespace, Network, wait_for
@@ -103,6 +104,43 @@ def test_an_interface_that_exists_is_opened_and_stays(network: Network, outside:
                 assert run_client(guest, "transfer", INTERNET_ADDR, DATA, MIB, MIB)["errors"] == []
     finally:
         guest.ip("link", "del", "eth0")
+
+
+@pytest.mark.parametrize("header", [IFF_VNET_HDR, 0], ids=["headers", "plain"])
+def test_a_tap_that_a_parent_has_opened_is_the_guest(network: Network, outside: Servers, header: int) -> None:
+    guest = network.guest
+    tap = guest.call(lambda: Tap.open("eth0", IFF_TAP | IFF_NO_PI | header))
+    guest.ip("link", "set", "eth0", "up")
+    configure(guest)
+    daemon = Daemon(network, "-link", f"tap+fd://{tap.fd}", name="passed-tap")
+    with daemon.log_path.open("wb") as log:
+        process = network.host.popen(
+            [*program(), "start", *daemon.flags], stdout=log, stderr=log, pass_fds=[tap.fd]
+        )
+    tap.close()
+    try:
+        wait_for(lambda: daemon.events("guest connected"), "the guest is there")
+        assert run_client(guest, "transfer", INTERNET_ADDR, DATA, MIB, MIB)["errors"] == []
+    finally:
+        process.terminate()
+        assert process.wait(5) == 0
+    assert "eth0" not in guest.run("ip", "-o", "link").stdout, "the tap went with the daemon"
+
+
+def test_a_descriptor_that_is_no_tap_stops_the_start(network: Network) -> None:
+    with open("/dev/null", "rb") as other:
+        number = other.fileno()
+        daemon = Daemon(network, "-link", f"tap+fd://{number}", name="no-tap")
+        process = network.host.popen(
+            [*program(), "start", *daemon.flags],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            pass_fds=[number],
+        )
+        said = process.communicate(timeout=10)[0]
+    assert process.returncode == 1
+    assert f"link tap+fd://{number}: the descriptor is not that of a tap" in said
 
 
 def test_frames_to_a_tap_that_is_down_are_counted(network: Network) -> None:

@@ -42,7 +42,10 @@ class Acceptors:
 
     def open(self, ask: messages.Open, fds: list[int]) -> Message:
         """Serve the request Open, with its descriptors."""
-        self.add(protocols.make(ask.protocol, fds, once=bool(ask.once), macs=ask.macs, vnet=ask.vnet))
+        listener = protocols.make(
+            ask.protocol, fds, once=bool(ask.once), macs=ask.macs, vnet=ask.vnet, shared=bool(ask.shared)
+        )
+        self.add(listener)
         return {}
 
     def add(self, listener: Listener) -> None:
