@@ -4,17 +4,21 @@ Exit codes: 0 after an orderly end, after help and version; 1 if the command lin
 docs/slirp4netns.md says what differs.
 """
 
+import fcntl
+import os
 import sys
 from collections.abc import Sequence
 from typing import Final
 
 from pipeline import release
 from pipeline.config import slirp4netns
-from pipeline.config.slirp4netns import OPTIONS, SHORT, OptionError
+from pipeline.config.slirp4netns import OPTIONS, SHORT, OptionError, Options
 from pipeline.system import process_name, standard_files
 from pipeline.system.namespaces import NamespaceError
 
 NAME: Final = "gvtap-slirp4netns"
+STANDARD: Final = 3
+"""Descriptors below this one are standard input, output and error."""
 OK: Final = 0
 FAILED: Final = 1
 COMPATIBLE: Final = "1.3.1"
@@ -40,6 +44,11 @@ def main(words: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{NAME}: {error}\n'{NAME} --help' lists the options\n")
         return FAILED
     process_name.set_name(NAME)
+    try:
+        own = keep_descriptors(own)
+    except OptionError as error:
+        sys.stderr.write(f"{NAME}: {error}\n")
+        return FAILED
     from pipeline.commands.namespace_tap import open_for  # noqa: PLC0415  help and version need no tap
 
     try:
@@ -50,6 +59,24 @@ def main(words: Sequence[str] | None = None) -> int:
     from pipeline.commands import slirp4netns as command  # noqa: PLC0415  nor the daemon
 
     return command.run(own, tap)
+
+
+def keep_descriptors(own: Options) -> Options:
+    """The options with copies of the caller's descriptors. Raises OptionError if one is not open.
+
+    From now on no file of this program can have one of their numbers. Both may be the same.
+    """
+    copies = []
+    for fd, name in ((own.exit_fd, "--exit-fd"), (own.ready_fd, "--ready-fd")):
+        try:
+            copies.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, STANDARD) if fd >= 0 else -1)
+        except OSError as error:
+            raise OptionError(f"{name}={fd}: {os.strerror(error.errno or 0).lower()}") from None
+    # A copy that stays open would hide from the caller's other end that this program has closed its own.
+    for fd in {own.exit_fd, own.ready_fd}:
+        if fd >= STANDARD:
+            os.close(fd)
+    return own._replace(exit_fd=copies[0], ready_fd=copies[1])
 
 
 def usage() -> str:

@@ -151,8 +151,11 @@ def _pass(fd: int, path: str) -> None:
 
 def _enter(place: TapPlace) -> None:
     """Enter the namespaces. Raises OSError or NamespaceError."""
-    netns = namespaces.open_namespace(place.netns)
-    userns = namespaces.open_namespace(place.userns) if place.userns else namespaces.owner_to_enter(netns)
+    netns = namespaces.open_namespace(place.netns, CLONE_NEWNET)
+    if place.userns:
+        userns = namespaces.open_namespace(place.userns, CLONE_NEWUSER)
+    else:
+        userns = namespaces.owner_to_enter(netns)
     if userns >= 0 and not namespaces.is_own_userns(userns):
         namespaces.enter(userns, CLONE_NEWUSER)
     namespaces.enter(netns, CLONE_NEWNET)

@@ -47,6 +47,7 @@ def links_of(parsed: flags.Parsed, keys: FileKeys, *, bound: bool = False) -> di
                 _must_not_exist(url, scheme)
     if links["vhost_user"]:
         check(links["vhost_user"], "listen-vhost-user", LINK_SCHEMES["vhost-user"])
+        _check_option("vhost-user", links["vhost_user"], "listen-vhost-user")
         if not bound:
             _must_not_exist(links["vhost_user"], "unix")
     if links["vpnkit"]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import select
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -29,12 +30,7 @@ class Companion:
         self._ready_fd = own.ready_fd
         self._listener = _bind(own.api_socket) if own.api_socket else None
         self._server: HostForwardServer | None = None
-        for fd, name in ((own.exit_fd, "--exit-fd"), (own.ready_fd, "--ready-fd")):
-            try:
-                if fd >= 0:
-                    os.set_inheritable(fd, False)
-            except OSError as error:
-                raise StartError(f"{name}={fd}: {os.strerror(error.errno or 0).lower()}") from None
+        self._hang_up: select.epoll | None = None
 
     @property
     def fds(self) -> Sequence[int]:
@@ -49,11 +45,18 @@ class Companion:
             self._server = HostForwardServer(forwards)
             await self._server.listen(self._listener)
         if self._own.exit_fd >= 0:
-            loop = asyncio.get_running_loop()
+            # No event is asked for, so only the hang-up is reported, and not what the caller writes.
+            self._hang_up = select.epoll()
             # A file that cannot be polled never hangs up.
             with suppress(PermissionError):
-                loop.add_reader(self._own.exit_fd, stop, "exit-fd")
+                self._hang_up.register(self._own.exit_fd, 0)
+            asyncio.get_running_loop().add_reader(self._hang_up, self._on_exit_fd, stop)
         self._say_ready()
+
+    def _on_exit_fd(self, stop: Callable[[str], None]) -> None:
+        assert self._hang_up is not None
+        asyncio.get_running_loop().remove_reader(self._hang_up)
+        stop("exit-fd")
 
     def _say_ready(self) -> None:
         if self._ready_fd >= 0:
@@ -64,6 +67,8 @@ class Companion:
 
     def close(self) -> None:
         """See pipeline.daemon.programs.Companion."""
+        if self._hang_up is not None:
+            self._hang_up.close()
         if self._server is not None:
             self._server.close()
         if self._listener is not None:

@@ -27,6 +27,7 @@ _RIGHTS: Final = {
     errno.EPERM: " (it needs CAP_NET_ADMIN there)",
     errno.EACCES: " (this user may not open /dev/net/tun)",
     errno.ENOENT: " (there is no /dev/net/tun)",
+    errno.EBUSY: " (another program has it open)",
 }
 
 
@@ -37,11 +38,11 @@ def open_tap(place: TapPlace, mtu: int, configure: Configure | None = None) -> i
     """
     if not place.netns and not place.userns:
         return namespaces.run_inside(lambda: [_open_here(place, mtu, configure)])[0]
-    netns = namespaces.open_namespace(place.netns or "/proc/self/ns/net")
+    netns = namespaces.open_namespace(place.netns or "/proc/self/ns/net", CLONE_NEWNET)
     userns = -1
     try:
         if place.userns:
-            userns = namespaces.open_namespace(place.userns)
+            userns = namespaces.open_namespace(place.userns, CLONE_NEWUSER)
         else:
             userns = namespaces.owner_to_enter(netns)
         return namespaces.run_inside(lambda: [_open_there(place, mtu, configure, netns, userns)])[0]

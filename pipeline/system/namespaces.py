@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final, NoReturn
 
 try:
@@ -20,9 +20,11 @@ except ImportError:  # Windows, where nothing here is called
 
 CLONE_NEWUSER: Final = 0x10000000
 CLONE_NEWNET: Final = 0x40000000
+_KINDS: Final = {CLONE_NEWUSER: "user", CLONE_NEWNET: "network"}
 
 _OWN_USERNS: Final = "/proc/self/ns/user"
 _NS_GET_USERNS: Final = 0xB701
+_NS_GET_NSTYPE: Final = 0xB703
 _DONE: Final = b"\0"
 _MAX_FDS: Final = 16
 _MAX_TEXT: Final = 4096
@@ -32,12 +34,21 @@ class NamespaceError(Exception):
     """A step in the other namespace failed. The text says which one, and why."""
 
 
-def open_namespace(path: str) -> int:
-    """A descriptor of the namespace that a path names. Raises NamespaceError."""
+def open_namespace(path: str, kind: int) -> int:
+    """A descriptor of the namespace of this kind (CLONE_*) that a path names. Raises NamespaceError."""
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # A path may name anything. To open a FIFO would wait for its other end.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise NamespaceError(f"{path}: {_words(error)}") from None
+    try:
+        found = fcntl.ioctl(fd, _NS_GET_NSTYPE)
+    except OSError:
+        found = 0
+    if found != kind:
+        os.close(fd)
+        raise NamespaceError(f"{path} is not a {_KINDS[kind]} namespace")
+    return fd
 
 
 def owner_to_enter(netns: int) -> int:
@@ -93,7 +104,9 @@ def run_inside(function: Callable[[], Sequence[int]]) -> list[int]:
         try:
             text, fds, _, _ = socket.recv_fds(ours, _MAX_TEXT, _MAX_FDS)
         finally:
-            os.waitpid(pid, 0)
+            # A parent that ignores SIGCHLD has left that to us, and then there is nothing to wait for.
+            with suppress(ChildProcessError):
+                os.waitpid(pid, 0)
     for fd in fds:
         os.set_inheritable(fd, False)
     if text != _DONE:

@@ -194,9 +194,27 @@ def test_it_ends_when_exit_fd_hangs_up(network: Network) -> None:
         )
         os.close(readable)
         wait_for(lambda: "tap0" in inside.run("ip", "-o", "link"), "the tap")
-        assert process.poll() is None
+        os.write(writable, b"no end yet")
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1)
         os.close(writable)
         assert process.wait(10) == 0
+
+
+def test_one_descriptor_may_be_both_and_a_closed_one_is_named(network: Network) -> None:
+    ours, theirs = socket.socketpair()
+    number = str(theirs.fileno())
+    with target(network) as inside, ours:
+        words = [*PROGRAM, "-c", "-e", number, "-r", number, str(inside.pid), "tap0"]
+        process = network.host.popen(words, pass_fds=(theirs.fileno(),))
+        theirs.close()
+        ours.settimeout(10)
+        assert ours.recv(10) == b"1"
+        ours.close()
+        assert process.wait(10) == 0
+        done = network.host.run(*PROGRAM, "-c", "-r", "77", str(inside.pid), "tap0", check=False)
+        assert done.returncode == 1
+        assert "--ready-fd=77: bad file descriptor" in done.stderr
 
 
 def test_the_workers_end_with_a_program_that_was_killed(network: Network) -> None:

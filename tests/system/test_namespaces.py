@@ -1,11 +1,13 @@
 """Functions that run in other namespaces: what comes back, and what is said when a step fails."""
 
 import os
+import signal
+from pathlib import Path
 
 import pytest
 
 from pipeline.system import namespaces
-from pipeline.system.namespaces import CLONE_NEWNET, NamespaceError, doing, run_inside
+from pipeline.system.namespaces import CLONE_NEWNET, CLONE_NEWUSER, NamespaceError, doing, run_inside
 from tests.support.netns import missing
 
 
@@ -38,7 +40,26 @@ def test_a_child_that_dies_is_noticed() -> None:
 
 def test_a_path_that_does_not_exist_is_named() -> None:
     with pytest.raises(NamespaceError, match="/run/netns/nosuch: no such file"):
-        namespaces.open_namespace("/run/netns/nosuch")
+        namespaces.open_namespace("/run/netns/nosuch", CLONE_NEWNET)
+
+
+def test_a_path_of_something_else_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path in (str(tmp_path / "fifo"), str(tmp_path), "/dev/null", "/proc/self/ns/user"):
+        with pytest.raises(NamespaceError, match="is not a network namespace"):
+            namespaces.open_namespace(path, CLONE_NEWNET)
+    with pytest.raises(NamespaceError, match="is not a user namespace"):
+        namespaces.open_namespace("/proc/self/ns/net", CLONE_NEWUSER)
+    os.close(namespaces.open_namespace("/proc/self/ns/net", CLONE_NEWNET))
+
+
+def test_a_parent_that_ignores_the_end_of_children_gets_its_descriptors() -> None:
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        (fd,) = run_inside(lambda: [os.memfd_create("x")])
+        os.close(fd)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 @pytest.mark.e2e

@@ -8,6 +8,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Awaitable, Callable, Container
+from contextlib import suppress
 from typing import Final
 
 from pipeline.control.http.hand_written import Rewriter
@@ -112,8 +113,9 @@ class Connection(asyncio.Protocol):
         """Hand the end on."""
         self._calm()
         if exc is None and self._rewriter.unfinished and not self._ended.is_set():
-            # The transport closes its own descriptor now. The owner reads on with this one.
-            self.unread = self._transport.get_extra_info("socket").dup()
+            # The transport closes its own descriptor now. The owner reads on with this one, if there is one.
+            with suppress(OSError):
+                self.unread = self._transport.get_extra_info("socket").dup()
         if self._refusal is not None:
             self._refusal.cancel()
         self._inner.connection_lost(exc)

@@ -19,6 +19,8 @@ from pipeline.engines.virtio.memory import Bytes, GuestMemory, RingError
 from pipeline.engines.virtio.split_ring import BAD_CHAIN, Fetched, Segment, SplitRing
 from pipeline.wire import offload, virtio, virtio_net
 
+MAX_SEGMENTS: Final = 512
+"""Descriptors of the buffers for one frame. Drivers need a fraction of that, and each costs time."""
 MAX_FETCH: Final = 256
 """Chains whose descriptors are read at once."""
 FRAMING: Final = offload.FRAMING
@@ -93,11 +95,6 @@ class FrameWriter:
             self._give_back()
         return number, 0
 
-    def forget(self) -> None:
-        """Forget descriptors that were read and not used: memory or ring have changed."""
-        self._fetched = _NO_FETCH
-        self._at = 0
-
     # --- one frame ------------------------------------------------------------------------
 
     def _put(self, head: Bytes, payload: Bytes, length: int) -> bool:
@@ -167,10 +164,10 @@ class FrameWriter:
     def _room_for(self, need: int) -> int:
         """The number of chains that a frame fills. 0: the guest has no room now. -1: it never has.
 
-        Afterwards these chains are fetched.
+        Afterwards these chains are fetched. Raises RingError if the guest makes this expensive.
         """
         at, room = self._at, 0
-        chains = 0
+        chains = walked = 0
         while True:
             lengths, flags = self._fetched.lengths, self._fetched.flags
             count = len(lengths)
@@ -178,10 +175,14 @@ class FrameWriter:
                 if flags[at] == virtio.WRITE:
                     room += lengths[at]
                 else:
-                    for _, part in self._segments(at):
+                    segments = self._segments(at)
+                    walked += len(segments)
+                    for _, part in segments:
                         room += part
                 chains += 1
                 at += 1
+                if walked + chains > MAX_SEGMENTS:
+                    raise RingError("the buffers of one frame have too many descriptors", BAD_CHAIN)
                 if room >= need:
                     return chains
                 if not self._mergeable:

@@ -3,10 +3,12 @@
 import random
 import struct
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.engines.virtio.from_guest import LONGEST, MAX_CHAINS, ROOM, FrameReader, header_len
+from pipeline.engines.virtio.memory import RingError
 from pipeline.engines.virtio.to_guest import FrameWriter
 from pipeline.wire import virtio
 from tests.support.vhost_memory import BUFFERS, SIZE, Guest
@@ -152,3 +154,26 @@ def test_the_header_has_ten_bytes_before_version_1() -> None:
     assert header_len(0) == 10
     assert header_len(virtio.F_MRG_RXBUF) == 12
     assert header_len(virtio.F_VERSION_1) == 12
+
+
+def test_a_guest_whose_buffers_have_too_many_descriptors_loses_its_ring() -> None:
+    """Each descriptor costs time, for every frame that the network sends to the guest."""
+    guest = Guest(256, virtio.F_INDIRECT_DESC)
+    for number in range(256):
+        # A table of 200 descriptors: the first has a byte, the others none.
+        guest.describe(number, BUFFERS, 200 * 16, virtio.INDIRECT)
+    for at in range(200):
+        last = at == 199
+        struct.pack_into(
+            "<QIHH",
+            guest.bytes,
+            BUFFERS + 16 * at,
+            0x10000 + BUFFERS,
+            1 if at == 0 else 0,
+            virtio.WRITE | (0 if last else virtio.NEXT),
+            at + 1,
+        )
+    guest.add(*range(256))
+    writer = FrameWriter(guest.ring, guest.memory, 12, True, DROPS.append)
+    with pytest.raises(RingError, match="too many descriptors"):
+        writer.write([struct.pack("<I", 112) + bytes(112)])
