@@ -22,7 +22,7 @@ def test_the_option_of_a_link_may_stand_in_the_file(file) -> None:
             "interfaces: {vfkit: 'unixgram:///s?x'}",
             "vfkit listen address: unixgram:///s?x: unknown option 'x'",
         ),
-        ("interfaces: {vhost-user: 'unix:///s?vnet'}", "frames of vhost-user cannot have a virtio-net"),
+        (
             "interfaces: {vhost-user: 'unix:///s?vnet'}",
             "frames of vhost-user cannot have a virtio-net header",
         ),
