@@ -4,7 +4,7 @@ PYTHON ?= $(shell .ci/python)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-SOURCES := pipeline guest perf tests setup.py .ci/agent.py .ci/manual.py .ci/screenshot.py .ci/web_screenshots.py
+SOURCES := pipeline guest perf tests native setup.py .ci/agent.py .ci/manual.py .ci/screenshot.py .ci/web_screenshots.py
 PYTEST := $(BIN)/pytest
 JOBS ?= 2
 # JOBS processes share the files. Tests that failed beside others run once more, alone: a loaded machine may be too

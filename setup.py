@@ -10,6 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 from sysconfig import get_path
+from types import ModuleType
 
 from setuptools import Extension, setup  # first: it brings distutils where Python has none
 from setuptools.command.build import build
@@ -94,15 +95,40 @@ def extensions() -> list[Extension]:
 
     # The types were checked when they were written; here only those of the standard library are at hand.
     # Their cache is of no use here, and the one of `make type` not ours to spoil.
+    native = native_compiler()
     options = [
-        "--config-file=",
+        native.MYPY_OPTION if native else "--config-file=",
         f"--cache-dir={os.devnull}",
         "--ignore-missing-imports",
         "--follow-imports=silent",
     ]
     layers = [[path for layer in half for path in modules(layer)] for half in HALVES]
+    layers[0].append("pipeline/counter_block.py")
     groups = [(layers[0], "pipeline_stages"), (layers[1], "pipeline_engines")]
-    return mypycify([*options, *layers[0], *layers[1]], opt_level="1", debug_level="0", separate=groups)
+    made = mypycify([*options, *layers[0], *layers[1]], opt_level="1", debug_level="0", separate=groups)
+    for extension in made:
+        if native and "__mypyc" in extension.name:  # the others only load one of these
+            extension.extra_compile_args = [*extension.extra_compile_args, *native.C_OPTIONS]
+    return made
+
+
+def native_compiler() -> ModuleType | None:
+    """native/compiler.py, which teaches mypyc struct and memoryview; None if this mypyc cannot learn that."""
+    if os.environ.get("GVTAP_NATIVE", "") == "0":
+        return None
+    sys.path.insert(0, str(Path("native").resolve()))
+    try:
+        import compiler  # noqa: PLC0415  it loads mypyc
+
+        if not (why := compiler.trial()):
+            return compiler
+        compiler.forget()
+    except (ImportError, AttributeError, TypeError) as error:
+        why = f"{type(error).__name__}: {error}"
+    finally:
+        sys.path.pop(0)
+    print(f"this mypyc cannot compile structs ({why}): the data path is slower", file=sys.stderr)
+    return None
 
 
 WHY_PLAIN = why_plain()

@@ -53,7 +53,8 @@ def digest(root: Path) -> str:
 
 def origin(root: Path) -> str:
     """What a tree depends on, as text: the sources, how they are compiled, the Python that can load it."""
-    setup = hashlib.sha256(root.joinpath("setup.py").read_bytes()).hexdigest()
+    makers = [root / "setup.py", *sorted(root.joinpath("native").glob("*.*"))]
+    setup = hashlib.sha256(b"".join(path.read_bytes() for path in makers)).hexdigest()
     return f"sources {digest(root)}\nsetup {setup}\npython {sysconfig.get_config_var('EXT_SUFFIX')}\n"
 
 

@@ -12,6 +12,9 @@ accesses after the call begin after the second acquire.
 
 This relies on the instructions that C libraries use for locks (load-acquire and store-release, or atomics
 with these meanings). Python does not promise it. It has not been run on Arm64.
+
+Compiled code calls no lock: the compiler puts a fence of C11 in the place of ``full_fence()``
+(native/compiler.py).
 """
 
 import platform

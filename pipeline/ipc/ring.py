@@ -41,13 +41,13 @@ The consumer must not see a new ``prod_idx`` before the entries. The producer mu
 before the consumer's last reads are done. x86 keeps stores in order and loads in order, and does not move a
 store before an earlier load, so it needs no barrier. Arm64 may reorder all of these, so a fence is there
 (``ORDERED`` in fence.py). "Publish, then check whether the consumer sleeps" needs a full fence on every
-machine: see wake.py.
+machine: see wake.py. Compiled, each load of a counter has acquire order and each store release order (C11).
 """
 
-from array import array
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
+from pipeline.ipc.entries import part, put_records, put_slots, take_slots
 from pipeline.ipc.fence import ORDERED, full_fence
 from pipeline.records.kinds import SLOT_ENTRY_BYTES
 
@@ -62,6 +62,8 @@ _WAKE: Final = 1
 _CONS: Final = LINE // 8
 
 _EMPTY: Final = memoryview(b"")
+_NONE: Final[list[int]] = []
+"""No slots. It is one list for all, because a worker asks for slots more often than it gets some."""
 
 T = TypeVar("T")
 
@@ -269,13 +271,11 @@ class Producer(_ProducerSide[bytes]):
         self.entry_bytes = entry_bytes
 
     def _write(self, at: int, n: int) -> None:
-        size = self.entry_bytes
         queue = self.queue
+        put_records(self._entries, at, queue, n, self.entry_bytes)
         if n == len(queue):
-            self._entries[at * size : (at + n) * size] = b"".join(queue)
             queue.clear()
         else:
-            self._entries[at * size : (at + n) * size] = b"".join(queue[:n])
             del queue[:n]
 
 
@@ -307,7 +307,7 @@ class Consumer(_ConsumerSide):
         if n > self.capacity - at:
             n = self.capacity - at
         size = self.entry_bytes
-        return self._entries[at * size : (at + n) * size]
+        return part(self._entries, at * size, (at + n) * size)
 
     def release(self, n: int) -> None:
         """Give the n oldest entries back to the producer. Raises ValueError if they were never peeked."""
@@ -328,8 +328,12 @@ class SlotProducer(_ProducerSide[int]):
         self._entries = self._entries.cast("Q")
 
     def _write(self, at: int, n: int) -> None:
-        self._entries[at : at + n] = memoryview(array("Q", self.queue[:n]))
-        del self.queue[:n]
+        queue = self.queue
+        put_slots(self._entries, at, queue, n)
+        if n == len(queue):
+            queue.clear()
+        else:
+            del queue[:n]
 
 
 class SlotConsumer(_ConsumerSide):
@@ -340,18 +344,20 @@ class SlotConsumer(_ConsumerSide):
         self._entries = self._entries.cast("Q")
 
     def drain(self) -> list[int]:
-        """Take all published slot numbers, oldest first, and release their entries."""
+        """Take all published slot numbers, oldest first, and release them. Do not change the list."""
         prod = self._index[_PROD]
         cons = self.cons_idx
         n = prod - cons
         if not n:
-            return []
+            return _NONE
         if not ORDERED:
             full_fence()
         at = cons & (self.capacity - 1)
-        slots: list[int] = self._entries[at : at + n].tolist()
-        if at + n > self.capacity:
-            slots += self._entries[: at + n - self.capacity].tolist()
+        left = self.capacity - at
+        if n <= left:
+            slots = take_slots(self._entries, at, n)
+        else:
+            slots = take_slots(self._entries, at, left) + take_slots(self._entries, 0, n - left)
         if not ORDERED:
             full_fence()
         self.cons_idx = prod

@@ -228,7 +228,7 @@ class Bell:
 
         slots_wanted: wake also when a slot comes home. If so, check the free rings too.
         """
-        self._words[_SLOTS_WANTED] = slots_wanted
+        self._words[_SLOTS_WANTED] = 1 if slots_wanted else 0
         self._words[_SLEEPING] = 1
         full_fence()
 

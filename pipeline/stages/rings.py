@@ -5,8 +5,8 @@ worker of the same process directly (``wake``). For a worker of another process 
 system call if that worker sleeps.
 """
 
-from collections.abc import Callable, Mapping, Sized
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 from pipeline.ipc.fabric import WorkerPorts
 from pipeline.ipc.ring import Producer, SlotProducer
@@ -24,6 +24,15 @@ class Neighbor(Protocol):
     def wake_for_slots(self) -> None:
         """Slots of this worker were freed."""
         ...
+
+
+class _Output:
+    """A ring that this worker writes, and the function that wakes the worker which reads it."""
+
+    def __init__(self, ring: AnyProducer, wake: Callable[[], None]) -> None:
+        self.ring = ring
+        self.queue: list[Any] = ring.queue
+        self.wake = wake
 
 
 class WorkerRings:
@@ -46,19 +55,20 @@ class WorkerRings:
             return together[home].wake_for_slots if home in together else bells[home].ring_for_slots
 
         self._prewakes = {peer: bell.prewake for peer, bell in bells.items() if peer not in together}
-        self._publishes: list[tuple[Sized, Callable[[], bool], Callable[[], None]]] = [
-            *((ring.queue, ring.publish, ring_of(peer)) for peer, ring in ports.rings_out.items()),
-            *((ring.queue, ring.publish, slot_ring_of(home)) for home, ring in ports.free_out.items()),
+        self._outputs = [
+            *(_Output(ring, ring_of(peer)) for peer, ring in ports.rings_out.items()),
+            *(_Output(ring, slot_ring_of(home)) for home, ring in ports.free_out.items()),
         ]
-        outputs: list[tuple[str, AnyProducer]] = [*ports.rings_out.items(), *ports.free_out.items()]
-        inputs = [*ports.rings_in.items(), *ports.free_in.items()]
-        self._producers: list[AnyProducer] = [ring for peer, ring in outputs if peer not in together]
+        peers = [*ports.rings_out, *ports.free_out]
+        outputs = list(zip(peers, self._outputs, strict=True))
+        self._producers = [output.ring for peer, output in outputs if peer not in together]
         """Rings whose consumer may run while this worker sleeps."""
-        self.producers_here: list[AnyProducer] = [ring for peer, ring in outputs if peer in together]
+        self.outputs_here = [output for peer, output in outputs if peer in together]
         """Rings whose consumer is in this process."""
-        self._releases = [(ring.wake_due, bells[peer].ring) for peer, ring in inputs if peer not in together]
-        self._inputs = [ring.fresh for peer, ring in ports.rings_in.items() if peer not in together]
-        self._frees = [ring.pending for peer, ring in ports.free_in.items() if peer not in together]
+        self._inputs = [ring for peer, ring in ports.rings_in.items() if peer not in together]
+        self._frees = [ring for peer, ring in ports.free_in.items() if peer not in together]
+        self._input_bells = [bells[peer] for peer in ports.rings_in if peer not in together]
+        self._free_bells = [bells[peer] for peer in ports.free_in if peer not in together]
         self.has_peers_outside = not together or bool(self._inputs or self._frees or self._producers)
         """Whether workers of other processes may ring this worker's bell."""
 
@@ -69,28 +79,31 @@ class WorkerRings:
 
     def publish(self) -> None:
         """Publish all records and slots that were pushed, and ring the bells of their consumers."""
-        for queue, publish, ring_bell in self._publishes:
-            if queue and publish():
-                ring_bell()
+        for output in self._outputs:
+            if output.queue and output.ring.publish():
+                output.wake()
 
     def publish_for_good(self) -> None:
         """Publish without ringing, when this worker ends. The others find the entries when they look."""
-        for _, publish, _ in self._publishes:
-            publish()
+        for output in self._outputs:
+            output.ring.publish()
 
     def report_room(self) -> None:
         """Ring the bells of producers that wait for room in the rings that this worker reads."""
-        for wake_due, ring_bell in self._releases:
-            if wake_due():
-                ring_bell()
+        for index, ring in enumerate(self._inputs):
+            if ring.wake_due():
+                self._input_bells[index].ring()
+        for index, free_ring in enumerate(self._frees):
+            if free_ring.wake_due():
+                self._free_bells[index].ring()
 
     def has_room_again(self) -> bool:
         """Whether a ring to a worker of this process was nearly full, and has room again."""
         found = False
-        for ring in self.producers_here:
-            if ring.scarce:
-                ring.room()
-                if not ring.scarce:
+        for output in self.outputs_here:
+            if output.ring.scarce:
+                output.ring.room()
+                if not output.ring.scarce:
                     found = True
         return found
 
@@ -108,14 +121,14 @@ class WorkerRings:
 
     def inputs_ready(self) -> bool:
         """Check the inputs again after announce(): whether something came before, so that no peer rings."""
-        for fresh in self._inputs:
-            if fresh():
+        for ring in self._inputs:
+            if ring.fresh():
                 return True
         for producer in self._armed:
             if producer.released():
                 return True
         if self._slots_wanted:
-            for pending in self._frees:
-                if pending():
+            for free_ring in self._frees:
+                if free_ring.pending():
                     return True
         return False

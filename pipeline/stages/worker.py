@@ -220,7 +220,7 @@ class Worker:
         if self.events.waiting:
             self.events.flush()
         rings = self._rings
-        if rings.producers_here:
+        if rings.outputs_here:
             if not self.woken and rings.has_room_again():
                 self.woken = True
             if self.woken:
@@ -247,9 +247,9 @@ class Worker:
 
     def _on_returned(self, source: str, entries: list[int]) -> None:
         """The worker ``source`` has freed slots of this one."""
-        unref = self.pool.unref
+        pool = self.pool
         for entry in entries:
-            unref(entry & _SLOT_MASK)
+            pool.unref(entry & _SLOT_MASK)
         if tags := [entry >> TAG_SHIFT for entry in entries if entry > _SLOT_MASK]:
             self.stage.on_released(source, tags)
 

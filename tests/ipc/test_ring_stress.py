@@ -6,6 +6,7 @@ its time limit, or a record that lay in the ring for longer than BOUND while its
 is a missed wake.
 """
 
+import mmap
 import os
 import random
 import time
@@ -18,6 +19,7 @@ import pytest
 from pipeline.ipc.ring import Consumer, Producer, ring_bytes
 from pipeline.ipc.segment import Segment
 from pipeline.ipc.wake import BELL_BYTES, Bell, EventfdWaiter, SemaphoreWaiter, Waiter
+from tests.support.twin import compiled_python, require_compiled
 
 MESSAGES = int(os.environ.get("STRESS_MESSAGES", "500000"))
 ROUND_TRIPS = MESSAGES // 50
@@ -102,7 +104,11 @@ def test_every_record_arrives_once_in_order_and_whole(waiter: Callable[[], Waite
     mine, its = bells(segment.buf, waiter)
     seed = random.randrange(2**32)
     pid = in_child(lambda: produce(Producer(memory, CAPACITY), Side(its, mine, seed)))
-    ring, side = Consumer(memory, CAPACITY), Side(mine, its, seed + 1)
+    consume(Consumer(memory, CAPACITY), Side(mine, its, seed + 1))
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def consume(ring: Consumer, side: Side) -> None:
     expected, longest = 0, 0
     while expected < MESSAGES:
         burst = ring.peek(side.random.randrange(1, 257))
@@ -120,12 +126,50 @@ def test_every_record_arrives_once_in_order_and_whole(waiter: Callable[[], Waite
             count += 1
         ring.release(count)
         if ring.wake_due():
-            its.ring()
+            side.peer.ring()
         side.stall()
-    assert os.waitpid(pid, 0)[1] == 0
     assert not ring.pending()
     assert side.sleeps > MESSAGES // 10_000, "the run has to exercise the sleep"
     assert longest / 1e9 < BOUND
+
+
+def eventfd(fd: int) -> EventfdWaiter:
+    """A waiter on an eventfd that another process has made."""
+    waiter = EventfdWaiter()
+    os.dup2(fd, waiter.fileno())
+    return waiter
+
+
+def far_side(what: str, memory_fd: int, consumer_fd: int, producer_fd: int, seed: int) -> None:
+    """One end of a ring, in a process that was started, not forked."""
+    buf = memoryview(mmap.mmap(memory_fd, 0))
+    consumer, producer = Bell(buf, eventfd(consumer_fd)), Bell(buf[BELL_BYTES:], eventfd(producer_fd))
+    if what == "produce":
+        produce(Producer(buf[2 * BELL_BYTES :], CAPACITY), Side(producer, consumer, seed))
+    else:
+        consume(Consumer(buf[2 * BELL_BYTES :], CAPACITY), Side(consumer, producer, seed))
+
+
+@pytest.mark.skipif(not hasattr(os, "eventfd"), reason="the bells need eventfds")
+@pytest.mark.parametrize("compiled", ["produce", "consume"])
+def test_a_compiled_end_and_a_plain_one_understand_each_other(compiled: str) -> None:
+    require_compiled()
+    memory_fd = os.memfd_create("ring")
+    os.truncate(memory_fd, 2 * BELL_BYTES + ring_bytes(CAPACITY, 64))
+    waiters = EventfdWaiter(), EventfdWaiter()
+    fds = [memory_fd, *(waiter.fileno() for waiter in waiters)]
+    seed = random.randrange(2**32)
+    code = "from pipeline.ipc import ring; assert not ring.__file__.endswith('.py')\n"
+    code += "from tests.ipc.test_ring_stress import far_side\n"
+    code += f"far_side({compiled!r}, {', '.join(map(str, fds))}, {seed})"
+    child = compiled_python(code, fds)
+    try:
+        far_side("produce" if compiled == "consume" else "consume", *fds, seed + 1)
+    finally:
+        assert child.wait(60) == 0
+        os.close(memory_fd)
+        for waiter in waiters:
+            waiter.close()
 
 
 def answer(requests: Consumer, replies: Producer, side: Side) -> None:

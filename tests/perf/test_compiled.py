@@ -57,7 +57,7 @@ def test_the_age_of_a_file_does_not_matter(root: Path) -> None:
     assert compiled.problem(root) == ""
 
 
-@pytest.mark.parametrize("change", ["edit", "add", "remove", "rename", "setup"])
+@pytest.mark.parametrize("change", ["edit", "add", "remove", "rename", "setup", "native"])
 def test_a_tree_of_other_sources_is_not_used_until_it_is_made_anew(root: Path, change: str) -> None:
     compiled.compile_tree(root)
     source = root / "pipeline" / "a.py"
@@ -71,6 +71,9 @@ def test_a_tree_of_other_sources_is_not_used_until_it_is_made_anew(root: Path, c
         source.unlink()
     elif change == "rename":
         source.rename(source.with_name("c.py"))
+    elif change == "native":
+        root.joinpath("native").mkdir()
+        root.joinpath("native", "access.h").write_text("/* other code */")
     else:
         build_is(root, CODE, "# other options")
     assert compiled.problem(root) == "the compiled ones are of other sources"

@@ -290,7 +290,6 @@ class _Segments:
         header_len = run.header_len
         layout = self._layout
         timed = layout.timed
-        head_of = layout.tcp_head
         limit = len(view) - timed
         latest = index
         options = b""
@@ -298,7 +297,9 @@ class _Segments:
             off, length = frames[later]
             if length < header_len or off > limit:
                 break
-            next_pre, total, next_hops, next_flow, next_seq, next_ack_word, next_options = head_of(view, off)
+            next_pre, total, next_hops, next_flow, next_seq, next_ack_word, next_options = layout.tcp_head(
+                view, off
+            )
             if (
                 next_flow != flow
                 or next_seq != seq
@@ -343,7 +344,6 @@ class _Segments:
         layout = self._layout
         counted_off = layout.counted_off
         options_off = layout.tcp_headers_len
-        head_of = layout.tcp_head
         limit = len(view) - layout.timed
         if header_len != layout.timed:
             options = view[first + options_off : first + header_len].tobytes()
@@ -361,7 +361,9 @@ class _Segments:
             next_off, next_length = frames[at]
             if next_off != off or next_length < header_len or off > limit:
                 break
-            next_pre, total, next_hops, next_flow, next_seq, next_ack_word, next_options = head_of(view, off)
+            next_pre, total, next_hops, next_flow, next_seq, next_ack_word, next_options = layout.tcp_head(
+                view, off
+            )
             if next_seq != run.seq + number * size & _MASK or next_flow != flow:
                 break
             if next_pre != pre or next_hops != hops:

@@ -113,11 +113,10 @@ def _rows(
     """How many frames from index on have the headers of the first, at equal strides."""
     off = frames[index][0]
     need = first[1] + layout.counted_off
-    head_of = layout.udp_head
     chunk = _FIRST_CHUNK
     # If flows alternate frame by frame, this cheap check ends the run.
     next_off, next_length = frames[index + 1]
-    if next_length < need or head_of(view, next_off)[:5] != first[:5]:
+    if next_length < need or layout.udp_head(view, next_off)[:5] != first[:5]:
         return 1
     rows = 2
     while True:
@@ -131,7 +130,7 @@ def _rows(
             number += 1
         if number < _MIN_BULK_ROWS:
             for at in range(off + rows * stride, expected, stride):
-                if head_of(view, at)[:5] != first[:5]:
+                if layout.udp_head(view, at)[:5] != first[:5]:
                     break
                 rows += 1
             return rows

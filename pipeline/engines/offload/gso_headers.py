@@ -54,8 +54,6 @@ _BIG2: Final = np.dtype(">u2")
 NUMBERS: Final = np.arange(MAX_ROWS, dtype="u4")
 
 _ndarray = np.ndarray
-_pack = _HEADERS.pack
-_pack6 = _HEADERS6.pack
 
 
 class TcpHeaders:
@@ -117,7 +115,7 @@ class TcpHeaders:
         offset_flags = (tcp.HEADER_LEN + len(options)) << 10 | flags
         addresses = src + dst
         ipv4_check = -(VERSION + total + ident + DF + _TTL_TCP + addresses) % _MODULUS
-        packed: bytes = _pack(
+        packed: bytes = _HEADERS.pack(
             self.eth_header,
             VERSION,
             total,
@@ -182,7 +180,7 @@ class TcpHeaders6(TcpHeaders):
         options = self.options
         tcp_len = tcp.HEADER_LEN + len(options) + length
         offset_flags = (tcp.HEADER_LEN + len(options)) << 10 | flags
-        packed: bytes = _pack6(
+        packed: bytes = _HEADERS6.pack(
             self.eth_header,
             VERSION6,
             tcp_len,

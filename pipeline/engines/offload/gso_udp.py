@@ -46,8 +46,6 @@ _MODULUS: Final = inet.MODULUS
 _U1: Final = np.dtype("u1")
 
 _ndarray = np.ndarray
-_pack = _HEADERS.pack
-_pack6 = _HEADERS6.pack
 
 
 class UdpSegmenter(Segmenter):
@@ -159,7 +157,7 @@ def _headers(eth_header: bytes, ends: Ends, length: int, ident: int, summed: boo
     """The headers of a datagram of length bytes. summed: compute the IPv4 checksum, else leave it zero."""
     if not ip.is_ipv4(ends.guest_addr):
         udp_len = length + UDP_LEN
-        made: bytes = _pack6(
+        made: bytes = _HEADERS6.pack(
             eth_header,
             VERSION6,
             udp_len,
@@ -173,7 +171,7 @@ def _headers(eth_header: bytes, ends: Ends, length: int, ident: int, summed: boo
         return made
     total = length + _IPV4_UDP_LEN
     ipv4_check = -(VERSION + total + ident + _TTL_UDP + ends.address_sum()) % _MODULUS if summed else 0
-    packed: bytes = _pack(
+    packed: bytes = _HEADERS.pack(
         eth_header,
         VERSION,
         total,

@@ -7,7 +7,6 @@ The *length* of a packet is what its header says. IPv4 counts the whole packet, 
 header. ``counted_off`` is where the counted bytes begin.
 """
 
-from collections.abc import Callable
 from struct import Struct
 from typing import Final, TypeAlias
 
@@ -83,8 +82,6 @@ class Layout:
         addresses_off: int,
         l4_off: int,
         counted_off: int,
-        tcp_head: Callable[[memoryview | bytes, int], TcpHead],
-        udp_head: Callable[[memoryview | bytes, int], UdpHead],
         changing: tuple[int, ...],
     ) -> None:
         """changing: words of the IP header that may differ in a run."""
@@ -93,8 +90,6 @@ class Layout:
         self.l4_off = l4_off
         """The TCP or UDP header begins here, right after the addresses."""
         self.counted_off = counted_off
-        self.tcp_head = tcp_head
-        self.udp_head = udp_head
         self.tcp_headers_len = l4_off + tcp.HEADER_LEN
         self.udp_headers_len = l4_off + 8
         self.timed = self.tcp_headers_len + TIMES_LEN
@@ -118,6 +113,14 @@ class Layout:
         with a hop left has one."""
         self.needs_udp_checksum = False
         """Whether a UDP checksum of zero is wrong."""
+
+    def tcp_head(self, view: memoryview | bytes, off: int) -> TcpHead:
+        """The fields of the segment in the frame at view[off:]."""
+        return _TCP.unpack_from(view, off)
+
+    def udp_head(self, view: memoryview | bytes, off: int) -> UdpHead:
+        """The fields of the datagram in the frame at view[off:]."""
+        return _UDP.unpack_from(view, off)
 
     def key(self, flow: bytes) -> FlowKey:
         """The key of the flow of a packet from a guest. Empty if demux has to judge the packet itself."""
@@ -154,14 +157,20 @@ class Layout6(Layout):
     """IPv6. It has no checksum of its own, so UDP must have one (RFC 8200 section 8.1)."""
 
     def __init__(self) -> None:
-        super().__init__(
-            ethernet.TYPE_IPV6, ADDRESSES6_OFF, L4_OFF6, L4_OFF6, _TCP6.unpack_from, _UDP6.unpack_from, ()
-        )
+        super().__init__(ethernet.TYPE_IPV6, ADDRESSES6_OFF, L4_OFF6, L4_OFF6, ())
         self.plain = frozenset(b"\x86\xdd" + bytes((PLAIN_IPV6 | upper,)) for upper in range(16))
         self.summed_len = 0
         self.plain_hops = frozenset(bytes((PROTO_TCP, hops)) for hops in range(MIN_TTL, 256))
         self.udp_mask, self.udp_hops, self.udp_hops_left = 0xFF00, PROTO_UDP << 8, 0x00FE
         self.needs_udp_checksum = True
+
+    def tcp_head(self, view: memoryview | bytes, off: int) -> TcpHead:
+        """See Layout."""
+        return _TCP6.unpack_from(view, off)
+
+    def udp_head(self, view: memoryview | bytes, off: int) -> UdpHead:
+        """See Layout."""
+        return _UDP6.unpack_from(view, off)
 
     def key(self, flow: bytes) -> FlowKey:
         """See Layout. Demux judges link-local addresses, ::/96, and IPv4-mapped ones."""
@@ -209,8 +218,6 @@ IPV4: Final = Layout(
     ADDRESSES_OFF,
     L4_OFF,
     ETHERNET_LEN,
-    _TCP.unpack_from,
-    _UDP.unpack_from,
     (9, 12),  # identification and checksum
 )
 IPV6: Final = Layout6()

@@ -98,9 +98,6 @@ _CSUM_OFFSETS_BY_TTL: Final = {
 }
 """The same by TTL << 8 | protocol, for packets that have a hop left."""
 
-_unpack_header = _HEADER.unpack_from
-_unpack_frame = _FRAME.unpack_from
-
 Fields: TypeAlias = tuple[int, int, int, int, int, int, int]
 """The fields of a virtio_net.Header, in its order."""
 Place: TypeAlias = Callable[[bytes | bytearray], tuple[int, int] | None]
@@ -115,7 +112,7 @@ def untag(view: memoryview, frames: list[tuple[int, int]]) -> None:
             if removed:
                 off += removed
                 frames[index] = off, length - removed
-                flags, gso_type, hdr_len, gso_size, csum_start, csum_offset, buffers = _unpack_header(
+                flags, gso_type, hdr_len, gso_size, csum_start, csum_offset, buffers = _HEADER.unpack_from(
                     view, off - VNET_LEN
                 )
                 # An offset that pointed before the tag is invalid. judge() refuses it.
@@ -145,7 +142,7 @@ def receive(
     verify = True
     supers = False
     for off, length in frames:
-        fields = _unpack_header(view, off - VNET_LEN)
+        fields = _HEADER.unpack_from(view, off - VNET_LEN)
         verdict = VERIFY
         if fields[0] or fields[1]:
             try:
@@ -252,7 +249,7 @@ def judge(view: memoryview, off: int, length: int, header: Fields, features: int
         raise WireError(DROP_BAD)
     if gso_type != GSO_NONE:
         return _judge_super(view, off, length, header, features, ipv6)
-    dst, ethertype, version, total, fragment, ttl_proto = _unpack_frame(view, off)
+    dst, ethertype, version, total, fragment, ttl_proto = _FRAME.unpack_from(view, off)
     plain = (
         ethertype == ethernet.TYPE_IPV4
         and version == 0x45
@@ -338,7 +335,7 @@ def _key_of(layout: Layout, view: memoryview, off: int) -> FlowKey:
 
 def _wanted_over_ipv4(view: memoryview, off: int, length: int, gso_type: int, start: int) -> int:
     """The feature that an IPv4 super-segment of this type needs, 0 for another type. Raises WireError."""
-    _, _, version, total, fragment, _ = _unpack_frame(view, off)
+    _, _, version, total, fragment, _ = _FRAME.unpack_from(view, off)
     l4 = ETHERNET_LEN + (version & 15) * 4
     if (
         version >> 4 != 4

@@ -280,7 +280,12 @@ class Connection(Tcb):
 
     def deadline(self) -> float:
         """When to call on_timer next; infinity if no timer runs."""
-        return min(self.agenda.timers)
+        # min() of a list costs five times as much when this is compiled.
+        nearest = NEVER
+        for at in self.agenda.timers:
+            if at < nearest:
+                nearest = at
+        return nearest
 
     def on_timer(self, now: float) -> None:
         """Handle the timers that have expired, if any."""

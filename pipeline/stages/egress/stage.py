@@ -120,7 +120,7 @@ class EgressStage:
         """When the next step is due even without an event; 0 if there is more to read."""
         if self._demux_in.pending() or self._ingress_in.pending():
             return 0.0
-        return min(self.connections.deadline(), self.udp.deadline(), self.icmp.deadline())
+        return min(self.connections.deadline(), min(self.udp.deadline(), self.icmp.deadline()))
 
     # --- records from demux and ingress ---------------------------------------------------
 

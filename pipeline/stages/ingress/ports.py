@@ -11,6 +11,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
+from pipeline.counter_block import add
 from pipeline.counters import INDEX
 from pipeline.engines.offload.gso import Buffer
 from pipeline.engines.offload.gso_udp import UdpSegmenter
@@ -121,8 +122,8 @@ class Port:
         finally:
             segmenter = self.segmenter
             frames, length = segmenter.take_counts()
-            self._counts[_FRAMES_OUT] += frames
-            self._counts[_BYTES_OUT] += length
+            add(self._counts, _FRAMES_OUT, frames)
+            add(self._counts, _BYTES_OUT, length)
             self.traffic.frames_to_guest += frames
             self.traffic.bytes_to_guest += length
             segmenter.reset()

@@ -3,6 +3,7 @@
 from time import monotonic, thread_time
 from typing import Final
 
+from pipeline.counter_block import add
 from pipeline.counters import INDEX
 from pipeline.engines.offload import gro
 from pipeline.engines.offload.burst import Item
@@ -192,8 +193,8 @@ class Receiver:
             count_drops(self._counts, drops)
             self._ports.charge(port, sum(drops.values()), now)
         count = sum([length for _, length in frames])
-        self._counts[_FRAMES_IN] += len(frames)
-        self._counts[_BYTES_IN] += count
+        add(self._counts, _FRAMES_IN, len(frames))
+        add(self._counts, _BYTES_IN, count)
         traffic = port.traffic
         traffic.frames_from_guest += len(frames)
         traffic.bytes_from_guest += count

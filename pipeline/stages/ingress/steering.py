@@ -15,6 +15,7 @@ from struct import Struct
 from typing import Final
 
 from pipeline.config.model import Config, EgressPolicy
+from pipeline.counter_block import add
 from pipeline.counters import INDEX
 from pipeline.engines import policy
 from pipeline.engines.flows import rss_hash
@@ -163,9 +164,9 @@ class Steering:
                 self._keep_order(view, item)
             push(item.pack())
         if past:
-            self._counts[_STEERED] += past
-            self._counts[_PACKETS] += packets
-            self._counts[_PACKETS6] += packets6
+            add(self._counts, _STEERED, past)
+            add(self._counts, _PACKETS, packets)
+            add(self._counts, _PACKETS6, packets6)
 
     def _is_judged(self, view: memoryview, begin: int, neighbor: Whereabouts, remote: Addr) -> bool:
         """Whether demux need not judge the frame at ``begin``: the MACs are known, the destination is one
@@ -192,7 +193,7 @@ class Steering:
             return False
         route.wait_for = 0
         route.ring.push(UdpData.pack(route.number, run.key, run, link=run.link))
-        self._counts[_DATAGRAMS] += run.piece_count()
+        add(self._counts, _DATAGRAMS, run.piece_count())
         if now >= route.report_at:
             route.report_at = now + kinds.REPORT_EVERY_S
             self._demux.push(UdpNotice.pack(kinds.UDP_USED, run.key))

@@ -12,6 +12,7 @@ from time import monotonic
 from typing import Final
 
 from pipeline.config.model import Config
+from pipeline.counter_block import add
 from pipeline.counters import INDEX
 from pipeline.engines.offload.gso import Buffer
 from pipeline.ipc.ring import Consumer
@@ -158,7 +159,7 @@ class Transmitter:
         where = self._steering.neighbors.get(ends.guest_addr)
         target = self._ports.by_number.get(where.link) if where is not None else None
         if target is not None:
-            self._counts[_DATAGRAMS_OUT] += out.piece_count()
+            add(self._counts, _DATAGRAMS_OUT, out.piece_count())
         self._on_datagrams(target, where.header if where is not None else b"", ends, out)
 
     def _on_datagrams(self, target: Port | None, eth_header: bytes, ends: Ends, run: Run) -> None:

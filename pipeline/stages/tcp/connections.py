@@ -333,7 +333,8 @@ class Connections:
 
     def deadline(self) -> float:
         """The time at which to call expire() next."""
-        return min(self.timers.deadline(), self.time_waits.due_at, self._orphans.due_at)
+        # Compiled, min() of two numbers is a comparison. With more it is a call.
+        return min(self.timers.deadline(), min(self.time_waits.due_at, self._orphans.due_at))
 
     # --- what the engine asks for -----------------------------------------------------------
 

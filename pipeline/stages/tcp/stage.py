@@ -15,6 +15,7 @@ from time import monotonic
 from typing import Final
 
 from pipeline.config.model import Config
+from pipeline.counter_block import add
 from pipeline.counters import INDEX
 from pipeline.engines import refusal
 from pipeline.engines.tcp import actions, ending
@@ -159,7 +160,7 @@ class TcpStage:
 
     def _on_range(self, run: TcpRange, now: float) -> None:
         """Segments of a guest arrived. The run itself is the engine's handle for their payload."""
-        self.counts[_SEGMENTS] += run.segments
+        add(self.counts, _SEGMENTS, run.segments)
         if run.has_other_options:
             try:
                 segment = records.segment_with_options(run, self.slots[run.slot])
@@ -355,7 +356,7 @@ class TcpStage:
         return len(outs)
 
     def _push_out(self, key: FlowKey, out: actions.Outgoing) -> None:
-        self.counts[_SENT] += 1
+        add(self.counts, _SENT, 1)
         self.ingress_out.push(records.outgoing(key, out))
 
     # --- for the worker ---------------------------------------------------------------------

@@ -10,6 +10,7 @@ before the next step.
 
 from typing import Final
 
+from pipeline.counter_block import add
 from pipeline.counters import INDEX
 from pipeline.records.streams import ToGuest
 from pipeline.stages.egress.context import EgressContext
@@ -156,7 +157,7 @@ class HostReads:
             filler.commit(count)
             flow.credit.sent(count)
             flow.used_at = self._flows.now
-            self._counts[_FROM_HOST] += count
+            add(self._counts, _FROM_HOST, count)
             self._tcp_out[flow.shard].push(ToGuest.pack(flow.number, slot, off, count))
         return count
 

@@ -6,6 +6,7 @@ connection that the guest has closed waits for its host as long as closing.py al
 
 from typing import Final
 
+from pipeline.counter_block import add
 from pipeline.counters import INDEX
 from pipeline.records.streams import Taken
 from pipeline.stages.egress.context import EgressContext
@@ -73,7 +74,7 @@ class HostWrites:
             flow.broken()
             return
         if sent:
-            self._counts[_TO_HOST] += sent
+            add(self._counts, _TO_HOST, sent)
             flows.tcp_out[flow.shard].push(Taken.pack(flow.number, sent))
         if flow.state == CLOSING and stream.write_finished:
             flow.close(reset=False)

@@ -6,6 +6,7 @@ RFC 4787 calls this address- and port-dependent mapping and filtering. It is the
 import errno
 from collections.abc import Sequence
 
+from pipeline.counter_block import add
 from pipeline.engines import refusal
 from pipeline.records.addresses import Addr
 from pipeline.records.flows import Ends, FlowKey
@@ -44,8 +45,8 @@ class ConnectedSocket(DatagramSocket):
             sent = sent_before(error)
             lost = SEND_FAILED
             failed = error.errno or 0
-        counts[TO_HOST] += sent
-        counts[lost] += len(pieces) - sent
+        add(counts, TO_HOST, sent)
+        add(counts, lost, len(pieces) - sent)
         if refusal.answer_to_datagram(failed) >= 0:
             flow.fail(failed)
 

@@ -6,6 +6,7 @@ of one flow that follow each other and have the same length are one run, and so 
 
 from typing import Final
 
+from pipeline.counter_block import add
 from pipeline.counters import INDEX
 from pipeline.host import udp as host_udp
 from pipeline.host.udp import MAX_DATAGRAM
@@ -127,7 +128,7 @@ class DatagramReader:
             return 0, 1
         slot, off = filler.slot, filler.off
         length, source = sock.receive(self._slots[slot][off : off + MAX_DATAGRAM])
-        self._counts[_FROM_HOST] += 1
+        add(self._counts, _FROM_HOST, 1)
         sock.expect(length)
         flow = sock.flow_from(source, 1)
         if flow is not None:
@@ -146,7 +147,7 @@ class DatagramReader:
         room = min(receiver.rows, (SLOT_BYTES - off) // pitch)
         lengths = receiver.receive(sock.sock.fileno(), self._slots[slot], off, pitch, room)
         count = len(lengths)
-        self._counts[_FROM_HOST] += count
+        add(self._counts, _FROM_HOST, count)
         # The read itself has this reference until every run has one of its own.
         filler.commit((count - 1) * pitch + min(lengths[-1], chunk))
         sock.expect(max(lengths))
