@@ -218,6 +218,6 @@ def commands(choice: str, interface: str, resolv_conf_choice: str = resolv_conf.
     if choice == "dhclient" or (scripts and shutil.which("dhclient")):
         found.append(["dhclient", "-4", "-d", "-v", interface])
     if choice in ("builtin", "auto"):
-        words = [sys.executable, "-m", "guest.dhcp_client", "-i", interface, "-with-parent"]
+        words = [sys.executable, "-P", "-m", "guest.dhcp_client", "-i", interface, "-with-parent"]
         found.append([*words, "-resolv-conf", resolv_conf_choice])
     return found

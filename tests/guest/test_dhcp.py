@@ -228,3 +228,14 @@ def test_a_client_that_cannot_be_started_is_tried_again(
     watched[ready[0]]()
     assert keeper._client is not None
     keeper.stop()
+
+
+def test_files_of_the_working_directory_are_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The agent runs as root, and its working directory may belong to anybody."""
+    planted = tmp_path / "guest"
+    planted.mkdir()
+    (planted / "__init__.py").write_text("")
+    (planted / "dhcp_client.py").write_text("open('ran', 'w')")
+    monkeypatch.chdir(tmp_path)
+    Client([*dhcp.commands("builtin", "lo", "none")[0], "-help"]).check()
+    assert not (tmp_path / "ran").exists()
