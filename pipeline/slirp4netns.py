@@ -4,7 +4,6 @@ Exit codes: 0 after an orderly end, after help and version; 1 if the command lin
 docs/slirp4netns.md says what differs.
 """
 
-import fcntl
 import os
 import sys
 from collections.abc import Sequence
@@ -69,7 +68,7 @@ def keep_descriptors(own: Options) -> Options:
     copies = []
     for fd, name in ((own.exit_fd, "--exit-fd"), (own.ready_fd, "--ready-fd")):
         try:
-            copies.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, STANDARD) if fd >= 0 else -1)
+            copies.append(os.dup(fd) if fd >= 0 else -1)
         except OSError as error:
             raise OptionError(f"{name}={fd}: {os.strerror(error.errno or 0).lower()}") from None
     # A copy that stays open would hide from the caller's other end that this program has closed its own.

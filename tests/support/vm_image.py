@@ -22,7 +22,7 @@ from pathlib import Path
 from tests.support.netns import ROOT
 from tests.support.qemu import CACHE
 
-FORMAT = 1
+FORMAT = 2
 """To be raised when the files are chosen in another way."""
 DIRECTORIES = ("dev", "etc", "proc", "root", "run", "src", "sys", "tmp", "var/tmp")
 FILES = {
@@ -38,6 +38,8 @@ _UNUSED = {"dist-packages", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "si
 _TESTS = {"test", "tests", "turtledemo"}
 _MKE2FS = shutil.which("mke2fs", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
 _PROJECT = "gvtap-pipeline"
+SITE = Path("site")
+"""Where the packages lie in the image."""
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
@@ -53,7 +55,7 @@ def python() -> str:
 
 def environment() -> str:
     """The variables with which the interpreter finds the packages and the sources in the machine."""
-    return f"PYTHONPATH=/src:{sysconfig.get_path('purelib')} PYTHONDONTWRITEBYTECODE=1 GVTAP_TEST_PLAIN=1"
+    return f"PYTHONPATH=/src:/{SITE} PYTHONDONTWRITEBYTECODE=1 GVTAP_TEST_PLAIN=1"
 
 
 def image() -> Path:
@@ -147,9 +149,18 @@ def _libraries(files: list[Path]) -> list[Path]:
     return sorted({Path(path) for path in paths if os.path.realpath(path) not in known})
 
 
+def _place(path: Path) -> Path:
+    """Where a file lies in the image: packages have a place of their own, all others their place here.
+
+    A checkout may lie below /tmp, and the machine has its own one.
+    """
+    packages = Path(sysconfig.get_path("purelib"))
+    return SITE / path.relative_to(packages) if path.is_relative_to(packages) else path.relative_to("/")
+
+
 def _copy(path: Path, tree: Path) -> int:
-    """Copy a file to its own path in the tree. Returns about how much room it takes."""
-    target = tree / path.relative_to("/")
+    """Copy a file to its place in the tree. Returns about how much room it takes."""
+    target = tree / _place(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy2(path, target)
     return (target.stat().st_size + 4095) // 4096 * 4096 + 512

@@ -206,7 +206,7 @@ class Front:
                 connection.unread.shutdown(socket.SHUT_WR)
                 await _read_rest(connection.unread)
         except (OSError, TimeoutError) as failure:
-            self._log.debug("answer perhaps not delivered", error=str(failure))
+            self._log.debug("refusal not delivered", error=str(failure))
         finally:
             ended.set()
             transport.abort()
