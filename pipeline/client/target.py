@@ -5,14 +5,13 @@ from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from pipeline.client.show import PROGRAM
+from pipeline.config.subnet import MAX_MTU, MIN_MTU
 from pipeline.go import flags
 from pipeline.links import tap_url
 from pipeline.links.addresses import unix_path
 from pipeline.links.tap_url import TapPlace
 from pipeline.wire import ethernet, ip
 
-MIN_MTU: Final = 68
-MAX_MTU: Final = 65521
 MAX_PREFIX: Final = 30
 """A longer one has no room for an address and a gateway beside the network's own two addresses."""
 
@@ -86,14 +85,10 @@ def _interface(text: str) -> str:
 
 def _mac(text: str) -> bytes:
     try:
-        mac = ethernet.mac_parse(text) if text else b""
+        return ethernet.machine_mac_parse(text) if text else b""
     except ValueError:
-        mac = bytes(6)
-    if mac and (mac[0] & 1 or not any(mac)):
-        raise flags.FlagError(
-            f"-mac: {text!r} is not the MAC address of a machine, such as 5a:94:ef:e4:0c:ee"
-        )
-    return mac
+        words = "is not the MAC address of a machine, such as 5a:94:ef:e4:0c:ee"
+        raise flags.FlagError(f"-mac: {text!r} {words}") from None
 
 
 def _static(address: str, gateway: str) -> tuple[int, int, int]:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
-from pipeline.config.slirp4netns import Options, place
+from pipeline.config.slirp4netns import Options, mac_of, place
 from pipeline.links.tap_opener import open_tap
 from pipeline.system import netlink
 
@@ -29,7 +29,7 @@ def open_for(own: Options) -> NamespaceTap:
     """Open the tap of these options, and configure it. Raises NamespaceError."""
     if own.bess:
         return NamespaceTap()
-    mac = own.mac or _made_up_mac()
+    mac = mac_of(own, os.urandom(6))
     return NamespaceTap(own.name, mac, open_tap(place(own, mac), own.mtu, _configure(own)))
 
 
@@ -44,9 +44,3 @@ def _configure(own: Options) -> Callable[[str], None] | None:
         netlink.set_default_route(name, own.gateway)
 
     return configure
-
-
-def _made_up_mac() -> bytes:
-    """A locally administered address, for which DHCP has the lease."""
-    first, *rest = os.urandom(6)
-    return bytes((first & 0xFC | 2, *rest))

@@ -14,6 +14,7 @@ from pipeline.config import merge, options
 from pipeline.config.choices import API, AUTO, DNS, HOST_LOOPBACK, OFF, ON
 from pipeline.config.model import Config, GuestApi, Settings
 from pipeline.config.scalars import Scalar, interface, source_address
+from pipeline.config.subnet import MAX_MTU, MIN_MTU
 from pipeline.go import flags
 from pipeline.go.flags import Flag
 from pipeline.links import tap_url
@@ -55,7 +56,6 @@ SHORT: Final = {
     "v": "-version",
 }
 PREFIX6: Final = "fd00::/64"
-MAX_MTU: Final = 65521
 
 _LONG: Final = {flag.name: flag for flag in OPTIONS}
 _GATEWAY, _NAME_SERVER, _FIRST_LEASE = 2, 3, 15
@@ -138,7 +138,7 @@ def checked(given: dict[str, str], arguments: Sequence[str]) -> Options:
         configure="-configure" in given,
         exit_fd=_number(given, "-exit-fd", 0, 1 << 20, -1),
         ready_fd=_number(given, "-ready-fd", 0, 1 << 20, -1),
-        mtu=_number(given, "-mtu", 68, MAX_MTU, 1500),
+        mtu=_number(given, "-mtu", MIN_MTU, MAX_MTU, 1500),
         ipv6="-enable-ipv6" in given,
         api_socket=given.get("-api-socket", ""),
         subnet=_subnet(given.get("-cidr", "10.0.2.0/24")),
@@ -252,11 +252,13 @@ def _outbound(given: dict[str, str]) -> tuple[str, str]:
         raise OptionError(f"--outbound-addr {error}, not {text!r}") from None
 
 
+def mac_of(own: Options, made_up: bytes) -> bytes:
+    """The MAC address of the interface, for which DHCP has the lease. made_up: six bytes if there is none."""
+    return own.mac or ethernet.local_mac(made_up)
+
+
 def _mac(text: str) -> bytes:
     try:
-        mac = ethernet.mac_parse(text) if text else b""
+        return ethernet.machine_mac_parse(text) if text else b""
     except ValueError:
-        mac = b"\1"
-    if mac and mac[0] & 1:
-        raise OptionError(f"--macaddress must be the MAC address of a machine, not {text!r}")
-    return mac
+        raise OptionError(f"--macaddress must be the MAC address of a machine, not {text!r}") from None

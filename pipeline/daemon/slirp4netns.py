@@ -29,6 +29,7 @@ class Companion:
         self._own = own
         self._ready_fd = own.ready_fd
         self._listener = _bind(own.api_socket) if own.api_socket else None
+        self._file = socket_file.OwnFile(own.api_socket, bound=True) if own.api_socket else None
         self._server: HostForwardServer | None = None
         self._hang_up: select.epoll | None = None
 
@@ -71,10 +72,11 @@ class Companion:
             self._hang_up.close()
         if self._server is not None:
             self._server.close()
+        if self._file is not None:
+            # A successor may have put its own socket there.
+            self._file.remove()
         if self._listener is not None:
             self._listener.close()
-            with suppress(OSError):
-                os.unlink(self._own.api_socket)
 
 
 def _bind(path: str) -> socket.socket:

@@ -73,9 +73,7 @@ def path_of(key: str, text: str) -> str:
 def _mac(given: dict[str, str]) -> bytes:
     text = given.get("mac", "")
     try:
-        mac = ethernet.mac_parse(text) if text else b""
+        return ethernet.machine_mac_parse(text) if text else b""
     except ValueError:
-        mac = b"\1"
-    if mac and mac[0] & 1:
-        raise ValueError(f"mac {text!r} is not the MAC address of a machine, such as 5a:94:ef:e4:0c:ee")
-    return mac
+        words = "is not the MAC address of a machine, such as 5a:94:ef:e4:0c:ee"
+        raise ValueError(f"mac {text!r} {words}") from None

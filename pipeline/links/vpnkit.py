@@ -16,7 +16,7 @@ from pipeline.links.addresses import words_of
 from pipeline.links.base import LinkClosed
 from pipeline.links.listener import READABLE
 from pipeline.links.stream import StreamLink
-from pipeline.wire import framing
+from pipeline.wire import ethernet, framing
 from pipeline.wire.errors import WireError
 
 PROTOCOL: Final = "vpnkit"
@@ -27,8 +27,6 @@ MAX_MADE_UP: Final = 1024
 """Clients without a configured MAC address whose random address is remembered."""
 
 _FAILED: Final = "link_handshake_failed"
-_LOCAL_BIT: Final = 0x02
-_GROUP_BIT: Final = 0x01
 
 
 class _Handshake:
@@ -130,8 +128,7 @@ class VpnkitListener(AcceptingListener):
     def _mac(self, uuid: str) -> bytes:
         mac = self._macs.get(uuid) or self._made_up.get(uuid)
         if mac is None:
-            first, *rest = os.urandom(6)
-            mac = bytes([first & ~_GROUP_BIT | _LOCAL_BIT, *rest])
+            mac = ethernet.local_mac(os.urandom(ethernet.MAC_LEN))
             if len(self._made_up) >= MAX_MADE_UP:
                 del self._made_up[next(iter(self._made_up))]
             # If this client connects again, it gets the same MAC address, and so the same DHCP lease.

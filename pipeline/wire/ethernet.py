@@ -43,6 +43,7 @@ _TAG_TYPES: Final = frozenset((TYPE_VLAN, TYPE_SERVICE_VLAN))
 _TAG: Final = Struct("!HH")
 _VLAN_ID: Final = 0x0FFF
 _GROUP_BIT: Final = 0x01
+_LOCAL_BIT: Final = 0x02
 MAC_PATTERN: Final = "[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5}|[0-9a-fA-F]{2}(?:-[0-9a-fA-F]{2}){5}"
 _MAC_TEXT: Final = re.compile(MAC_PATTERN)
 
@@ -118,3 +119,16 @@ def mac_parse(text: str) -> bytes:
     if not _MAC_TEXT.fullmatch(text):
         raise ValueError(f"invalid MAC address: {text}")
     return bytes.fromhex(text.replace("-", ":").replace(":", ""))
+
+
+def machine_mac_parse(text: str) -> bytes:
+    """The same for the address of one machine: ValueError also for a group's, and for one of zeros."""
+    mac = mac_parse(text)
+    if mac[0] & _GROUP_BIT or not any(mac):
+        raise ValueError(f"not the MAC address of a machine: {text}")
+    return mac
+
+
+def local_mac(raw: bytes) -> bytes:
+    """A locally administered address of a machine, made of six bytes (IEEE 802, section 8.2.2)."""
+    return bytes((raw[0] & ~_GROUP_BIT | _LOCAL_BIT, *raw[1:]))

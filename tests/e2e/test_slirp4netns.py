@@ -180,6 +180,17 @@ def test_forwards_are_opened_listed_and_closed(network: Network) -> None:
     assert not path.exists()
 
 
+def test_the_socket_of_a_successor_stays(network: Network, tmp_path: Path) -> None:
+    path = tmp_path / "api.sock"
+    with target(network) as inside:
+        with running(network, "-c", "-a", path, inside.pid, "tap0"):
+            path.unlink()
+            successor = socket.socket(socket.AF_UNIX)
+            successor.bind(str(path))
+        assert path.exists()
+        successor.close()
+
+
 def test_it_ends_with_its_namespace(network: Network) -> None:
     with target(network) as inside, running(network, "-c", inside.pid, "tap0") as process:
         inside.kill()

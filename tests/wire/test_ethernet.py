@@ -95,3 +95,16 @@ def test_the_network_header_is_found_after_two_tags_at_most(text: str, found: tu
     frame = bytes(12) + bytes.fromhex(text)
     assert ethernet.network_header(frame, 0, len(frame)) == found
     assert ethernet.network_header(b"xyz" + frame + b"\x08\0", 3, 3 + len(frame)) == (found[0], found[1] + 3)
+
+
+@pytest.mark.parametrize("text", ["01:00:5e:00:00:01", "ff:ff:ff:ff:ff:ff", "00:00:00:00:00:00", "5a:94", ""])
+def test_no_machine_has_the_address_of_a_group_or_of_zeros(text: str) -> None:
+    with pytest.raises(ValueError, match="MAC address"):
+        ethernet.machine_mac_parse(text)
+
+
+def test_a_made_up_address_is_local_and_of_one_machine() -> None:
+    assert ethernet.machine_mac_parse("5A-94-ef-e4-0c-ee") == bytes.fromhex("5a94efe40cee")
+    for first in range(256):
+        made = ethernet.local_mac(bytes((first, 1, 2, 3, 4, 5)))
+        assert (made[0] & 3, made[0] & 0xFC, made[1:]) == (2, first & 0xFC, bytes((1, 2, 3, 4, 5)))
