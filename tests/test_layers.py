@@ -36,7 +36,6 @@ LATE_IMPORTS = {
     "pipeline.ipc.channel": "tempfile, where there are no files in memory",
     "pipeline.system.stacks": "the same",
     "pipeline.control.http.head": "h11, when the first request comes whose connection changes its protocol",
-    "pipeline.engines.networks": "netaddr, when a rule has networks",
     "pipeline.control.http.servers": "aiohttp, when the first request comes",
     "pipeline.control.plane": "the same",
     "pipeline.control.metrics.meter": "prometheus_client, when a monitor asks",
@@ -96,7 +95,7 @@ TABLE: dict[str, Row] = {
     "pipeline.control": Row(
         (
             *("release", "go", "wire.ip", "counters", "counter_tables", "histograms", "counter_block"),
-            *("events", "topology", "system", "ipc", "links", "config", "logs"),
+            *("events", "topology", "system", "ipc", "links", "host.listener", "config", "logs"),
         )
     ),
     # Commands that ask a running daemon.

@@ -50,6 +50,9 @@ IPV6: Final = (OFF, ON, AUTO)
 """Whether guests have IPv6 (pipeline.config.ipv6). AUTO: with a default route only while the host has one."""
 NAT64: Final = (OFF, ON, AUTO)
 """Which questions get IPv6 addresses for IPv4 hosts: none, all, or those over IPv6 (pipeline.engines.dns)."""
+STRICT: Final = "strict"
+SANDBOXES: Final = (ON, OFF, STRICT)
+"""Whether workers give up what they do not need (pipeline.daemon.confinement)."""
 GUARDED: Final = "guarded"
 ISOLATED: Final = "isolated"
 OPEN: Final = "open"

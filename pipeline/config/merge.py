@@ -18,7 +18,16 @@ from urllib.parse import urlsplit
 
 from pipeline.config import default_mode, derived, forward_words, ipv6, limits, outside
 from pipeline.config.access import check_policy, check_token_file, with_proxy_protocol
-from pipeline.config.choices import GUESTS, NAT64, OFF, PLACEMENTS, SEPARATE, STREAM_SCHEMES, UDP_NATS
+from pipeline.config.choices import (
+    GUESTS,
+    NAT64,
+    OFF,
+    PLACEMENTS,
+    SANDBOXES,
+    SEPARATE,
+    STREAM_SCHEMES,
+    UDP_NATS,
+)
 from pipeline.config.endpoints import check, further_links, links_of, metrics_url, web_url
 from pipeline.config.errors import ConfigError
 from pipeline.config.keys import NO_GUEST_API, FileKeys, StackKeys
@@ -317,7 +326,12 @@ def _workers(parsed: flags.Parsed, keys: FileKeys) -> Settings:
         "busy_poll": _number(parsed, "busy-poll", BUSY_POLL, unset=-1),
     }
     given = {name: number for name, number in numbers.items() if number is not None}
-    return {"placement": _one_of("placement", placement, PLACEMENTS), **given}
+    return {
+        "placement": _one_of("placement", placement, PLACEMENTS),
+        "sandbox": _one_of("sandbox", parsed.text("sandbox") or keys.sandbox, SANDBOXES),
+        "user": parsed.text("user") or keys.user,
+        **given,
+    }
 
 
 def _number(parsed: flags.Parsed, name: str, allowed: tuple[int, int], unset: int = 0) -> int | None:

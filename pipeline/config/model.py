@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import Annotated, Final, get_type_hints
 from urllib.parse import urlsplit
 
-from pipeline.config.choices import AUTO, GUARDED, OFF, SYMMETRIC
+from pipeline.config.choices import AUTO, GUARDED, OFF, ON, SYMMETRIC
 from pipeline.config.limits import Limits
 from pipeline.config.scalars import (
     AnyNetwork,
@@ -225,6 +225,8 @@ class Workers:
     egress_workers: int
     slots: int
     busy_poll: int  # microseconds
+    sandbox: str = ON  # one of SANDBOXES
+    user: str = ""  # whom the daemon becomes, by name or number
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from pipeline.config.choices import (
     METRICS_SCHEMES,
     NAT64,
     PLACEMENTS,
+    SANDBOXES,
     STREAM_SCHEMES,
     TAP,
     TAP_FORM,
@@ -100,6 +101,13 @@ OWN: Final[tuple[Flag, ...]] = (
         "separate: a process for each worker; auto: fewer on a small machine",
         words=PLACEMENTS,
     ),
+    Flag(
+        "sandbox",
+        "string",
+        "what workers give up after their start: on, what the system can take; strict, all of it; or off",
+        words=SANDBOXES,
+    ),
+    Flag("user", "string", "user that the daemon becomes after its start, if root starts it"),
     Flag(
         "udp-nat",
         "string",

@@ -88,7 +88,10 @@ class GuestSockets:
             sock = protocols.bind(protocol, url, inherited)
             with sock:
                 keep(addresses.socket_path(url))
-                await self._accept(plane, protocol, [sock], url)
+                companions = protocols.companions(protocol)
+                await self._accept(plane, protocol, [sock, *companions], url)
+                for each in companions:
+                    each.close()
                 bound = addresses.bound_url(sock, url)
             report(protocol, bound)
         if self._stdio is not None:

@@ -31,7 +31,7 @@ from pipeline.control.plane import ControlPlane
 from pipeline.control.ssh.destination import SocketError, SshError
 from pipeline.control.ssh.forwards import check_library
 from pipeline.control.workers import RequestError
-from pipeline.daemon import placement, processes, signals
+from pipeline.daemon import confinement, placement, processes, signals
 from pipeline.daemon.guest_sockets import GuestSockets
 from pipeline.daemon.own_files import OwnFiles
 from pipeline.daemon.programs import Companion, Program
@@ -139,6 +139,10 @@ class Supervisor:
         except (TokenError, SshError) as error:
             raise StartError(str(error)) from error
         self._check_state_file()
+        try:
+            confinement.check(config, self.log)
+        except confinement.SandboxError as error:
+            raise StartError(str(error)) from error
         try:
             outbound.check(config.network.outbound_address, config.network.outbound_interface)
         except outbound.OutboundError as error:
@@ -359,9 +363,10 @@ class Supervisor:
 
     def _on_signal(self, number: signal.Signals) -> None:
         if number == signal.SIGUSR1:
-            logs.reopen()
+            log = logs.reopen()
             self._reopen_flow_log()
-            self._signal_workers(number)
+            if log >= 0 and self.plane is not None:
+                self.plane.move_log(log)
             self.log.info("log reopened")
             return
         self.log.info("signal caught", signal=number.name)

@@ -8,13 +8,13 @@ answer has no name. An optional field that is None is left out. A message may ca
 ==============  =========================================================================================
 to              requests
 ==============  =========================================================================================
-any worker      Stop, Ping, Audit, Reload, Watch
+any worker      Stop, Ping, Audit, Reload, Watch, LogFile (a file)
 all but listen  Guests
 ingress         Attach (with a socket), Open (sockets), Capture (a file), LiveCapture (a socket)
 demux           Cam, Neighbors
 tcp             FlowIds, Flows, EndFlow
 resolver        Names, Leases, DnsAll, DnsAdd, ServeTcp (a socket)
-listen          Expose, Unexpose, Tunnel (a socket)
+listen          Expose (a socket), Unexpose, Tunnel (a socket)
 egress          FlowIds, Flows, EndFlow; of listen: Accepted (a socket), UdpForward (a socket), UdpUnforward
 ==============  =========================================================================================
 """
@@ -177,6 +177,21 @@ class GuestEvent(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class LeasesEvent(Event):
+    """The leases have changed: write this to the state file."""
+
+    NAME = "leases"
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LogFile(Request):
+    """Write the log to this file from now on: it was opened again."""
+
+    NAME = "log_file"
+
+
+@dataclass(frozen=True, slots=True)
 class Guests(Request):
     """Report what each guest has of this worker."""
 
@@ -308,7 +323,9 @@ class ServeTcp(Request):
 
 @dataclass(frozen=True, slots=True)
 class Expose(Request):
-    """Open a port forward. proxy: version of the PROXY header. found: addresses of local's host name.
+    """Open a port forward on this bound socket. proxy: version of the PROXY header.
+
+    found: addresses of local's host name, for the supervisor's part alone that binds.
 
     name: the local address by which Unexpose names the forward, if that is not ``local``.
     """
@@ -404,13 +421,13 @@ def _by_name(*known: type[_M]) -> dict[str, type[_M]]:
 
 
 _REQUESTS: Final = _by_name(
-    *(Stop, Ping, Audit, Reload, Watch, Guests, Attach, Open, Capture, LiveCapture),
+    *(Stop, Ping, Audit, Reload, Watch, LogFile, Guests, Attach, Open, Capture, LiveCapture),
     *(Cam, Neighbors, WithdrawRoute, Leases),
     *(flow_messages.FlowIds, flow_messages.Flows, flow_messages.EndFlow, flow_messages.Names),
     *(DnsAll, DnsAdd, ServeTcp),
     *(Expose, Unexpose, Tunnel, Accepted, UdpForward, UdpUnforward),
 )
-_EVENTS: Final = _by_name(HappenedEvent, GuestEvent, MacEvent, ServiceEvent)
+_EVENTS: Final = _by_name(HappenedEvent, GuestEvent, MacEvent, ServiceEvent, LeasesEvent)
 
 
 def request_of(found: Mapping[str, object]) -> Request | None:

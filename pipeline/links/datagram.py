@@ -48,10 +48,17 @@ class VfkitListener(Listener):
 
     protocol = PROTOCOL
 
-    def __init__(self, sock: socket.socket, once: bool = False, vnet: int | None = None) -> None:
-        """The listener owns sock from now on. vnet: what guests take (links.vnet), None without headers."""
+    def __init__(
+        self, sock: socket.socket, probe: socket.socket, once: bool = False, vnet: int | None = None
+    ) -> None:
+        """The listener owns both sockets from now on.
+
+        probe: a datagram socket without a name, to look whether a peer is there. This process can make none.
+        vnet: what guests take (links.vnet), None without headers.
+        """
         sock.setblocking(False)
         self._sock = sock
+        self._probe = probe
         self._once = once
         self._vnet = vnet
         self._probes = Probes()
@@ -93,7 +100,7 @@ class VfkitListener(Listener):
             self._wait()
             return
         self._look_at = now + LOOK_INTERVAL
-        if _inode(self._peer) != self._inode or not _is_bound(self._peer):
+        if _inode(self._peer) != self._inode or not _is_bound(self._peer, self._probe):
             self._owner.hang_up(self._link, "the socket of the peer is gone")
 
     def _retry(self) -> None:
@@ -125,6 +132,7 @@ class VfkitListener(Listener):
         self._stop_waiting()
         self._look_at = float("inf")
         self._sock.close()
+        self._probe.close()
 
     def _wait(self) -> None:
         assert self._poller is not None
@@ -188,15 +196,15 @@ def _inode(peer: Address) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _is_bound(peer: Address) -> bool:
+def _is_bound(peer: Address, probe: socket.socket) -> bool:
     """Whether a socket is bound to the address, whatever peer it has."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(peer)
-        except PermissionError:
-            return True  # it is bound, and connected to another socket (ours)
-        except OSError:
-            return False
+    try:
+        probe.connect(peer)
+    except PermissionError:
+        return True  # it is bound, and connected to another socket (ours)
+    except OSError:
+        return False
+    _disconnect(probe)
     return True
 
 

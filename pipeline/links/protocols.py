@@ -88,6 +88,11 @@ def check_kind(sock: socket.socket, kind: socket.SocketKind, what: str) -> None:
         raise AddressError(f"{what}: the descriptor is a {words}")
 
 
+def companions(protocol: str) -> list[socket.socket]:
+    """Further sockets that a listener of this protocol needs: the process that has it can make none."""
+    return [socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)] if protocol == "vfkit" else []
+
+
 def make(
     protocol: str,
     fds: list[int],
@@ -98,6 +103,8 @@ def make(
     shared: bool = False,
 ) -> Listener:
     """The listener for these descriptors, which it owns from now on. ValueError for an unknown protocol.
+
+    fds: of a bound socket, and of its companions().
 
     once: serve only the first guest. macs: the MAC addresses of vpnkit clients, by UUID. vnet: what guests
     take (pipeline.links.vnet), None without virtio-net headers. vpnkit has none. shared: another program may
@@ -117,7 +124,7 @@ def make(
         case "bess":
             return seqpacket.bess_listener(sock, once, vnet)
         case "vfkit":
-            return VfkitListener(sock, once, vnet)
+            return VfkitListener(sock, socket.socket(fileno=fds[1]), once, vnet)
         case "vpnkit":
             return VpnkitListener(sock, macs, once)
         case "fd":

@@ -13,6 +13,7 @@ import pytest
 from pipeline.links.base import LinkClosed
 from pipeline.links.datagram import LOOK_INTERVAL, RETRY_INTERVAL, VfkitListener
 from pipeline.links.probes import PROBE
+from pipeline.links.protocols import companions
 from pipeline.wire import offload
 from tests.support.owner import Owner
 
@@ -39,7 +40,7 @@ class Machine:
 def listener(folder: Path, once: bool = False) -> VfkitListener:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     sock.bind(str(folder / "net.sock"))
-    return VfkitListener(sock, once)
+    return VfkitListener(sock, *companions("vfkit"), once)
 
 
 @pytest.mark.parametrize("handshake", [(), (b"VFKT",)])
@@ -218,7 +219,7 @@ def test_a_machine_that_is_found_gone_by_a_retry_is_hung_up(owner: Owner, tmp_pa
 def test_a_connected_socket_is_the_only_guest_and_its_end_is_seen(owner: Owner, vnet: int | None) -> None:
     ours, guest = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     guest.settimeout(5)
-    door = VfkitListener(ours, vnet=vnet)
+    door = VfkitListener(ours, *companions("vfkit"), vnet=vnet)
     owner.open(door)
     header = b"" if vnet is None else bytes(12)
     guest.send(header + b"hello")
@@ -237,7 +238,7 @@ def test_a_connected_socket_is_the_only_guest_and_its_end_is_seen(owner: Owner, 
 def test_each_machine_on_a_socket_with_the_option_has_headers(owner: Owner, tmp_path: Path) -> None:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     sock.bind(str(tmp_path / "net.sock"))
-    owner.open(VfkitListener(sock, vnet=offload.CSUM | offload.TSO4))
+    owner.open(VfkitListener(sock, *companions("vfkit"), vnet=offload.CSUM | offload.TSO4))
     machine = Machine(tmp_path)
     machine.send(b"VFKT", bytes(12) + b"frame")
     assert owner.frames(1) == [b"frame"]

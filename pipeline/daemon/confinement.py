@@ -1,0 +1,141 @@
+"""Which sandbox each worker process gets: the lists of its stages, its files, and its user.
+
+The lists stand beside the stages (system_calls.py). A process with several workers gets the union of theirs.
+docs/security.md says what this means for users.
+"""
+
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from pipeline.config.choices import OFF, STRICT
+from pipeline.config.model import Config
+from pipeline.host import name_files
+from pipeline.stages import system_calls
+from pipeline.stages.demux import system_calls as demux
+from pipeline.stages.egress import system_calls as egress
+from pipeline.stages.ingress import system_calls as ingress
+from pipeline.stages.listen import system_calls as listen
+from pipeline.stages.resolver import preload
+from pipeline.stages.resolver import system_calls as resolver
+from pipeline.stages.tcp import system_calls as tcp
+from pipeline.system.sandbox import enter, privileges
+from pipeline.system.sandbox.calls import Calls
+from pipeline.system.sandbox.privileges import User
+from pipeline.topology import DEMUX, EGRESS, INGRESS, LISTEN, RESOLVER, TCP
+
+DEFAULT_USER: Final = "nobody"
+"""Whom the workers of root become."""
+_CALLS: Final[Mapping[str, Calls]] = {
+    INGRESS: ingress.CALLS,
+    DEMUX: demux.CALLS,
+    TCP: tcp.CALLS,
+    EGRESS: egress.CALLS,
+    RESOLVER: resolver.CALLS,
+    LISTEN: listen.CALLS,
+}
+_LIBRARIES: Final = ("/usr", "/lib", "/lib64")
+_NAME_FILES: Final = (
+    *("/etc", "/run/systemd/resolve", "/run/NetworkManager", "/run/resolvconf"),
+    *("/run/connman", "/run/dhcpcd", "/run/netconfig"),
+)
+"""Directories in which a host keeps resolv.conf or hosts, or to which they are links."""
+
+
+class SandboxError(Exception):
+    """The sandbox cannot be as the user wants it. The text names the key, and says why."""
+
+
+def check(config: Config, log: structlog.typing.FilteringBoundLogger) -> None:
+    """Log what this system lacks for the sandbox. Raises SandboxError if the user wants it all or not at all.
+
+    Also if there is no such user, or if the daemon is not root and shall change its user.
+    """
+    mode = config.workers.sandbox
+    try:
+        user = user_of(config)
+    except KeyError:
+        raise SandboxError(f"user {config.workers.user}: there is no such user") from None
+    if config.workers.user and user is not None and (why := privileges.obstacle(user)):
+        raise SandboxError(f"user {user.name}: the daemon cannot become this user: {why}")
+    if mode == OFF:
+        return
+    missing = enter.shortages(user)
+    if missing and mode == STRICT:
+        raise SandboxError(f"sandbox strict: {'; '.join(missing)} (allowed: on, off)")
+    if missing:
+        say = log.warning if enter.LINUX else log.info
+        say("the sandbox of the workers is not whole", missing="; ".join(missing))
+
+
+def user_of(config: Config) -> User | None:
+    """Whom the workers become; None if they keep their user. Raises KeyError if there is no such user."""
+    if not hasattr(os, "geteuid"):
+        return None
+    if config.workers.user:
+        return privileges.find(config.workers.user)
+    return privileges.find(DEFAULT_USER) if os.geteuid() == 0 else None
+
+
+def confine(members: Mapping[str, str], config: Config, log: structlog.typing.FilteringBoundLogger) -> None:
+    """Put this worker process into its sandbox. members: the role of each of its workers by name.
+
+    Raises SystemExit if that fails and the user wants a strict sandbox.
+    """
+    if config.workers.sandbox == OFF:
+        return
+    roles = frozenset(members.values())
+    user = user_of(config)
+    if RESOLVER in roles and user is not None and not _readable_for(user):
+        preload.load()
+    failed = enter.enter(_profile(roles, user, config), strict=config.workers.sandbox == STRICT)
+    if failed:
+        log.error("this process is not in its sandbox", failed="; ".join(failed))
+        if config.workers.sandbox == STRICT:
+            raise SystemExit(1)
+
+
+def _profile(roles: frozenset[str], user: User | None, config: Config) -> enter.Profile:
+    listed = tuple(call for role in sorted(roles) for call in _CALLS[role])
+    if INGRESS in roles and not config.workers.user and has_datagram_links(config):
+        # A datagram link connects to a socket file of its peer, which nobody else may reach.
+        user = None
+    return enter.Profile(
+        calls=(*system_calls.COMMON, *system_calls.own_signals(), *listed),
+        absent=system_calls.ABSENT,
+        fruitless=system_calls.FRUITLESS,
+        readable=tuple(_readable()) if RESOLVER in roles else (),
+        tcp=bool(roles & {EGRESS, RESOLVER}),
+        abstract=INGRESS in roles,
+        user=user,
+    )
+
+
+def has_datagram_links(config: Config) -> bool:
+    """Whether guests come on datagram sockets that have a path."""
+    urls = (config.links.vfkit, *(url for _, url in config.links.further))
+    return any(url.startswith("unixgram:") for url in urls)
+
+
+def _readable() -> Iterable[str]:
+    """Directories of name files, and of libraries that the resolver loads when guests need them."""
+    links = (name_files.RESOLV_CONF, name_files.HOSTS)
+    own = str(Path(__file__).parents[1])
+    return dict.fromkeys(
+        [
+            *_NAME_FILES,
+            *(os.path.dirname(os.path.realpath(link)) for link in links),
+            *_LIBRARIES,
+            *(path for path in sys.path if os.path.isabs(path)),
+            *(sys.base_prefix, own),
+        ]
+    )
+
+
+def _readable_for(user: User) -> bool:
+    """Whether this user can read the libraries of the program."""
+    return all(privileges.can_read(user, path) for path in (*sys.path, __file__) if os.path.isabs(path))
