@@ -5,22 +5,19 @@ docs/security.md says what this means for users.
 """
 
 import os
-import sys
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Final
 
 import structlog
 
 from pipeline.config.choices import OFF, STRICT
 from pipeline.config.model import Config
-from pipeline.host import name_files
 from pipeline.stages import system_calls
 from pipeline.stages.demux import system_calls as demux
 from pipeline.stages.egress import system_calls as egress
 from pipeline.stages.ingress import system_calls as ingress
 from pipeline.stages.listen import system_calls as listen
-from pipeline.stages.resolver import preload
+from pipeline.stages.resolver import files, preload
 from pipeline.stages.resolver import system_calls as resolver
 from pipeline.stages.tcp import system_calls as tcp
 from pipeline.system.sandbox import enter, privileges
@@ -38,12 +35,6 @@ _CALLS: Final[Mapping[str, Calls]] = {
     RESOLVER: resolver.CALLS,
     LISTEN: listen.CALLS,
 }
-_LIBRARIES: Final = ("/usr", "/lib", "/lib64")
-_NAME_FILES: Final = (
-    *("/etc", "/run/systemd/resolve", "/run/NetworkManager", "/run/resolvconf"),
-    *("/run/connman", "/run/dhcpcd", "/run/netconfig"),
-)
-"""Directories in which a host keeps resolv.conf or hosts, or to which they are links."""
 
 
 class SandboxError(Exception):
@@ -59,7 +50,8 @@ def check(config: Config, log: structlog.typing.FilteringBoundLogger) -> None:
     try:
         user = user_of(config)
     except KeyError:
-        raise SandboxError(f"user {config.workers.user}: there is no such user") from None
+        words = "there is no such user (allowed: a user of this system, by name or number)"
+        raise SandboxError(f"user {config.workers.user}: {words}") from None
     if config.workers.user and user is not None and (why := privileges.obstacle(user)):
         raise SandboxError(f"user {user.name}: the daemon cannot become this user: {why}")
     if mode == OFF:
@@ -81,16 +73,23 @@ def user_of(config: Config) -> User | None:
     return privileges.find(DEFAULT_USER) if os.geteuid() == 0 else None
 
 
+def become_user(config: Config) -> None:
+    """Become the user that the configuration names, if it names one. Raises OSError."""
+    if config.workers.user:
+        privileges.become(privileges.find(config.workers.user))
+
+
 def confine(members: Mapping[str, str], config: Config, log: structlog.typing.FilteringBoundLogger) -> None:
     """Put this worker process into its sandbox. members: the role of each of its workers by name.
 
     Raises SystemExit if that fails and the user wants a strict sandbox.
     """
     if config.workers.sandbox == OFF:
+        become_user(config)
         return
     roles = frozenset(members.values())
     user = user_of(config)
-    if RESOLVER in roles and user is not None and not _readable_for(user):
+    if RESOLVER in roles and user is not None and not files.can_load(user):
         preload.load()
     failed = enter.enter(_profile(roles, user, config), strict=config.workers.sandbox == STRICT)
     if failed:
@@ -108,7 +107,7 @@ def _profile(roles: frozenset[str], user: User | None, config: Config) -> enter.
         calls=(*system_calls.COMMON, *system_calls.own_signals(), *listed),
         absent=system_calls.ABSENT,
         fruitless=system_calls.FRUITLESS,
-        readable=tuple(_readable()) if RESOLVER in roles else (),
+        readable=files.readable() if RESOLVER in roles else (),
         tcp=bool(roles & {EGRESS, RESOLVER}),
         abstract=INGRESS in roles,
         user=user,
@@ -119,23 +118,3 @@ def has_datagram_links(config: Config) -> bool:
     """Whether guests come on datagram sockets that have a path."""
     urls = (config.links.vfkit, *(url for _, url in config.links.further))
     return any(url.startswith("unixgram:") for url in urls)
-
-
-def _readable() -> Iterable[str]:
-    """Directories of name files, and of libraries that the resolver loads when guests need them."""
-    links = (name_files.RESOLV_CONF, name_files.HOSTS)
-    own = str(Path(__file__).parents[1])
-    return dict.fromkeys(
-        [
-            *_NAME_FILES,
-            *(os.path.dirname(os.path.realpath(link)) for link in links),
-            *_LIBRARIES,
-            *(path for path in sys.path if os.path.isabs(path)),
-            *(sys.base_prefix, own),
-        ]
-    )
-
-
-def _readable_for(user: User) -> bool:
-    """Whether this user can read the libraries of the program."""
-    return all(privileges.can_read(user, path) for path in (*sys.path, __file__) if os.path.isabs(path))

@@ -231,6 +231,8 @@ class Supervisor:
             self.reloader = Reloader(self.config, self.reread, plane.reload, self.manager, self.log)
         try:
             if not self._is_stopping() and await self._open_unless_stopped(plane):
+                # Everything that needs a right is open now.
+                confinement.become_user(self.config)
                 if self.companion is not None:
                     await self.companion.opened(plane, lambda reason: self._stop(reason, EXIT_OK))
                 self.log.info("waiting for clients...", processes=len(self.running))

@@ -1,6 +1,5 @@
 """The state file of leases."""
 
-import errno
 import json
 import os
 from pathlib import Path
@@ -9,7 +8,7 @@ import pytest
 
 from pipeline.host import lease_file
 from pipeline.host.lease_file import LeaseFileError
-from pipeline.system import output_file, small_file
+from pipeline.system import small_file
 from pipeline.wire import ip
 
 ROWS = [
@@ -156,25 +155,3 @@ def test_what_is_no_state_file_at_all_is_refused(tmp_path: Path, monkeypatch: py
     path.write_bytes(b" " * (1 << 20) + b"1")
     with pytest.raises(LeaseFileError, match=r"too long \(allowed: 1 MiB\)"):
         lease_file.load(str(path), 0.0)
-
-
-def test_a_write_that_failed_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "leases.json"
-    path.write_text("old")
-    monkeypatch.setattr(output_file.os, "replace", refuse)
-    with pytest.raises(OSError, match="No space left"):
-        lease_file.save(str(path), ROWS, 0.0)
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def refuse(*_args: object) -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def test_a_fifo_in_the_place_of_the_new_file_is_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "leases.json.new")
-    with pytest.raises(FileExistsError):
-        lease_file.save(str(tmp_path / "leases.json"), ROWS, 0.0)

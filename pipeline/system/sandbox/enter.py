@@ -57,8 +57,10 @@ def enter(profile: Profile, *, strict: bool) -> list[str]:
     if not LINUX:
         return []
     failed: list[str] = []
+    # This loads the library, which takes a file.
+    filters = [] if libseccomp.shortage() else [_filter]
     privileges.drop_bounds()
-    for part in (_refuse_new, _leave_files, _become, _drop, _filter):
+    for part in (_refuse_new, _leave_files, _become, _drop, *filters):
         try:
             part(profile, strict)
         except OSError as error:
@@ -88,6 +90,4 @@ def _drop(_profile: Profile, _strict: bool) -> None:
 
 
 def _filter(profile: Profile, strict: bool) -> None:
-    if libseccomp.shortage():
-        return
     libseccomp.load(profile.calls, profile.absent, profile.fruitless, kill=strict)

@@ -85,7 +85,7 @@ def load(kept: Calls, absent: Calls, fruitless: Calls, *, kill: bool) -> None:
         # A rule without conditions would replace those that keep some calls of this name.
         names = {call.name for call in kept}
         rules.append((refused, tuple(call for call in fruitless if call.when or call.name not in names)))
-    # The first filter refuses what the second one allows. So these calls, which are no offence, are not logged.
+    # The first filter refuses what the second one allows: these calls are no offence, and are not logged.
     _load(ALLOW, [(_ERRNO | errno.ENOSYS, absent)], logged=False)
     _load(KILL if kill else refused, [(ALLOW, (*kept, *absent)), *rules], logged=True)
 
