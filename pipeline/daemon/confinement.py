@@ -59,9 +59,10 @@ def check(config: Config, log: structlog.typing.FilteringBoundLogger) -> None:
     missing = enter.shortages(user)
     if missing and mode == STRICT:
         raise SandboxError(f"sandbox strict: {'; '.join(missing)} (allowed: on, off)")
-    if missing:
-        say = log.warning if enter.LINUX else log.info
-        say("the sandbox of the workers is not whole", missing="; ".join(missing))
+    if not enter.LINUX:
+        log.info("this system has no sandbox for workers")
+    elif missing:
+        log.warning("the sandbox of the workers is not whole", missing="; ".join(missing))
 
 
 def user_of(config: Config) -> User | None:
@@ -79,15 +80,14 @@ def become_user(config: Config) -> None:
         privileges.become(privileges.find(config.workers.user))
 
 
-def confine(members: Mapping[str, str], config: Config, log: structlog.typing.FilteringBoundLogger) -> None:
-    """Put this worker process into its sandbox. members: the role of each of its workers by name.
+def confine(roles: frozenset[str], config: Config, log: structlog.typing.FilteringBoundLogger) -> None:
+    """Put this worker process into its sandbox. roles: of its workers.
 
     Raises SystemExit if that fails and the user wants a strict sandbox.
     """
     if config.workers.sandbox == OFF:
         become_user(config)
         return
-    roles = frozenset(members.values())
     user = user_of(config)
     if RESOLVER in roles and user is not None and not files.can_load(user):
         preload.load()

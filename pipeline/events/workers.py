@@ -12,6 +12,11 @@ _SERVERS: Final = "addresses of the name servers"
 
 LIFE: Final = (
     logged("worker-started", DEBUG, "worker started", "A worker takes its first breath."),
+    logged(
+        *("sandbox-failed", ERROR, "this process is not in its sandbox"),
+        "A part of the sandbox failed, although the system has it. With a strict sandbox the process ends.",
+        failed="the parts, and why",
+    ),
     logged("worker-stopped", DEBUG, "worker stopped", "A worker has given back what it held."),
     logged(
         *("worker-failed", ERROR, "worker failed"),
@@ -163,13 +168,6 @@ SERVICES: Final = (
         error=_ERROR,
     ),
     logged(
-        *("leases-not-written", WARNING, "leases not written yet"),
-        "The file of leases cannot be written now.",
-        path=_PATH,
-        error=_ERROR,
-    ),
-    logged("leases-written-again", INFO, "leases written again", "The file is up to date.", path=_PATH),
-    logged(
         *("name-servers", INFO, "upstream name servers"),
         "The host's name servers, at the start and when they have changed.",
         servers=_SERVERS,
@@ -201,11 +199,6 @@ SERVICES: Final = (
         local="the forward",
         error=_ERROR,
         times="how often since the last line",
-    ),
-    logged(
-        *("socket-file-left", WARNING, "socket file not removed: it is gone or not ours"),
-        "The socket file of a forward stays.",
-        path=_PATH,
     ),
 )
 

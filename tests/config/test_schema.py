@@ -200,7 +200,10 @@ SHOWN = {
         "web: localhost:8080\nnotification: /n\n"
         "interfaces: {vpnkit: unix:///h, vhost-user: unix:///u}\nlinks: [qemu+tcp://127.0.0.1:1, vfkit+unixgram:///v]\n"
     ),
-    "workers": "placement: auto\ntcp-workers: 2\negress-workers: 3\nslots: 1024\nbusy-poll: 0\n",
+    "workers": (
+        "placement: auto\ntcp-workers: 2\negress-workers: 3\nslots: 1024\nbusy-poll: 0\n"
+        "sandbox: strict\nuser: daemon\n"
+    ),
     "limits": f"limits: {{{LARGEST}}}",
     "access": (
         "stack: {forwards: {'127.0.0.1:8080': '192.168.127.2:80', 'udp:127.0.0.1:53': '192.168.127.2:53'}}\n"

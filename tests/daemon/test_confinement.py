@@ -7,8 +7,9 @@ import json
 import os
 import re
 import select
+import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pipeline.config import merge, options
 from pipeline.config.choices import AUTO, SEPARATE
 from pipeline.config.model import Config
 from pipeline.daemon import placement, processes
+from pipeline.daemon.processes import Running
 from pipeline.go import flags
 from pipeline.ipc.fabric import Fabric
 from pipeline.topology import Layout
@@ -42,6 +44,13 @@ class Found:
         self.status: dict[str, dict[str, str]] = {}
 
 
+def start(*words: str, private: Sequence[socket.socket] = (), kind: str = SEPARATE) -> list[Running]:
+    layout = Layout(64, 1, 1)
+    groups = placement.plan(kind, layout, 1)
+    fabric = Fabric.create(layout, [group.members for group in groups])
+    return processes.start(fabric, groups, config_of(*words, "-placement", kind), private)
+
+
 def run(monkeypatch: pytest.MonkeyPatch, *words: str, kind: str = SEPARATE) -> Found:
     """Start all processes with these flags, and let each make its attempts."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -60,14 +69,10 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str, kind: str = SEPARATE) -> F
             waiting.poll(SECONDS * 1000)  # until the test has looked at /proc
 
     monkeypatch.setattr(processes, "Loop", Attempts)
-    config = config_of(*words, "-placement", kind)
-    layout = Layout(64, 1, 1)
-    groups = placement.plan(kind, layout, 1)
-    fabric = Fabric.create(layout, [group.members for group in groups])
-    running = processes.start(fabric, groups, config, [ours])
+    running = start(*words, private=[ours], kind=kind)
     found = Found()
     try:
-        for _ in groups:
+        for _ in running:
             assert select.select([ours], [], [], SECONDS)[0], "a process is silent"
             report = json.loads(ours.recv(1 << 16))
             found.outcomes[report["name"]] = report["outcomes"]
@@ -142,11 +147,25 @@ def test_workers_in_one_process_have_what_each_of_them_needs(
     assert side == table["resolver"]
 
 
-def test_a_named_user_takes_the_place_of_nobody(
-    monkeypatch: pytest.MonkeyPatch, no_probe_file: None
-) -> None:
+def test_a_named_user_takes_the_place_of_nobody(monkeypatch: pytest.MonkeyPatch, no_probe_file: None) -> None:
     for name, found in run(monkeypatch, "-user", "daemon").status.items():
         assert found["Uid"].split()[0] == "1", name
+
+
+def test_a_strict_sandbox_kills_a_worker_that_makes_another_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Offence:
+        """Takes the place of the loop."""
+
+        def __init__(self, *_: object) -> None:
+            """What the loop gets does not matter."""
+
+        def run(self) -> None:
+            socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)
+
+    monkeypatch.setattr(processes, "Loop", Offence)
+    for each in start("-sandbox", "strict"):
+        each.process.join(SECONDS)
+        assert each.process.exitcode == -signal.SIGSYS, each.name
 
 
 def test_without_a_sandbox_a_process_keeps_its_rights(

@@ -97,7 +97,9 @@ def _unshare() -> None:
 
 def _make_code() -> None:
     _LIBRARY.mmap.restype = ctypes.c_void_p
-    at = _LIBRARY.mmap(None, ctypes.c_size_t(_PAGE), _PROT_READ_EXEC, _PRIVATE_ANONYMOUS, -1, ctypes.c_long(0))
+    at = _LIBRARY.mmap(
+        None, ctypes.c_size_t(_PAGE), _PROT_READ_EXEC, _PRIVATE_ANONYMOUS, -1, ctypes.c_long(0)
+    )
     if at == ctypes.c_void_p(-1).value:
         _check(-1)
 

@@ -12,9 +12,9 @@ WORD: Final = 0xFFFFFFFF
 
 
 class Arg(NamedTuple):
-    """A condition: the bits ``mask`` of argument ``index`` are ``value``."""
+    """A condition: the bits ``mask`` of the argument with this number, from 0, are ``value``."""
 
-    index: int
+    number: int
     value: int
     mask: int = WORD
 
@@ -35,6 +35,6 @@ def calls(why: str, *names: str) -> Calls:
     return tuple(Call(name, why) for name in names)
 
 
-def each_value(name: str, why: str, index: int, values: Iterable[int]) -> Calls:
+def each_value(name: str, why: str, number: int, values: Iterable[int]) -> Calls:
     """A call that is kept for these values of an argument of type int."""
-    return tuple(Call(name, why, (Arg(index, value),)) for value in values)
+    return tuple(Call(name, why, (Arg(number, value),)) for value in values)

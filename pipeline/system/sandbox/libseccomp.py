@@ -115,7 +115,7 @@ def _add(context: int, action: int, listed: Calls) -> None:
         if number < 0:  # the library or this processor does not have it
             continue
         compares = (_Compare * len(when))(
-            *((arg.index, _MASKED_EQ, arg.mask, arg.value & arg.mask) for arg in when)
+            *(_Compare(arg.number, _MASKED_EQ, arg.mask, arg.value & arg.mask) for arg in when)
         )
         _check(library.seccomp_rule_add_array(context, action, number, len(when), compares))
 
