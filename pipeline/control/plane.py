@@ -256,6 +256,7 @@ class ControlPlane:
         await self._notifier.stop()
         await self._servers.close()
         self._channels.close()
+        self._meter.close()
 
     def _on_event(self, worker: str, event: Message, fds: list[int]) -> None:
         match messages.event_of(event):
@@ -279,6 +280,8 @@ class ControlPlane:
                 self.hub.on_worker(worker, happened)
             case messages.GuestEvent() as guest:
                 self._on_guest(guest)
+            case messages.FilesEvent() if fds:
+                self._meter.watch_files(worker, fds[0])
             case messages.LeasesEvent() as leases:
                 self._leases.put(leases.content)
             case _:

@@ -12,6 +12,7 @@ import structlog
 
 from pipeline.config.choices import OFF, STRICT
 from pipeline.config.model import Config
+from pipeline.ipc import messages
 from pipeline.stages import system_calls
 from pipeline.stages.demux import system_calls as demux
 from pipeline.stages.egress import system_calls as egress
@@ -20,6 +21,7 @@ from pipeline.stages.listen import system_calls as listen
 from pipeline.stages.resolver import files, preload
 from pipeline.stages.resolver import system_calls as resolver
 from pipeline.stages.tcp import system_calls as tcp
+from pipeline.stages.worker import Worker
 from pipeline.system.sandbox import enter, privileges
 from pipeline.system.sandbox.calls import Calls
 from pipeline.system.sandbox.privileges import User
@@ -27,6 +29,7 @@ from pipeline.topology import DEMUX, EGRESS, INGRESS, LISTEN, RESOLVER, TCP
 
 DEFAULT_USER: Final = "nobody"
 """Whom the workers of root become."""
+_OWN_FILES: Final = "/proc/self/fd"
 _CALLS: Final[Mapping[str, Calls]] = {
     INGRESS: ingress.CALLS,
     DEMUX: demux.CALLS,
@@ -78,6 +81,18 @@ def become_user(config: Config) -> None:
     """Become the user that the configuration names, if it names one. Raises OSError."""
     if config.workers.user:
         privileges.become(privileges.find(config.workers.user))
+
+
+def show_files(worker: Worker) -> None:
+    """Give the supervisor the folder of this process's descriptors, while anybody may look into it."""
+    try:
+        folder = os.open(_OWN_FILES, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # no /proc
+        return
+    try:
+        worker.send_event(messages.FilesEvent().encode(), [folder])
+    finally:
+        os.close(folder)
 
 
 def confine(roles: frozenset[str], config: Config, log: structlog.typing.FilteringBoundLogger) -> None:

@@ -112,7 +112,8 @@ def _main(
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGUSR1, signal.SIGUSR2))
     logs.begin(group.name, partial(fabric.counters(group.members[0]).add, "log_lines_dropped"))
     try:
-        loop, _ = make_loop(fabric, group, config, controls)
+        loop, workers = make_loop(fabric, group, config, controls)
+        confinement.show_files(next(iter(workers.values())))
         roles = frozenset(fabric.layout.node(name).role for name in group.members)
         confinement.confine(roles, config, logs.logger(group.name))
         logs.go_on()

@@ -185,6 +185,13 @@ class LeasesEvent(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class FilesEvent(Event):
+    """The worker's process can be looked at no more. This descriptor is its folder /proc/self/fd."""
+
+    NAME = "files"
+
+
+@dataclass(frozen=True, slots=True)
 class LogFile(Request):
     """Write the log to this file from now on: it was opened again."""
 
@@ -427,7 +434,7 @@ _REQUESTS: Final = _by_name(
     *(DnsAll, DnsAdd, ServeTcp),
     *(Expose, Unexpose, Tunnel, Accepted, UdpForward, UdpUnforward),
 )
-_EVENTS: Final = _by_name(HappenedEvent, GuestEvent, MacEvent, ServiceEvent, LeasesEvent)
+_EVENTS: Final = _by_name(HappenedEvent, GuestEvent, MacEvent, ServiceEvent, LeasesEvent, FilesEvent)
 
 
 def request_of(found: Mapping[str, object]) -> Request | None:

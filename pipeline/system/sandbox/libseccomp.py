@@ -58,6 +58,11 @@ def _library() -> ctypes.CDLL:
     return library
 
 
+def forget_library() -> None:
+    """Look for the library again when it is needed next."""
+    _library.cache_clear()
+
+
 def shortage() -> str:
     """Why this system cannot filter system calls, "" if it can."""
     try:
