@@ -16,6 +16,7 @@ from pipeline.ipc import messages
 from pipeline.stages import system_calls
 from pipeline.stages.demux import system_calls as demux
 from pipeline.stages.egress import system_calls as egress
+from pipeline.stages.ingress import preload as link_modules
 from pipeline.stages.ingress import system_calls as ingress
 from pipeline.stages.listen import system_calls as listen
 from pipeline.stages.resolver import files, preload
@@ -104,6 +105,8 @@ def confine(roles: frozenset[str], config: Config, log: structlog.typing.Filteri
         become_user(config)
         return
     user = user_of(config)
+    if INGRESS in roles:
+        link_modules.load(config.links)
     if RESOLVER in roles and user is not None and not files.can_load(user):
         preload.load()
     failed = enter.enter(_profile(roles, user, config), strict=config.workers.sandbox == STRICT)
