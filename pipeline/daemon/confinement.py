@@ -58,6 +58,9 @@ def check(config: Config, log: structlog.typing.FilteringBoundLogger) -> None:
         raise SandboxError(f"user {config.workers.user}: {words}") from None
     if config.workers.user and user is not None and (why := privileges.obstacle(user)):
         raise SandboxError(f"user {user.name}: the daemon cannot become this user: {why}")
+    if config.workers.user and user is not None and not files.can_load(user):
+        # The supervisor loads some libraries when they are needed first.
+        raise SandboxError(f"user {user.name}: this user cannot read the program's libraries")
     if mode == OFF:
         return
     missing = enter.shortages(user)

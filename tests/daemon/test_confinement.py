@@ -18,12 +18,15 @@ import pytest
 from pipeline.config import merge, options
 from pipeline.config.choices import AUTO, SEPARATE
 from pipeline.config.model import Config
-from pipeline.daemon import placement, processes
+from pipeline.daemon import confinement, placement, processes
+from pipeline.daemon.confinement import SandboxError
 from pipeline.daemon.processes import Running
 from pipeline.go import flags
 from pipeline.ipc.fabric import Fabric
+from pipeline.system.sandbox import landlock, libseccomp
 from pipeline.topology import Layout
 from tests.support import sandbox_probes
+from tests.support.lone_daemon import LoneDaemon
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 DOCS = Path(__file__).parents[2] / "docs" / "security.md"
@@ -174,3 +177,84 @@ def test_without_a_sandbox_a_process_keeps_its_rights(
     found = run(monkeypatch, "-sandbox", "off")
     assert {each["Seccomp"] for each in found.status.values()} == {"0"}
     assert {each["write a file"] for each in found.outcomes.values()} == {"works"}
+
+
+# --- what the system lacks ------------------------------------------------------------------------
+
+
+class Log:
+    """The lines about the sandbox."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, str]] = []
+
+    def warning(self, event: str, *, missing: str = "") -> None:
+        self.lines.append((event, missing))
+
+    info = warning
+
+
+def lacking(monkeypatch: pytest.MonkeyPatch, *words: str) -> list[tuple[str, str]]:
+    """The lines of the log on a system without libseccomp and Landlock."""
+    missing = "libnonexistent.so.2 is not installed"
+    monkeypatch.setattr(libseccomp, "shortage", lambda: missing)
+    monkeypatch.setattr(landlock, "version", lambda: 0)
+    log: Any = Log()
+    confinement.check(config_of(*words), log)
+    lines: list[tuple[str, str]] = log.lines
+    return lines
+
+
+def test_what_is_missing_is_one_line_of_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert lacking(monkeypatch) == [
+        (
+            "the sandbox of the workers is not whole",
+            "system calls are not filtered: libnonexistent.so.2 is not installed; "
+            "the kernel has no Landlock, has it switched off, or a filter forbids it",
+        )
+    ]
+    assert lacking(monkeypatch, "-sandbox", "off") == []
+
+
+def test_a_strict_sandbox_is_whole_or_there_is_no_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SandboxError, match="sandbox strict: system calls are not filtered: libnonexistent"):
+        lacking(monkeypatch, "-sandbox", "strict")
+
+
+def test_without_landlock_and_filters_there_still_are_no_files_and_no_rights(
+    monkeypatch: pytest.MonkeyPatch, no_probe_file: None
+) -> None:
+    monkeypatch.setattr(libseccomp, "shortage", lambda: "it is not installed")
+    monkeypatch.setattr(landlock, "version", lambda: 0)
+    found = run(monkeypatch)
+    for name in ("ingress", "demux", "tcp0", "egress0", "listen"):
+        outcomes = found.outcomes[name]
+        assert outcomes["read a file of `/etc`"] == "ENOENT", name
+        assert outcomes["write a file"] == "ENOENT", name
+        assert outcomes["raw `socket()`"] == "EPERM", name
+        assert found.status[name]["Seccomp"] == "0"
+
+
+def test_a_user_must_exist(tmp_path: Path) -> None:
+    text = LoneDaemon(tmp_path, "-user", "no-such-user").refusal()
+    assert "user no-such-user: there is no such user (allowed: a user of this system, by name" in text
+
+
+def test_who_is_not_root_becomes_nobody_else(tmp_path: Path) -> None:
+    text = LoneDaemon(tmp_path, "-user", "nobody", user="daemon", group="daemon").refusal()
+    assert "user nobody: the daemon cannot become this user: it needs CAP_SETUID" in text
+
+
+# --- the user of the supervisor -------------------------------------------------------------------
+
+
+def test_the_supervisor_becomes_the_user_when_everything_is_open(tmp_path: Path) -> None:
+    with LoneDaemon(tmp_path, "-user", "daemon", "-forward", "127.0.0.1:1023:80") as daemon:
+        found = status(daemon.process.pid)
+        assert (found["Uid"].split()[0], found["CapEff"]) == ("1", "0" * 16)
+        answer = daemon.ask(b"GET /services/forwarder/all HTTP/1.0\r\n\r\n")
+        assert b"127.0.0.1:1023" in answer
+        body = json.dumps({"local": "127.0.0.1:1022", "remote": "192.168.127.2:80"}).encode()
+        head = b"POST /services/forwarder/expose HTTP/1.0\r\nContent-Type: application/json\r\n"
+        refused = daemon.ask(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        assert b"permission denied" in refused

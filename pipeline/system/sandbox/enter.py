@@ -5,6 +5,7 @@ thread: some parts hold for the thread that asks for them, and for threads that 
 """
 
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -42,7 +43,7 @@ def shortages(user: User | None) -> list[str]:
     if missing := libseccomp.shortage():
         found.append(f"system calls are not filtered: {missing}")
     if not landlock.version():
-        found.append("the kernel has no Landlock, or has it switched off")
+        found.append("the kernel has no Landlock, has it switched off, or a filter forbids it")
     if user is not None and (why := privileges.obstacle(user)):
         found.append(f"workers keep their user instead of {user.name}: {why}")
     return found
@@ -76,7 +77,8 @@ def _leave_files(profile: Profile, _strict: bool) -> None:
     if landlock.version():
         landlock.restrict(profile.readable, tcp=profile.tcp, abstract=profile.abstract)
     elif not profile.readable:
-        mounts.leave_all()
+        with suppress(OSError):  # shortages() has named what is missing
+            mounts.leave_all()
 
 
 def _become(profile: Profile, _strict: bool) -> None:

@@ -20,7 +20,7 @@ ALLOW: Final = 0x7FFF0000
 KILL: Final = 0x80000000
 _ERRNO: Final = 0x00050000
 _MASKED_EQ: Final = 7
-_MODE_FILTER: Final = 2
+_GET_ACTION_AVAIL: Final = 2
 # enum scmp_filter_attr
 _ACT_BADARCH: Final = 2
 _CTL_TSYNC: Final = 4
@@ -69,11 +69,12 @@ def shortage() -> str:
         _library()
     except OSError:
         return f"{LIBRARY} is not installed"
+    action = ctypes.c_uint32(_ERRNO)
     try:
-        libc.prctl(libc.PR_SET_SECCOMP, _MODE_FILTER, 0)
-    except OSError as error:
-        # The kernel has looked for the filter at address 0, so it has filters.
-        return "" if error.errno == errno.EFAULT else "the kernel has no seccomp filters"
+        number = _library().seccomp_syscall_resolve_name(b"seccomp")
+        libc.system_call(number, _GET_ACTION_AVAIL, 0, ctypes.byref(action))
+    except OSError:
+        return "the kernel has no seccomp filters, or a filter of the service manager forbids them"
     return ""
 
 

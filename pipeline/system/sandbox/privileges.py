@@ -91,6 +91,8 @@ def drop_bounds() -> None:
 
 def drop_capabilities() -> None:
     """Give up all capabilities of this thread. Raises OSError."""
+    if not _permitted():
+        return
     libc.call("capset", ctypes.byref(_Header(_VERSION_3, 0)), (_Sets * 2)())
     libc.prctl(libc.PR_CAP_AMBIENT, _AMBIENT_CLEAR_ALL)
 
@@ -101,9 +103,19 @@ def hide() -> None:
 
 
 def _effective() -> int:
+    low, high = _sets()
+    return int(high.effective) << 32 | int(low.effective)
+
+
+def _permitted() -> int:
+    low, high = _sets()
+    return int(high.permitted) << 32 | int(low.permitted)
+
+
+def _sets() -> tuple[_Sets, _Sets]:
     sets = (_Sets * 2)()
     libc.call("capget", ctypes.byref(_Header(_VERSION_3, 0)), sets)
-    return int(sets[1].effective) << 32 | int(sets[0].effective)
+    return sets[0], sets[1]
 
 
 def _is_mapped(path: str, number: int) -> bool:
