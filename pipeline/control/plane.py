@@ -4,6 +4,7 @@ import asyncio
 import errno
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from pipeline import logs
@@ -280,6 +281,8 @@ class ControlPlane:
                 self.hub.on_worker(worker, happened)
             case messages.GuestEvent() as guest:
                 self._on_guest(guest)
+            case messages.ConnectEvent() as ask if fds:
+                self._connect(worker, ask, socket.socket(fileno=fds[0]))
             case messages.FilesEvent() if fds:
                 self._meter.watch_files(worker, fds[0])
             case messages.LeasesEvent() as leases:
@@ -287,6 +290,21 @@ class ControlPlane:
             case _:
                 close_all(fds)
                 self._log.warning("unknown event", worker=worker, name=event.get("event"))
+
+    def _connect(self, worker: str, ask: messages.ConnectEvent, sock: socket.socket) -> None:
+        """Connect a datagram socket that the worker has too, and tell it the result.
+
+        The system says who sent the first datagram. So a worker that a guest has taken over cannot choose the
+        address.
+        """
+        error = None
+        with sock:
+            try:
+                sock.connect(sock.recvfrom(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)[1])
+            except OSError as failure:
+                error = (failure.strerror or str(failure)).lower()
+        with suppress(RequestError):  # the worker is gone
+            self._channels.channels[worker].send(messages.Connected(ask.number, error))
 
 
 def _is_tcp(listener: socket.socket) -> bool:

@@ -112,18 +112,15 @@ def confine(roles: frozenset[str], config: Config, log: structlog.typing.Filteri
         link_modules.load(config.links)
     if RESOLVER in roles and user is not None and not files.can_load(user):
         preload.load()
-    failed = enter.enter(_profile(roles, user, config), strict=config.workers.sandbox == STRICT)
+    failed = enter.enter(_profile(roles, user), strict=config.workers.sandbox == STRICT)
     if failed:
         log.error("this process is not in its sandbox", failed="; ".join(failed))
         if config.workers.sandbox == STRICT:
             raise SystemExit(1)
 
 
-def _profile(roles: frozenset[str], user: User | None, config: Config) -> enter.Profile:
+def _profile(roles: frozenset[str], user: User | None) -> enter.Profile:
     listed = tuple(call for role in sorted(roles) for call in _CALLS[role])
-    if INGRESS in roles and not config.workers.user and has_datagram_links(config):
-        # A datagram link connects to a socket file of its peer, which nobody else may reach.
-        user = None
     return enter.Profile(
         calls=(*system_calls.COMMON, *system_calls.own_signals(), *listed),
         absent=system_calls.ABSENT,
@@ -133,9 +130,3 @@ def _profile(roles: frozenset[str], user: User | None, config: Config) -> enter.
         abstract=INGRESS in roles,
         user=user,
     )
-
-
-def has_datagram_links(config: Config) -> bool:
-    """Whether guests come on datagram sockets that have a path."""
-    urls = (config.links.vfkit, *(url for _, url in config.links.further))
-    return any(url.startswith("unixgram:") for url in urls)

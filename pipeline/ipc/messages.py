@@ -10,7 +10,7 @@ to              requests
 ==============  =========================================================================================
 any worker      Stop, Ping, Audit, Reload, Watch, LogFile (a file)
 all but listen  Guests
-ingress         Attach (with a socket), Open (sockets), Capture (a file), LiveCapture (a socket)
+ingress         Attach (with a socket), Open (sockets), Capture (a file), LiveCapture (a socket), Connected
 demux           Cam, Neighbors
 tcp             FlowIds, Flows, EndFlow
 resolver        Names, Leases, DnsAll, DnsAdd, ServeTcp (a socket)
@@ -132,6 +132,26 @@ class Capture(Request):
     """Write every frame to this file, which has the header of a capture already."""
 
     NAME = "capture"
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectEvent(Event):
+    """Connect this datagram socket to the sender of its first datagram, whom the worker may not reach.
+
+    number: of Connected.
+    """
+
+    NAME = "connect"
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Connected(Request):
+    """The socket of ConnectEvent is connected, or error says why not."""
+
+    NAME = "connected"
+    number: int
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -428,13 +448,15 @@ def _by_name(*known: type[_M]) -> dict[str, type[_M]]:
 
 
 _REQUESTS: Final = _by_name(
-    *(Stop, Ping, Audit, Reload, Watch, LogFile, Guests, Attach, Open, Capture, LiveCapture),
+    *(Stop, Ping, Audit, Reload, Watch, LogFile, Guests, Attach, Open, Capture, LiveCapture, Connected),
     *(Cam, Neighbors, WithdrawRoute, Leases),
     *(flow_messages.FlowIds, flow_messages.Flows, flow_messages.EndFlow, flow_messages.Names),
     *(DnsAll, DnsAdd, ServeTcp),
     *(Expose, Unexpose, Tunnel, Accepted, UdpForward, UdpUnforward),
 )
-_EVENTS: Final = _by_name(HappenedEvent, GuestEvent, MacEvent, ServiceEvent, LeasesEvent, FilesEvent)
+_EVENTS: Final = _by_name(
+    HappenedEvent, GuestEvent, MacEvent, ServiceEvent, LeasesEvent, FilesEvent, ConnectEvent
+)
 
 
 def request_of(found: Mapping[str, object]) -> Request | None:

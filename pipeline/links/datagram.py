@@ -13,6 +13,7 @@ only guest (pipeline.links.probes).
 """
 
 import ctypes
+import errno
 import os
 import socket
 from contextlib import suppress
@@ -145,29 +146,48 @@ class VfkitListener(Listener):
         self._waiting = False
 
     def _on_first(self, _events: int) -> None:
-        """Look at the first datagram. A frame stays in the queue, where the link reads it."""
+        """Look at the first datagram. It stays in the queue, where the link reads it."""
         sock = self._sock
         try:
-            begin, peer = sock.recvfrom(len(HANDSHAKE) + 1, socket.MSG_PEEK)
-            if begin == HANDSHAKE or not peer:
-                sock.recv(len(HANDSHAKE))
+            _, peer = sock.recvfrom(len(HANDSHAKE) + 1, socket.MSG_PEEK)
             if not peer:
+                sock.recv(len(HANDSHAKE))
                 # The sender's socket was never bound, so it cannot get an answer.
                 self._owner.refuse(self, "vfkit socket address is empty", "link_handshake_failed")
                 return
+            self._peer = peer
             sock.connect(peer)
         except BlockingIOError:
             return
         except OSError as error:
+            if error.errno == errno.EACCES:
+                # The file of the peer's socket is its user's alone.
+                self._stop_waiting()
+                self._owner.connect(self, sock)
+                return
             with suppress(OSError):
                 sock.recv(1)
             self._owner.refuse(self, f"vfkit accept error: {words_of(error)}", "link_handshake_failed")
             return
         self._stop_waiting()
-        self._peer, self._inode = peer, _inode(peer)
-        self._link = self._make_link()
+        self._attach()
         self._look_at = monotonic() + LOOK_INTERVAL
-        self._owner.attach(Arrival(self._link, PROTOCOL, unix_text(peer)), self)
+
+    def on_connected(self, error: str) -> None:
+        """See Listener.on_connected. This process cannot look at the peer's file. So it probes the guest."""
+        if error:
+            with suppress(OSError):
+                self._sock.recv(1)
+            self._owner.refuse(self, f"vfkit accept error: {error}", "link_handshake_failed")
+            self._wait()
+            return
+        self._probes.add(self._attach())
+
+    def _attach(self) -> DatagramLink:
+        self._inode = _inode(self._peer)
+        self._link = link = self._make_link()
+        self._owner.attach(Arrival(link, PROTOCOL, unix_text(self._peer)), self)
+        return link
 
     def _make_link(self) -> DatagramLink:
         tune(self._sock)

@@ -74,6 +74,12 @@ class Owner(Protocol):
     def refuse(self, listener: "Listener", text: str, reason: str) -> None:
         """The listener refused a client that was not a guest yet. reason: name of a counter, or empty."""
 
+    def connect(self, listener: "Listener", sock: socket.socket) -> None:
+        """Have a process with more rights connect a datagram socket to the sender of its first datagram.
+
+        listener.on_connected() has the result.
+        """
+
     def fail(self, listener: "Listener", text: str) -> None:
         """The listener failed. It cannot accept guests any more."""
 
@@ -90,6 +96,9 @@ class Listener(ABC):
 
     def on_left(self, link: Link) -> None:  # noqa: B027  most have nothing to do
         """A guest of this listener is gone, and its link is closed."""
+
+    def on_connected(self, error: str) -> None:  # noqa: B027  only datagram sockets are connected
+        """The socket of Owner.connect() is connected, or error says why not."""
 
     def deadline(self) -> float:
         """The time at which to call on_timer() next; inf for never."""

@@ -1,5 +1,6 @@
 """Owns the links of listeners in tests. It records what listeners report, and reads the guests' frames."""
 
+import socket
 from collections.abc import Callable
 
 from pipeline.ipc.arena import SLOT_BYTES, Pool
@@ -21,6 +22,7 @@ class Owner:
         self.hung_up: list[str] = []
         self.refused: list[tuple[str, str]] = []
         self.failed: list[str] = []
+        self.connecting: list[tuple[Listener, socket.socket]] = []
         self._listeners: list[Listener] = []
 
     def open(self, listener: Listener) -> Listener:
@@ -41,6 +43,9 @@ class Owner:
 
     def refuse(self, listener: Listener, text: str, reason: str) -> None:
         self.refused.append((text, reason))
+
+    def connect(self, listener: Listener, sock: socket.socket) -> None:
+        self.connecting.append((listener, sock))
 
     def fail(self, listener: Listener, text: str) -> None:
         self.failed.append(text)

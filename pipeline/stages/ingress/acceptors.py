@@ -5,6 +5,7 @@ when a link has ended, or when a listener has failed.
 This module knows no protocol (pipeline.links.protocols does) and keeps no links (ports.py does).
 """
 
+import socket
 from collections.abc import Callable
 from typing import Final
 
@@ -38,6 +39,9 @@ class Acceptors:
         self._wake = wake
         self._listeners: list[Listener] = []
         self._listener_of: dict[Link, Listener] = {}
+        self._connecting: dict[int, Listener] = {}
+        """Listeners whose socket the supervisor connects, by the number of their request."""
+        self._requests = 0
         self._closed = False
 
     def open(self, ask: messages.Open, fds: list[int]) -> Message:
@@ -120,6 +124,18 @@ class Acceptors:
         if reason:
             self._worker.counts[INDEX[reason]] += 1
         self._worker.log.warning("guest refused", protocol=listener.protocol, reason=text)
+
+    def connect(self, listener: Listener, sock: socket.socket) -> None:
+        """See pipeline.links.listener.Owner."""
+        self._requests += 1
+        self._connecting[self._requests] = listener
+        self._worker.send_event(messages.ConnectEvent(self._requests).encode(), [sock])
+
+    def on_connected(self, answer: messages.Connected) -> None:
+        """The supervisor has connected the socket of a listener, or could not."""
+        listener = self._connecting.pop(answer.number, None)
+        if listener is not None and not self._closed:
+            listener.on_connected(answer.error or "")
 
     def fail(self, listener: Listener, text: str) -> None:
         """See pipeline.links.listener.Owner."""

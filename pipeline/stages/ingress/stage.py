@@ -84,6 +84,7 @@ class IngressStage:
         ``open``: sockets on which guests arrive, see pipeline.stages.ingress.acceptors.
         ``guests``: the guests with links.
         ``capture``: a file with the head of a capture. Every frame is written to it from now on.
+        ``connected``: the supervisor has connected a socket for a listener.
         ``live_capture``: the socket of a client that wants a capture with a filter.
         """
         match messages.request_of(message):
@@ -98,6 +99,9 @@ class IngressStage:
             case messages.Guests():
                 guests = self.ports.guests
                 return messages.GuestsAnswer.of({"links": guests.links()}, guests.peers()).encode()
+            case messages.Connected() as answer:
+                self._acceptors.on_connected(answer)
+                return {}
             case messages.LiveCapture() as ask if fds:
                 close_all(fds[1:])
                 return self.captures.live.start(ask, fds[0]).encode()
