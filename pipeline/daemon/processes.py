@@ -112,8 +112,8 @@ def _main(
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGUSR1, signal.SIGUSR2))
     logs.begin(group.name, partial(fabric.counters(group.members[0]).add, "log_lines_dropped"))
     try:
-        loop, workers = make_loop(fabric, group, config, controls)
-        confinement.show_files(next(iter(workers.values())))
+        loop, made = make_loop(fabric, group, config, controls)
+        confinement.show_files(made[group.members[0]])
         roles = frozenset(fabric.layout.node(name).role for name in group.members)
         confinement.confine(roles, config, logs.logger(group.name))
         logs.go_on()

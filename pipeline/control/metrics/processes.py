@@ -31,7 +31,7 @@ def collect(pids: Mapping[str, int], files: Mapping[str, int]) -> Iterator[Metri
 
 def _of_process(pid: int, folder: int) -> Iterator[Metric]:
     names = set()
-    for metric in ProcessCollector(pid=lambda: pid, registry=None).collect():  # type: ignore[misc]
+    for metric in ProcessCollector(pid=lambda: pid, registry=None).collect():
         names.add(metric.name)
         yield metric
     if folder >= 0 and "process_open_fds" not in names:
