@@ -47,8 +47,9 @@ class ForwardSockets:
 
     async def _expose(self, worker: str, op: messages.Expose) -> Message:
         key = f"{op.protocol} {op.name or op.local}"
-        if key in self._bound:
-            raise RefusedError("proxy already running")
+        if bound := self._bound.get(key):
+            # The worker may be another one by now. Clients wait in the backlog of the same socket.
+            return await self._request(worker, op, [bound.sock])
         try:
             bound = _bind(op)
         except listener.ListenError as error:

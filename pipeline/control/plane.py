@@ -285,7 +285,7 @@ class ControlPlane:
                 self._connect(worker, ask, socket.socket(fileno=fds[0]))
             case messages.FilesEvent() if fds:
                 self._meter.watch_files(worker, fds[0])
-            case messages.LeasesEvent() as leases:
+            case messages.StateFileEvent() as leases:
                 self._leases.put(leases.content)
             case _:
                 close_all(fds)

@@ -197,10 +197,10 @@ class GuestEvent(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class LeasesEvent(Event):
+class StateFileEvent(Event):
     """The leases have changed: write this to the state file."""
 
-    NAME = "leases"
+    NAME = "state_file"
     content: bytes
 
 
@@ -455,7 +455,7 @@ _REQUESTS: Final = _by_name(
     *(Expose, Unexpose, Tunnel, Accepted, UdpForward, UdpUnforward),
 )
 _EVENTS: Final = _by_name(
-    HappenedEvent, GuestEvent, MacEvent, ServiceEvent, LeasesEvent, FilesEvent, ConnectEvent
+    HappenedEvent, GuestEvent, MacEvent, ServiceEvent, StateFileEvent, FilesEvent, ConnectEvent
 )
 
 

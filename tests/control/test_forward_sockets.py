@@ -97,6 +97,28 @@ def test_a_port_is_free_again_when_the_forward_is_closed_or_refused(workers: Wor
     asyncio.run(run())
 
 
+def test_a_forward_that_is_opened_again_has_the_same_socket(workers: Workers) -> None:
+    async def run() -> None:
+        sockets = workers.made()
+        ask = expose("tcp", "127.0.0.1:0")
+        await sockets("listen", ask)
+        with socket.socket() as client:
+            client.connect(workers.got[0][1][0].getsockname())
+            workers.close()
+            await sockets("listen", ask)
+            accepted, _ = workers.got[1][1][0].accept()
+            accepted.close()
+        workers.refuses = True
+        with pytest.raises(RefusedError, match="no"):
+            await sockets("listen", ask)
+        workers.refuses = False
+        await sockets("listen", messages.Unexpose("tcp", "127.0.0.1:0"))
+        await sockets("listen", ask)
+        sockets.close()
+
+    asyncio.run(run())
+
+
 def test_a_file_that_another_program_has_replaced_stays(workers: Workers, tmp_path: Path) -> None:
     async def run() -> None:
         sockets = workers.made()

@@ -49,7 +49,7 @@ class FakeWorker(Poller):
 
     def send_event(self, message: dict[str, object]) -> None:
         event = messages.event_of(message)
-        assert isinstance(event, messages.LeasesEvent)
+        assert isinstance(event, messages.StateFileEvent)
         self.saved.append(event.content)
 
     def free(self, slot: int, tag: int = 0) -> None:

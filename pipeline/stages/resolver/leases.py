@@ -68,7 +68,7 @@ class LeaseKeeper:
         self._save_at = float("inf")
         content = lease_file.content(self._dhcp.export(now), time(), self._export6(now))
         try:
-            self._worker.send_event(messages.LeasesEvent(content).encode())
+            self._worker.send_event(messages.StateFileEvent(content).encode())
         except OSError as error:
             # A long message needs a descriptor, and none is left.
             self._worker.log.warning("leases not written yet", path=self._path, error=str(error))
