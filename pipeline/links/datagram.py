@@ -170,8 +170,8 @@ class VfkitListener(Listener):
             self._owner.refuse(self, f"vfkit accept error: {words_of(error)}", "link_handshake_failed")
             return
         self._stop_waiting()
-        self._attach()
         self._look_at = monotonic() + LOOK_INTERVAL
+        self._attach(self._make_link())
 
     def on_connected(self, error: str) -> None:
         """See Listener.on_connected. This process cannot look at the peer's file. So it probes the guest."""
@@ -181,13 +181,13 @@ class VfkitListener(Listener):
             self._owner.refuse(self, f"vfkit accept error: {error}", "link_handshake_failed")
             self._wait()
             return
-        self._probes.add(self._attach())
+        link = self._make_link()
+        self._probes.add(link)
+        self._attach(link)
 
-    def _attach(self) -> DatagramLink:
-        self._inode = _inode(self._peer)
-        self._link = link = self._make_link()
+    def _attach(self, link: DatagramLink) -> None:
+        self._link, self._inode = link, _inode(self._peer)
         self._owner.attach(Arrival(link, PROTOCOL, unix_text(self._peer)), self)
-        return link
 
     def _make_link(self) -> DatagramLink:
         tune(self._sock)

@@ -37,10 +37,6 @@ _FORWARDS: Final = INDEX["listen_forwards"]
 _TOO_MANY: Final = INDEX["listen_forward_refused_too_many"]
 
 
-class ForwardError(Exception):
-    """A forward cannot be opened or closed. The text says why."""
-
-
 class Target(NamedTuple):
     """A port of a guest."""
 
@@ -167,7 +163,7 @@ class ListenStage:
                     self._hand_over(socket.socket(fileno=fds.pop(0)), target, ask.head or b"")
                 case _:
                     return {"error": f"listen knows no request {message.get('op')!r}"}
-        except (ForwardError, ValueError) as error:
+        except (listener.ListenError, ValueError) as error:
             return {"error": str(error)}
         except OSError as error:
             return {"error": f"{message['op']}: {error.strerror}"}
@@ -187,10 +183,10 @@ class ListenStage:
         key = f"{ask.protocol} {ask.name or ask.local}"
         try:
             if key in self._forwards:
-                raise ForwardError("proxy already running")
+                raise listener.ListenError("proxy already running")
             if len(self._forwards) >= self._max_forwards:
                 self._counts[_TOO_MANY] += 1
-                raise ForwardError(f"{self._max_forwards} ports are forwarded already")
+                raise listener.ListenError(f"{self._max_forwards} ports are forwarded already")
             host, port = listener.split(ask.remote.removeprefix("tcp://"))
             opened = self._open(key, sock, Target(ip.parse(host), port, ask.proxy or 0))
         except BaseException:
@@ -211,7 +207,7 @@ class ListenStage:
     def _unexpose(self, protocol: str, local: str) -> None:
         forward = self._forwards.pop(f"{protocol} {local}", None)
         if forward is None:
-            raise ForwardError("proxy not found")
+            raise listener.ListenError("proxy not found")
         forward.close()
         self._counts[_FORWARDS] = len(self._forwards)
 

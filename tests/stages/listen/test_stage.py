@@ -124,6 +124,16 @@ def test_the_answer_has_the_port_and_the_forward_has_its_name(rig: Rig, protocol
     assert rig.count("listen_forwards") == 1
 
 
+def test_a_wrong_target_is_refused_and_its_socket_closed(rig: Rig) -> None:
+    sock = listener.bind_inet("tcp", "127.0.0.1:0")
+    local = sock.getsockname()
+    ask = messages.Expose("tcp", "127.0.0.1:0", "192.168.127.2").encode()
+    answer = {"error": "address 192.168.127.2: missing port in address"}
+    assert rig.stage.on_control(ask, [sock.detach()]) == answer
+    with socket.socket() as again:
+        again.bind(local)
+
+
 def test_a_burst_that_egress_does_not_take_waits_in_the_backlog(rig: Rig) -> None:
     rig.expose()
     rig.connect(900)
