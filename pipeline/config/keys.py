@@ -33,6 +33,7 @@ from pipeline.config.scalars import (
     Mac,
     NameServer,
     OptionalIp,
+    OptionalIpRange,
     OptionalIpv6,
     OptionalMac,
     SourceAddress,
@@ -179,6 +180,7 @@ class FileKeys(Map):
     disable: tuple[Annotated[str, one_of(*DISABLED)], ...] = ()
     dns_address: OptionalIp = 0
     dns_servers: tuple[NameServer, ...] = ()
+    dhcp_range: OptionalIpRange = (0, 0)
     guest_names: GuestZone = ""
     outbound_address: SourceAddress = ""
     outbound_interface: Interface = ""
