@@ -21,7 +21,7 @@ LATE_IMPORTS = {
     "pipeline.slirp4netns": "the same",
     "pipeline.release": "importlib.metadata, in a checkout that was never installed",
     "pipeline.config.merge": "YAML and pydantic, when there is a file",
-    "pipeline.links.protocols": "taps, which few daemons have",
+    "pipeline.links.protocols": "taps, and the link to other hosts, which few daemons have",
     "pipeline.links.passed": "the same",
     "pipeline.daemon.taps": "the same",
     "pipeline.config.scalars": "pydantic, when it makes a validator",
@@ -78,7 +78,7 @@ TABLE: dict[str, Row] = {
     ),
     # The operating system.
     "pipeline.ipc": Row(("records", "counters", "counter_block", "topology")),
-    "pipeline.links": Row(("wire", "records", "system", "ipc", "engines.virtio")),
+    "pipeline.links": Row(("wire", "records", "system", "ipc", "engines.virtio", "engines.vxlan")),
     "pipeline.host": Row(("records", "wire.icmp", "wire.icmp_messages", "wire.ip", "system", "ipc")),
     # What the user asked for. Patterns and addresses are checked by the code that will use them.
     "pipeline.config": Row(("go", "wire", "blake2", "system", "engines", "links")),

@@ -45,6 +45,7 @@ from pipeline.config.scalars import (
     Mac,
     NameServer,
     OptionalIp,
+    OptionalIpRange,
     OptionalIpv6,
     OptionalMac,
     SourceAddress,
@@ -193,6 +194,7 @@ class FileKeys(Map):
     disable: tuple[Annotated[str, one_of(*DISABLED)], ...] = ()
     dns_address: OptionalIp = 0
     dns_servers: tuple[NameServer, ...] = ()
+    dhcp_range: OptionalIpRange = (0, 0)
     guest_names: GuestZone = ""
     outbound_address: SourceAddress = ""
     outbound_interface: Interface = ""

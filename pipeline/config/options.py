@@ -24,6 +24,7 @@ from pipeline.config.choices import (
     VNET_LINKS,
 )
 from pipeline.go.flags import Flag
+from pipeline.links import vxlan_url
 
 _URLS: Final[Mapping[str, str]] = {
     "unix": "unix:///path",
@@ -48,7 +49,7 @@ def _links() -> str:
         protocols.setdefault(schemes, []).append(f"{protocol}+")
     texts = [f"{', '.join(names)} with {_urls(schemes)}" for schemes, names in protocols.items()]
     header = f"?vnet after {', '.join(VNET_LINKS)}: virtio-net headers before frames"
-    return "; ".join((*texts, f"{TAP}+{TAP_FORM}", header))
+    return "; ".join((*texts, f"{TAP}+{TAP_FORM}", vxlan_url.FORM, header))
 
 
 GVPROXY: Final[tuple[Flag, ...]] = (
@@ -139,6 +140,11 @@ OWN: Final[tuple[Flag, ...]] = (
         "string",
         "name server to ask, repeats: an IP address, perhaps with a port; those of resolv.conf if empty",
         repeats=True,
+    ),
+    Flag(
+        "dhcp-range",
+        "string",
+        "addresses that DHCP gives to unknown guests: FIRST-LAST; all of the subnet if empty",
     ),
     Flag("guest-names", "string", "zone that gets the host names which guests send by DHCP; none if empty"),
     Flag("outbound-address", "string", "IPv4 address of this host from which guests' traffic leaves"),

@@ -109,8 +109,10 @@ class GuestSockets:
     ) -> None:
         once = self._program.ends_after(protocol)
         macs = self._config.network.vpnkit_macs
-        taken = vnet.guest_features(url)
-        await plane.accept_guests(messages.Open(protocol, once, dict(macs), taken, shared), fds)
+        is_vxlan = protocol == protocols.VXLAN
+        taken = None if is_vxlan else vnet.guest_features(url)
+        place = url if is_vxlan else None
+        await plane.accept_guests(messages.Open(protocol, once, dict(macs), taken, shared, place), fds)
 
     def close(self) -> None:
         """Close what is still open."""

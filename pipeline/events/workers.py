@@ -77,6 +77,12 @@ GUESTS: Final = (
         features="what was agreed on, as a bit mask",
     ),
     logged(
+        *("tunnel-mtu", INFO, "tunnel mtu"),
+        "The path to other hosts can carry packets of another length than before.",
+        link="number of the link to other hosts",
+        mtu="bytes of the longest packet of a guest",
+    ),
+    logged(
         *("gateway-mac-claimed", WARNING, "gateway mac claimed"),
         "A guest sends frames with the gateway's MAC address. They are dropped.",
         mac=_MAC,

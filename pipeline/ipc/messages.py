@@ -116,7 +116,7 @@ class Open(Request):
     """Accept guests on these sockets. once: only one guest. macs: by UUID, for vpnkit.
 
     vnet: what guests take (pipeline.links.vnet), None if their frames have no virtio-net header.
-    shared: another program may have the open file of a tap too.
+    shared: another program may have the open file of a tap too. place: the URL of a link to other hosts.
     """
 
     NAME = "open"
@@ -125,6 +125,7 @@ class Open(Request):
     macs: dict[str, bytes] | None = None
     vnet: int | None = None
     shared: bool | None = None
+    place: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

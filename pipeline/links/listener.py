@@ -41,6 +41,14 @@ class LinkResources(NamedTuple):
     mtu: int
 
 
+class GatewayAddresses(NamedTuple):
+    """What is the gateway's: its MAC address, its IP addresses, and the subnet's broadcast address."""
+
+    mac: bytes
+    own: frozenset[int]
+    broadcast: int
+
+
 class Arrival(NamedTuple):
     """A new link that is ready for frames, and who opened it.
 
@@ -70,6 +78,9 @@ class Owner(Protocol):
 
     def wake(self, link: Link) -> None:
         """The listener polls a descriptor for a link, and the link may have something to read."""
+
+    def mtu_changed(self, link: Link) -> None:
+        """A link to other hosts can carry packets of another length than before (Link.tunnel_mtu)."""
 
     def refuse(self, listener: "Listener", text: str, reason: str) -> None:
         """The listener refused a client that was not a guest yet. reason: name of a counter, or empty."""

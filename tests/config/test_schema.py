@@ -190,6 +190,7 @@ SHOWN = {
         "udp-nat: full-cone\nstate-file: /var/lib/leases.json\ndns-servers: [10.0.0.1, '[fd00::1]:5353']\n"
         "outbound-address: 10.9.9.9\noutbound-interface: eth0\nguest-names: vm.internal\n"
         "dns-address: 10.1.0.2\n"
+        "dhcp-range: 10.1.0.10-10.1.0.20\n"
         "ipv6: {enabled: on, prefix: 'fd12:3456:789a:1::/64', nat64: off, "
         "dns: 'fd12:3456:789a:1::3', "
         "static-leases: {'fd12:3456:789a:1::5': '5a:94:ef:e4:0c:01', "

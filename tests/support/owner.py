@@ -19,6 +19,7 @@ class Owner:
         self.resources = LinkResources(self.pool, self.slots, mtu)
         self.guests: list[Arrival] = []
         self.woken: list[Link] = []
+        self.new_mtus: list[int] = []
         self.hung_up: list[str] = []
         self.refused: list[tuple[str, str]] = []
         self.failed: list[str] = []
@@ -40,6 +41,9 @@ class Owner:
 
     def wake(self, link: Link) -> None:
         self.woken.append(link)
+
+    def mtu_changed(self, link: Link) -> None:
+        self.new_mtus.append(link.tunnel_mtu)
 
     def refuse(self, listener: Listener, text: str, reason: str) -> None:
         self.refused.append((text, reason))

@@ -13,7 +13,7 @@ from pipeline.counters import INDEX
 from pipeline.ipc import messages
 from pipeline.links import protocols
 from pipeline.links.base import Link, LinkClosed
-from pipeline.links.listener import Arrival, LinkResources, Listener
+from pipeline.links.listener import Arrival, GatewayAddresses, LinkResources, Listener
 from pipeline.stages.worker import Message, Worker
 
 _NEVER: Final = float("inf")
@@ -30,13 +30,20 @@ class Acceptors:
         add: Callable[[Arrival], bool],
         remove: Callable[[Link, LinkClosed], None],
         wake: Callable[[Link], None],
+        mtu_changed: Callable[[Link], None],
+        gateway: GatewayAddresses,
     ) -> None:
-        """add attaches a link, or closes it and returns False. remove ends a link. wake has it read."""
+        """add attaches a link, or closes it and returns False. remove ends a link. wake has it read.
+
+        mtu_changed: a link to other hosts has another MTU. gateway: what it must keep on this host.
+        """
         self._worker = worker
         self._resources = resources
         self._add = add
         self._remove = remove
         self._wake = wake
+        self._mtu_changed = mtu_changed
+        self._gateway = gateway
         self._listeners: list[Listener] = []
         self._listener_of: dict[Link, Listener] = {}
         self._connecting: dict[int, Listener] = {}
@@ -47,7 +54,14 @@ class Acceptors:
     def open(self, ask: messages.Open, fds: list[int]) -> Message:
         """Serve the request Open, with its descriptors."""
         listener = protocols.make(
-            ask.protocol, fds, once=bool(ask.once), macs=ask.macs, vnet=ask.vnet, shared=bool(ask.shared)
+            ask.protocol,
+            fds,
+            once=bool(ask.once),
+            macs=ask.macs,
+            vnet=ask.vnet,
+            shared=bool(ask.shared),
+            place=ask.place or "",
+            gateway=self._gateway,
         )
         self.add(listener)
         return {}
@@ -118,6 +132,10 @@ class Acceptors:
     def wake(self, link: Link) -> None:
         """See pipeline.links.listener.Owner."""
         self._wake(link)
+
+    def mtu_changed(self, link: Link) -> None:
+        """See pipeline.links.listener.Owner."""
+        self._mtu_changed(link)
 
     def refuse(self, listener: Listener, text: str, reason: str) -> None:
         """See pipeline.links.listener.Owner."""

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Final
 
-from pipeline.config.choices import TAP
+from pipeline.config.choices import TAP, VXLAN
 from pipeline.config.model import Links
 
 _MODULES: Final[Mapping[str, str]] = {
     "vhost-user": "pipeline.links.vhost_user",
     TAP: "pipeline.links.tap",
+    VXLAN: "pipeline.links.vxlan",
     "fd": "pipeline.links.tap",
 }
 """By protocol. Clients of ``fd`` may pass taps."""
