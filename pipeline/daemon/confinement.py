@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 
-from pipeline.config.choices import OFF, STRICT
+from pipeline.config.choices import OFF, STRICT, VXLAN
 from pipeline.config.model import Config
 from pipeline.ipc import messages
 from pipeline.stages import system_calls
@@ -112,15 +112,17 @@ def confine(roles: frozenset[str], config: Config, log: structlog.typing.Filteri
         link_modules.load(config.links)
     if RESOLVER in roles and user is not None and not files.can_load(user):
         preload.load()
-    failed = enter.enter(_profile(roles, user), strict=config.workers.sandbox == STRICT)
+    failed = enter.enter(_profile(roles, user, config), strict=config.workers.sandbox == STRICT)
     if failed:
         log.error("this process is not in its sandbox", failed="; ".join(failed))
         if config.workers.sandbox == STRICT:
             raise SystemExit(1)
 
 
-def _profile(roles: frozenset[str], user: User | None) -> enter.Profile:
+def _profile(roles: frozenset[str], user: User | None, config: Config) -> enter.Profile:
     listed = tuple(call for role in sorted(roles) for call in _CALLS[role])
+    if INGRESS in roles and any(protocol == VXLAN for protocol, _ in config.links.further):
+        listed += ingress.TUNNEL
     return enter.Profile(
         calls=(*system_calls.COMMON, *system_calls.own_signals(), *listed),
         absent=system_calls.ABSENT,

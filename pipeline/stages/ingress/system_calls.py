@@ -3,6 +3,7 @@
 Ingress reads what guests send, so it keeps little: no files, no new sockets.
 """
 
+import socket
 from typing import Final
 
 from pipeline.system.sandbox.calls import Arg, Call, Calls, calls, each_value
@@ -27,3 +28,12 @@ CALLS: Final[Calls] = (
     *calls("vhost-user: whether a descriptor is an eventfd", "readlink", "readlinkat"),
     *calls("captures: the file", "fsync", "fdatasync"),
 )
+TUNNEL: Final[Calls] = tuple(
+    Call(
+        "socket",
+        "VXLAN: a socket knows the MTU of the path to a host",
+        (Arg(0, family), Arg(1, socket.SOCK_DGRAM, 0xF)),
+    )
+    for family in (socket.AF_INET, socket.AF_INET6)
+)
+"""What ingress keeps besides if it has a VXLAN link. The socket of that link reaches every host anyway."""
