@@ -129,7 +129,7 @@ class ResolverStage:
         )
         self.streams = DnsStreams(worker, self.counts, self._on_stream_query, monotonic)
         self.names = NameReports(
-            config.access.egress_policy,
+            config.access.policy,
             worker.ports.rings_out["demux"],
             has_ipv6=config.network.ipv6_first != 0,
         )
@@ -385,7 +385,7 @@ class ResolverStage:
         self.dns.set_rate(config.limits.max_dns_questions_per_second)
         self.rates.set_rate(*for_questions(config.limits.max_dns_queries_per_second))
         self.dhcp.set_search_domains(config.network.dns_search_domains)
-        self.names.replace(config.access.egress_policy)
+        self.names.replace(config.access.policy)
 
     # --- what the worker asks for ------------------------------------------------------------
 
