@@ -353,6 +353,16 @@ TABLE: Final[tuple[Counter, ...]] = (
         "flows refused at the limit of open descriptors, because no other flow could be closed",
     ),
     Counter("egress_flow_refused_policy", "flows", "flows that the egress policy forbids"),
+    Counter(
+        "egress_flow_refused_stated_name",
+        "flows",
+        "flows that the egress policy forbids for the name that they state, or for stating none",
+    ),
+    Counter(
+        "egress_datagram_dropped_held",
+        "datagrams",
+        "datagrams of a flow that states no name in its first ones, while it is held for that",
+    ),
     Counter("egress_flow_closed_policy", "flows", "open flows that a new egress policy forbids"),
     Counter("icmp_echo_dropped_not_permitted", "messages", "pings while the host allows no ICMP sockets"),
     Counter("icmp_echo_dropped_send_failed", "messages", "pings that the host could not send"),

@@ -104,6 +104,7 @@ class EgressStage:
         work += self._drain_demux(BURSTS_A_STEP)
         work += self._drain_steered()
         self.icmp.expire(now)
+        self.udp.expire(now)
         connections.write(now)
         work += connections.read(now)
         if datagrams := self.udp.read_ready(now):
