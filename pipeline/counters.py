@@ -445,6 +445,16 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("dns_query_refused_edns_version", "messages", "DNS queries of an unknown EDNS version; BADVERS"),
     Counter("dns_query_refused_malformed", "messages", "malformed DNS queries; FORMERR"),
     Counter("dns_query_refused_opcode", "messages", "DNS requests other than queries; NOTIMP"),
+    Counter(
+        "dns_query_refused_policy",
+        "messages",
+        "DNS queries for names that the egress policy does not allow",
+    ),
+    Counter(
+        "dns_query_refused_rebinding",
+        "messages",
+        "DNS queries for outside names that lead to addresses inside; REFUSED",
+    ),
     Counter("dns_query_refused_type", "messages", "DNS queries of a type that is not forwarded; REFUSED"),
     Counter("dns_query_refused_waited_too_long", "messages", "DNS queries whose turn did not come; SERVFAIL"),
     Counter(

@@ -19,6 +19,7 @@ _FORWARD: Final = "tcp or udp, with 4 or 6 for one version of IP; unix or npipe 
 _LOCAL: Final = "address on the host, or the path of a socket"
 _REMOTE: Final = "address and port of the guest"
 
+QUESTION: Final = "question-answered"
 ZONE: Final = "zone"
 CACHE: Final = "cache"
 UPSTREAM: Final = "upstream"
@@ -114,7 +115,7 @@ DHCP: Final = (
 
 DNS: Final = (
     published(
-        *("question-answered", DEBUG, "question answered"),
+        *(QUESTION, DEBUG, "question answered"),
         "The name server has answered a guest's question.",
         guest=_GUEST,
         guest_address=_ADDRESS,
@@ -124,6 +125,8 @@ DNS: Final = (
         rcode="response code (RFC 1035 section 4.1.1), such as NOERROR",
         answers="number of answer records",
         addresses=f"the addresses among them, at most {MAX_ADDRESSES}",
+        rule="what has refused the question or its answer: egress-policy.rules[N], .default, .preset or "
+        ".rebinding; else null",
         source=f"{ZONE}: zones and the host's files; {CACHE}; {UPSTREAM}; {GATEWAY}: an error of the gateway",
         seconds="time from asking upstream servers to their answer; null for other sources",
     ),

@@ -31,7 +31,7 @@ _BROKEN: Final = Stated(CONTRADICTION, protocol=TLS)
 
 
 class HelloStream:
-    """The hello at the beginning of a byte stream. It reads each byte once, however many segments there are."""
+    """The hello at the beginning of a byte stream. It reads each byte once, however small segments are."""
 
     def __init__(self) -> None:
         self._at = 0

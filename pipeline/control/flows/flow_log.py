@@ -1,5 +1,7 @@
 """The flow log: a line of JSON for each flow that has ended, failed or was refused, at any level of the log.
 
+While there is an egress policy, it has a line for each question to the name server too.
+
 The lines have the fields of the events (docs/events.md). Writing never blocks (pipeline.system.outlet). A
 line that does not fit, or that cannot be written, is lost and counted. The next line that fits follows a line
 ``{"kind": "flow-log-lines-lost", "count": N}``.
@@ -33,8 +35,11 @@ class FlowLog:
 
     def write(self, happened: Happened) -> None:
         """Queue the line of an event, unless a flow has only opened."""
-        if happened.kind not in EVERY_END:
-            return
+        if happened.kind in EVERY_END:
+            self.write_question(happened)
+
+    def write_question(self, happened: Happened) -> None:
+        """Queue the line of an event about a guest's question."""
         line = json.dumps(happened.as_object(), default=str, separators=(",", ":"))
         self._outlet.put(self._fd, line.encode() + b"\n")
 

@@ -1,7 +1,7 @@
 """UDP flows whose datagrams wait until they state a name (pipeline.engines.stated.quic).
 
-A held flow has no host socket yet. Its datagrams are copied, at most MAX_DATAGRAMS. The rest is lost, as it is
-in a full queue on the way. A client of QUIC sends its first ones again after a while.
+A held flow has no host socket yet. Its datagrams are copied, at most MAX_DATAGRAMS. The rest is lost, as in a
+full queue on the way. A client of QUIC sends its first ones again after a while.
 """
 
 from collections import OrderedDict
