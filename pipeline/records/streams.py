@@ -31,7 +31,7 @@ _USED_UP: Final = Struct("<B3xH10xI76x")  # kind, guest, make_way
 _TO_HOST: Final = Struct("<B3xHHIIIII68x")  # kind, stride, piece_size, slot, off, length, skip, flow
 _TO_GUEST: Final = Struct("<B7xIII4xI68x")  # kind, slot, off, length, flow
 _AMOUNT: Final = Struct("<B15xI4xI68x")  # kind, count or window, flow
-_DECIDED: Final = Struct("<B?B21xIBB66s")  # kind, allowed, is_name, flow, length, padding, text
+_DECIDED: Final = Struct("<B??21xIBx66s")  # kind, allowed, is_name, flow, length, text
 _SHUTDOWN: Final = Struct("<B23xI32x?35x")  # kind, flow, both
 
 DECIDED_TEXT: Final = 66
@@ -160,15 +160,15 @@ class Decided:
     @staticmethod
     def unpack(burst: memoryview, at: int) -> "Decided":
         """The record at burst[at:]."""
-        _, allowed, is_name, flow, length, _, text = _DECIDED.unpack_from(burst, at)
-        return Decided(flow, allowed, is_name != 0, text[:length].decode("latin-1"))
+        _, allowed, is_name, flow, length, text = _DECIDED.unpack_from(burst, at)
+        return Decided(flow, allowed, is_name, text[:length].decode("latin-1"))
 
     @staticmethod
     def pack(flow: int, allowed: bool, is_name: bool, text: str) -> bytes:
         """A record with these fields. text: at most DECIDED_TEXT characters."""
         part = text.encode("latin-1", "replace")
         padded = part.ljust(DECIDED_TEXT, b"\0")
-        return _DECIDED.pack(DECIDED, allowed, int(is_name), flow, len(part), 0, padded)
+        return _DECIDED.pack(DECIDED, allowed, is_name, flow, len(part), padded)
 
     @staticmethod
     def pack_all(flow: int, allowed: bool, rule: str, name: str) -> list[bytes]:

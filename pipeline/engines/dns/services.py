@@ -25,7 +25,7 @@ def remove(message: "dns.message.Message", removed: Set[str]) -> None:
             if not isinstance(record, SVCBBase):
                 continue
             changed = _without(record, removed)
-            rrset.clear()
+            rrset.clear()  # type: ignore[no-untyped-call]
             if changed is None:
                 section.remove(rrset)
             else:
@@ -43,7 +43,7 @@ def _without(record: "SVCBBase", removed: Set[str]) -> "SVCBBase | None":
     if "h3" in removed and isinstance(protocols, ALPNParam):
         left = [each for each in protocols.ids if each != b"h3" and not each.startswith(b"h3-")]
         if left:
-            params[ParamKey.ALPN] = ALPNParam(left)
+            params[ParamKey.ALPN] = ALPNParam(left)  # type: ignore[no-untyped-call]
         elif ParamKey.NO_DEFAULT_ALPN in params:
             return None
         else:
@@ -52,7 +52,7 @@ def _without(record: "SVCBBase", removed: Set[str]) -> "SVCBBase | None":
     if isinstance(mandatory, MandatoryParam):
         keys = [key for key in mandatory.keys if key in params]
         if keys:
-            params[ParamKey.MANDATORY] = MandatoryParam(keys)
+            params[ParamKey.MANDATORY] = MandatoryParam(keys)  # type: ignore[no-untyped-call]
         else:
             del params[ParamKey.MANDATORY]
     changed: SVCBBase = record.replace(params=params)  # type: ignore[assignment]
