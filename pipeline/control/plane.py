@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from pipeline import logs
 from pipeline.config.choices import UDP
 from pipeline.config.model import Config, EgressPolicy, PortForward
-from pipeline.control.flows.flow_log import FlowLog
+from pipeline.control.flows.flow_log import QUESTION, FlowLog
 from pipeline.control.flows.live import LiveFlows
 from pipeline.control.flows.reports import FlowEvents
 from pipeline.control.forward_shares import ForwardShares
@@ -38,7 +38,6 @@ from pipeline.control.ssh.forwards import SocketForwards
 from pipeline.control.workers import Channel, Channels, Message, RequestError
 from pipeline.events.flows import COMPLETED
 from pipeline.events.kind import DEBUG
-from pipeline.events.network import QUESTION
 from pipeline.ipc import messages
 from pipeline.ipc.channel import close_all
 from pipeline.ipc.fabric import Fabric

@@ -19,7 +19,6 @@ _FORWARD: Final = "tcp or udp, with 4 or 6 for one version of IP; unix or npipe 
 _LOCAL: Final = "address on the host, or the path of a socket"
 _REMOTE: Final = "address and port of the guest"
 
-QUESTION: Final = "question-answered"
 ZONE: Final = "zone"
 CACHE: Final = "cache"
 UPSTREAM: Final = "upstream"
@@ -115,7 +114,7 @@ DHCP: Final = (
 
 DNS: Final = (
     published(
-        *(QUESTION, DEBUG, "question answered"),
+        *("question-answered", DEBUG, "question answered"),
         "The name server has answered a guest's question.",
         guest=_GUEST,
         guest_address=_ADDRESS,

@@ -16,6 +16,8 @@ from pipeline.events.flows import EVERY_END
 from pipeline.system import output_file
 from pipeline.system.outlet import Outlet
 
+QUESTION: Final = "question-answered"
+"""The event of a guest's question."""
 FILE_MODE: Final = 0o600
 """Lines name guests, and the hosts that they reach."""
 MAX_QUEUED: Final = 1 << 20

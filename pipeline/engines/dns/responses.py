@@ -176,7 +176,7 @@ def _name_end(wire: bytes, at: int) -> int:
 # --- any types ------------------------------------------------------------------------------
 
 
-def _read_any(query: Query, wire: bytes, removed: Set[str]) -> _Found:
+def _read_any(query: Query, wire: bytes, removed: Set[str] = frozenset()) -> _Found:
     """The records of a response as dnspython rewrites them. Raises WireError."""
     import dns.exception  # noqa: PLC0415  see message.py
     import dns.message  # noqa: PLC0415  see message.py

@@ -5,10 +5,11 @@ from typing import Final
 from pipeline.engines.dhcp.lease import Change
 from pipeline.engines.dns import answers
 from pipeline.engines.dns.filters import FORBIDDEN
-from pipeline.events.network import CACHE, MAX_ADDRESSES, QUESTION, ZONE
+from pipeline.events.network import CACHE, MAX_ADDRESSES, ZONE
 from pipeline.stages.reporter import Reporter
 from pipeline.wire import ethernet, ip
 
+QUESTION: Final = "question-answered"
 RULES: Final = {FORBIDDEN: "egress-policy.rebinding"}
 """What has refused an answer, by its counter."""
 SOURCES: Final = {"dns_query_answered_local": ZONE, "dns_query_answered_from_cache": CACHE}

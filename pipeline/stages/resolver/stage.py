@@ -18,7 +18,7 @@ from pipeline.engines.dns import server as dns
 from pipeline.engines.dns.message import MAX_QUERY
 from pipeline.engines.dns.pending import Key
 from pipeline.engines.dns.zones import ZoneError, parse_zone
-from pipeline.events.network import GATEWAY, QUESTION, UPSTREAM
+from pipeline.events.network import GATEWAY, UPSTREAM
 from pipeline.histograms import BY_NAME
 from pipeline.host import name_files
 from pipeline.host.upstream.resolver import MAX_QUESTIONS, Upstream
@@ -36,7 +36,7 @@ from pipeline.stages.resolver.guest_names import GuestNames
 from pipeline.stages.resolver.names import NameReports
 from pipeline.stages.resolver.questions import QuestionPolicy, filter_of, set_filter
 from pipeline.stages.resolver.replies import Replies
-from pipeline.stages.resolver.reports import RULES, SOURCES, report_answer
+from pipeline.stages.resolver.reports import QUESTION, RULES, SOURCES, report_answer
 from pipeline.stages.resolver.streams import DnsStreams, StreamClient
 from pipeline.stages.resolver.told import ToldNames
 from pipeline.stages.resolver.zones import LocalZones
