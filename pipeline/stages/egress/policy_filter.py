@@ -7,7 +7,8 @@ from typing import Final
 from pipeline.config.model import EgressPolicy, Network
 from pipeline.counters import INDEX
 from pipeline.engines.groups import Groups
-from pipeline.engines.policy import Policy, Verdict
+from pipeline.engines.policy import Policy, Verdict, has_names
+from pipeline.engines.stated import quic
 from pipeline.engines.stations import Stations
 from pipeline.records.flows import Ends
 from pipeline.records.services import Named
@@ -45,11 +46,12 @@ class PolicyFilter:
                 hosts[network.ipv6_host] = network.host_ip
         self.stations = Stations(static)
         self._config = policy
+        self._log = worker.log
+        self._reads_quic = self._load_quic()
         groups = Groups() if network is None else address_groups.of(network)
         self.policy = Policy(policy, addresses_of=self.stations.addresses_of, also_means=hosts, groups=groups)
         self.active = self.policy.active
         self._counts = worker.counts
-        self._log = worker.log
         self._logged: dict[int, tuple[float, int]] = {}
         """By guest: when its next line is due, and the refusals since its last line."""
 
@@ -57,6 +59,7 @@ class PolicyFilter:
         """Judge by this policy from now on. Returns whether it is another one."""
         changed = policy != self._config
         self._config = policy
+        self._reads_quic = self._load_quic()
         self.policy.replace(policy)
         self.active = self.policy.active
         return changed
@@ -82,7 +85,16 @@ class PolicyFilter:
     @property
     def denies_quic(self) -> bool:
         """Whether a QUIC connection counts as one that states no name."""
-        return self._config.denies_quic
+        return not self._reads_quic
+
+    def _load_quic(self) -> bool:
+        """Whether names are read from QUIC. Loads what that needs: later this process may read no files."""
+        if self._config.denies_quic or not has_names(self._config):
+            return False
+        if quic.load():
+            return True
+        self._log.warning("QUIC is refused: what reads names in it can only be loaded at the start")
+        return False
 
     def refuses(self, guest: int, address: int, port: int, protocol: str) -> str:
         """What forbids a flow (Policy.refusal), "" if it is allowed. Counts and logs the refusal."""
@@ -103,7 +115,7 @@ class PolicyFilter:
         """What the policy says of a flow that was held, now that its name is known. Counts a refusal."""
         now = monotonic()
         wrong = _ECH if stated.ech and self._config.denies_ech else ""
-        if stated.protocol == QUIC and not stated.name and self._config.denies_quic:
+        if stated.protocol == QUIC and not stated.name and self.denies_quic:
             wrong = _QUIC
         asked = stated._replace(kind=CONTRADICTION) if wrong else stated
         # The address was one of the name's when the flow began. Its answer may have expired since.
