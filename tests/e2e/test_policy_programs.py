@@ -1,5 +1,7 @@
-"""Programs that people use, under a policy with one allowed name: git over https and ssh, Python, curl."""
+"""Programs under a policy with one allowed name: git over https and ssh, Python, Chromium with HTTP/3."""
 
+import base64
+import hashlib
 import os
 import shutil
 import subprocess
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import browser
 from tests.support import sshd as openssh
 from tests.support.agent import Agent
 from tests.support.daemon import Daemon
@@ -23,7 +26,12 @@ pytestmark = [
 ]
 
 NAME, OTHER = "www.example.test", "shared.other.test"
-POLICY = f"egress-policy: {{preset: locked, rules: [{{action: allow, names: [{NAME}], ports: [22, 443]}}]}}"
+POLICY = f"""
+egress-policy:
+  preset: locked
+  quic: read
+  rules: [{{action: allow, names: [{NAME}], ports: [22, 443]}}]
+"""
 _WEB = """
 import functools, http.server, ssl, sys
 directory, cert, key = sys.argv[1:]
@@ -59,19 +67,43 @@ def repository(network: Network) -> Path:
 
 
 @pytest.fixture(scope="module")
-def web(network: Network, repository: Path) -> Iterator[None]:
-    """Serves the repository at port 443, with TLS."""
+def pair(network: Network) -> tuple[str, str]:
+    """A certificate and its key."""
     key, cert = network.directory / "web-key.pem", network.directory / "web-cert.pem"
     words = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
     words += ["-nodes", "-keyout", str(key), "-out", str(cert), "-days", "2", "-subj", f"/CN={NAME}"]
+    words += ["-addext", f"subjectAltName=DNS:{NAME},DNS:{OTHER}"]
     subprocess.run(words, check=True, capture_output=True)
+    return str(cert), str(key)
+
+
+@pytest.fixture(scope="module")
+def web(network: Network, repository: Path, pair: tuple[str, str]) -> Iterator[None]:
+    """Serves the repository at port 443, with TLS."""
     server = network.internet.popen(
-        [sys.executable, "-c", _WEB, str(repository.parent), str(cert), str(key)],
+        [sys.executable, "-c", _WEB, str(repository.parent), *pair],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     wait_for(lambda: network.internet.run("ss", "-Htln", "sport", "=", "443").stdout, "the web server")
     yield
+    server.kill()
+    server.wait()
+
+
+@pytest.fixture(scope="module")
+def http3(network: Network, pair: tuple[str, str]) -> Iterator[list[str]]:
+    """Serves HTTP/3. Returns options of a browser that uses nothing else, and accepts the certificate."""
+    server = network.internet.popen(
+        [sys.executable, "-m", "tests.support.http3", *pair], stdout=subprocess.PIPE, text=True
+    )
+    assert server.stdout is not None
+    assert server.stdout.readline() == "ready\n"
+    script = f"openssl x509 -in {pair[0]} -pubkey -noout | openssl pkey -pubin -outform der"
+    key = subprocess.run(["sh", "-c", script], check=True, capture_output=True).stdout
+    pin = base64.b64encode(hashlib.sha256(key).digest()).decode()
+    forced = ",".join(f"{name}:443" for name in (NAME, OTHER))
+    yield [f"--origin-to-force-quic-on={forced}", f"--ignore-certificate-errors-spki-list={pin}"]
     server.kill()
     server.wait()
 
@@ -124,3 +156,15 @@ def test_python(agent: Agent, web: None) -> None:
     assert fetch(f"https://{NAME}/repo.git/HEAD") == "200"
     assert fetch(f"https://{INTERNET_ADDR}/repo.git/HEAD") == ""
     assert fetch(f"https://{OTHER}/repo.git/HEAD") == ""
+
+
+@pytest.mark.skipif(bool(browser.missing()), reason=browser.missing())
+def test_chromium_with_http3(agent: Agent, http3: list[str], tmp_path: Path) -> None:
+    def title(name: str) -> str:
+        words = ["--headless", *browser.SWITCHES, f"--user-data-dir={tmp_path / name}", *http3]
+        words += [f"--host-resolver-rules=MAP {OTHER} {INTERNET_ADDR}", "--timeout=15000", "--dump-dom"]
+        command = ("timeout", "60", browser.executable(), *words, f"https://{name}/")
+        return agent.guest.run(*command, check=False, timeout=90).stdout
+
+    assert "a page over HTTP/3" in title(NAME)
+    assert "a page over HTTP/3" not in title(OTHER)
