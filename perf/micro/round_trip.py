@@ -37,9 +37,9 @@ WINDOW = 500
 class Bench:
     """The data process of ``-placement auto``, with a scripted guest."""
 
-    def __init__(self, *, over_ipv6: bool = False, checksums: bool = False) -> None:
+    def __init__(self, *, over_ipv6: bool = False, checksums: bool = False, mtu: int = 1500) -> None:
         """checksums: of IPv4 datagrams. IPv6 always has them."""
-        words = ["-ipv6", "on" if over_ipv6 else "auto"]
+        words = ["-ipv6", "on" if over_ipv6 else "auto", "-mtu", str(mtu)]
         self.config, _ = merge.build(flags.parse(options.START, words), [], resolv_conf=os.devnull)
         self.over_ipv6 = over_ipv6
         self.checksums = checksums or over_ipv6
@@ -68,6 +68,12 @@ class Bench:
         while self.loop.turn(self.poller.poll(0, 64)):
             pass
 
+    def settle_timed(self) -> None:
+        """As settle(), and count the time."""
+        began = perf_counter()
+        self.settle()
+        self.spent += perf_counter() - began
+
     def wake_until(self, there: socket.socket) -> None:
         """Sleep and turn until the socket ``there`` is readable. An input ends a sleep at once."""
         readable = select.poll()
@@ -89,6 +95,8 @@ class Bench:
     def receive(self) -> memoryview:
         """The payload of the next TCP or UDP packet for the guest. Skips ARP and neighbour discovery."""
         while True:
+            # What was readable may have been a frame to skip.
+            self.wake_until(self.link)
             (length,) = struct.unpack("<H", self.link.recv(2))
             frame = memoryview(self.link.recv(length, socket.MSG_WAITALL))
             if frame[12:14] == b"\x08\x00":

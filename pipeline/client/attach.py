@@ -2,7 +2,7 @@
 
 It makes the tap in the namespace and passes its descriptor to the daemon (pipeline.links.passed). A DHCP
 client in the namespace sets address and default route, and renews the lease. The command says when the
-network works. It stays until the namespace ends or SIGTERM comes, and it fails when the tap or the DHCP
+network works. It stays until the namespace ends or a signal ends it, and it fails when the tap or the DHCP
 client ends before. In any case it removes the tap that it has made.
 """
 
@@ -36,6 +36,7 @@ SETTLE_SECONDS: Final = 0.2
 LOOK_SECONDS: Final = 0.5
 """Seconds between two looks at the namespace, the tap and the DHCP client."""
 STOP_SECONDS: Final = 3.0
+_ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _CLIENT: Final = "guest.dhcp_client"
 
 
@@ -50,8 +51,10 @@ def run(parsed: flags.Parsed, _words: Sequence[str]) -> int:
     except flags.FlagError as error:
         sys.stderr.write(f"{PROGRAM} attach: {error}\n")
         return MISUSED
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _end)
+    for number in _ENDING:
+        # nohup ignores SIGHUP, and a shell ignores SIGINT for what runs in its background.
+        if number == signal.SIGTERM or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _end)
     attachment = Attachment(target)
     try:
         # The inner block ends the signals. One that comes just before it still leads to the outer one.
@@ -274,5 +277,5 @@ def _end(_signal: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _ignore_signals() -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _ENDING:
         signal.signal(number, signal.SIG_IGN)

@@ -130,43 +130,48 @@ class PacketLink(Link):
             cursor.view[cursor.end : cursor.end + count] = self._spilled
             self._spilled = b""
             self._add(frames, count)
+        empty = False
         try:
-            self._read_packets(frames, limit)
-        except BlockingIOError:
-            if not frames:
-                return None
+            empty = self._read_packets(frames, limit)
         except OSError as error:
-            # A packet has no size field, but gvproxy uses these words for every kind of link.
-            self._broken = LinkClosed(f"cannot read size from socket: {words_of(error)}")
+            self._broken = LinkClosed(self._end_text(error))
         except LinkClosed as error:
             self._broken = error
         finally:
             cursor.begin = cursor.end
-        if self._broken is not None and not frames:
+        if frames:
+            return cursor.slot, frames
+        if self._broken is not None:
             raise self._broken
-        return cursor.slot, frames
+        return None if empty else (cursor.slot, frames)
 
-    def _read_packets(self, frames: list[tuple[int, int]], limit: int) -> None:
-        """Read packets into the slot, up to limit, and add their frames. Raises OSError or LinkClosed."""
+    def _read_packets(self, frames: list[tuple[int, int]], limit: int) -> bool:
+        """Read packets into the slot, up to limit, and add their frames. Returns whether none is left.
+
+        Raises OSError or LinkClosed.
+        """
         cursor = self._cursor
         view = cursor.view
         for _ in range(MAX_PACKETS - len(frames)):
             end = cursor.end
             if end >= limit:
-                return
+                break
             count = self._receive(view[end:])
+            if count < 0:
+                return True
             room = len(view) - end
             if count > self._longest:
                 self._drop(_OVERSIZED)
             elif count > room:
                 self._spilled = bytes(view[end:]) + bytes(self._spill[: count - room])
-                return
+                break
             elif not self._is_frame(view, end, count):
                 continue
             elif count < self.vnet_len:
                 self._drop(_BAD_HEADER)
             else:
                 self._add(frames, count)
+        return False
 
     def _add(self, frames: list[tuple[int, int]], count: int) -> None:
         """The packet of count bytes at the end of the slot's bytes is a frame, after its header if any."""
@@ -175,14 +180,22 @@ class PacketLink(Link):
         cursor.end += (count + ALIGN - 1) // ALIGN * ALIGN
 
     def _receive(self, room: memoryview) -> int:
-        """Read a packet and return its length. Bytes beyond the room go to the spill buffer.
+        """Read a packet. Returns its length, -1 if there is none.
 
-        Raises OSError or LinkClosed.
+        Bytes beyond the room go to the spill buffer. Raises OSError or LinkClosed.
         """
-        if len(room) > self._longest:
-            return self._sock.recv_into(room)
-        count: int = self._sock.recvmsg_into([room, self._spill])[0]
+        try:
+            if len(room) > self._longest:
+                return self._sock.recv_into(room)
+            count: int = self._sock.recvmsg_into([room, self._spill])[0]
+        except BlockingIOError:
+            return -1
         return count
+
+    def _end_text(self, error: OSError) -> str:
+        """Why the link ended, if a read failed."""
+        # A packet has no size field, but gvproxy uses these words for every kind of link.
+        return f"cannot read size from socket: {words_of(error)}"
 
     def _is_frame(self, view: memoryview, off: int, length: int) -> bool:
         """Whether the packet is a frame. A protocol may also have packets that are messages of its own."""

@@ -18,9 +18,8 @@ from typing import Final
 from pipeline.links.addresses import words_of
 from pipeline.links.base import Buffer, Burst, LinkClosed, SlotPool
 from pipeline.links.listener import Arrival, LinkResources, Listener, Owner, Poller
-from pipeline.links.packet import ALIGN, MAX_PACKETS, PacketLink
+from pipeline.links.packet import PacketLink
 from pipeline.links.tap_url import PROTOCOL
-from pipeline.records.kinds import NO_SLOT
 from pipeline.system import tap
 from pipeline.wire import offload
 
@@ -108,58 +107,27 @@ class TapLink(PacketLink):
     # --- from the guest ----------------------------------------------------------------
 
     def read_burst(self) -> Burst | None:
-        """Read frames until the slot is full, none is left, or MAX_PACKETS are read. See Link.read_burst."""
+        """See PacketLink.read_burst."""
         self.starved = False
-        if self._broken is not None:
-            raise self._broken
         if self._drained:
             # Since that read there was no event: nothing has come.
             self._drained = False
             return None
-        cursor = self._cursor
-        if cursor.slot == NO_SLOT or self._spilled or len(cursor.view) - cursor.end <= self._room:
-            cursor.begin = cursor.end
-            if not cursor.fresh():
-                self.starved = True
-                return None
-        view = cursor.view
-        limit = min(len(view) - self._room, cursor.end + self.read_limit)
-        frames: list[tuple[int, int]] = []
-        end = self._unspill(view, cursor.end, frames)
-        head = self.vnet_len
-        try:
-            while end < limit and len(frames) < MAX_PACKETS:
-                room = len(view) - end
-                count = self._read(view[end:], room)
-                if count < 0:
-                    self._drained = True
-                    break
-                if count > room:
-                    self._spilled = bytes(view[end:]) + bytes(self._spill[: count - room])
-                    break
-                if count <= head:
-                    self._drop(_RUNT)
-                    continue
-                frames.append((end + head, count - head))
-                end += (count + ALIGN - 1) // ALIGN * ALIGN
-        except OSError as error:
-            self._broken = LinkClosed(_end_text(error))
-        finally:
-            cursor.begin = cursor.end = end
-        if not frames and not self._spilled:
-            if self._broken is not None:
-                raise self._broken
+        burst = super().read_burst()
+        if burst is None:
             self._drained = False
-            return None
-        self._expect(frames)
-        return cursor.slot, frames
+        else:
+            self._expect(burst[1])
+        return burst
 
-    def _read(self, room: memoryview, length: int) -> int:
-        """Read a frame and return its length with the header; -1 if there is none. Raises OSError.
+    def _receive(self, room: memoryview) -> int:
+        """See PacketLink._receive. The length counts the header too."""
+        count = self._read(room)
+        self._drained = count < 0
+        return count
 
-        Bytes beyond the room go to the spill buffer.
-        """
-        if length >= self._longest and not self._shared:
+    def _read(self, room: memoryview) -> int:
+        if len(room) >= self._longest and not self._shared:
             # Unlike readv(), this reports an empty tap without an exception.
             count: int | None = self._readinto(room)
             return -1 if count is None else count
@@ -170,16 +138,14 @@ class TapLink(PacketLink):
         except BlockingIOError:
             return -1
 
-    def _unspill(self, view: memoryview, end: int, frames: list[tuple[int, int]]) -> int:
-        """Put the frame that waited for a fresh slot at ``end``, if there is one. Returns the new end."""
-        count = len(self._spilled)
-        if not count:
-            return end
-        view[end : end + count] = self._spilled
-        self._spilled = b""
-        head = self.vnet_len
-        frames.append((end + head, count - head))
-        return end + (count + ALIGN - 1) // ALIGN * ALIGN
+    def _is_frame(self, view: memoryview, off: int, length: int) -> bool:
+        if length > self.vnet_len:
+            return True
+        self._drop(_RUNT)
+        return False
+
+    def _end_text(self, error: OSError) -> str:
+        return _end_text(error)
 
     def _expect(self, frames: list[tuple[int, int]]) -> None:
         """Choose the room that the next frame gets, by these frames."""

@@ -277,8 +277,9 @@ def test_it_fails_when_the_dhcp_client_was_killed(network: Network, daemon: Daem
     assert "tap0" not in interfaces(network.guest)
 
 
-def test_a_signal_while_the_daemon_takes_the_tap_removes_it(network: Network) -> None:
-    path = network.directory / "slow"
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["TERM", "HUP"])
+def test_a_signal_while_the_daemon_takes_the_tap_removes_it(network: Network, number: signal.Signals) -> None:
+    path = network.directory / f"slow-{number.name}"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen()
@@ -290,7 +291,7 @@ def test_a_signal_while_the_daemon_takes_the_tap_removes_it(network: Network) ->
             _, fds, _, _ = socket.recv_fds(client, 1, 1)
             try:
                 assert "tap0" in interfaces(network.guest)
-                process.terminate()
+                process.send_signal(number)
                 assert process.wait(10) == 0
                 assert "tap0" not in interfaces(network.guest), "the daemon's descriptor is still open"
             finally:
