@@ -1,4 +1,4 @@
-"""Reports to ingress the MAC and the link of each guest's address. With IPv6, egress gets the reports too.
+"""Reports to ingress the MAC and the link of each guest's address. With IPv6, others get the reports too.
 
 A guest can give its address another MAC with every packet, and can stop the ring to ingress by not reading
 its frames. Its changes must not fill our memory. So while the ring is full, demux only notes the address, and
@@ -23,8 +23,9 @@ class Bindings:
 
     def __init__(self, network: Network) -> None:
         self._ring = network.ingress_out
-        self._rings = [self._ring, *(network.egress_out if network.ipv6 is not None else ())]
-        """Egress has to know which addresses are one guest's, since rules may name any of them."""
+        others = (*network.egress_out, network.resolver_out) if network.ipv6 is not None else ()
+        self._rings = [self._ring, *others]
+        """Egress and resolver have to know which addresses are one guest's: rules may name any of them."""
         self._counts = network.counts
         self._neighbors = network.neighbors
         self.unreported: dict[int, None] = {}

@@ -6,11 +6,16 @@ from typing import Final
 
 from pipeline.config.model import EgressPolicy, Network
 from pipeline.counters import INDEX
-from pipeline.engines.policy import Policy
+from pipeline.engines.groups import Groups
+from pipeline.engines.policy import Policy, Verdict, has_names
+from pipeline.engines.stated import quic
 from pipeline.engines.stations import Stations
+from pipeline.records.flows import Ends
 from pipeline.records.services import Named
+from pipeline.stages import address_groups
 from pipeline.stages.worker import Worker
 from pipeline.wire import ip
+from pipeline.wire.stated import CONTRADICTION, QUIC, Stated
 
 REFUSED: Final = errno.EACCES
 """The errno of a refusal. The guest gets the ICMP code "administratively prohibited"."""
@@ -21,6 +26,9 @@ MAX_LOGGED: Final = 1024
 
 _REFUSED: Final = INDEX["egress_flow_refused_policy"]
 _ENDED: Final = INDEX["egress_flow_closed_policy"]
+_CONTRADICTS: Final = INDEX["egress_flow_refused_stated_name"]
+_ECH: Final = "egress-policy.ech"
+_QUIC: Final = "egress-policy.quic"
 
 
 class PolicyFilter:
@@ -38,10 +46,12 @@ class PolicyFilter:
                 hosts[network.ipv6_host] = network.host_ip
         self.stations = Stations(static)
         self._config = policy
-        self.policy = Policy(policy, addresses_of=self.stations.addresses_of, also_means=hosts)
+        self._log = worker.log
+        self._reads_quic = self._load_quic()
+        groups = Groups() if network is None else address_groups.of(network)
+        self.policy = Policy(policy, addresses_of=self.stations.addresses_of, also_means=hosts, groups=groups)
         self.active = self.policy.active
         self._counts = worker.counts
-        self._log = worker.log
         self._logged: dict[int, tuple[float, int]] = {}
         """By guest: when its next line is due, and the refusals since its last line."""
 
@@ -49,6 +59,7 @@ class PolicyFilter:
         """Judge by this policy from now on. Returns whether it is another one."""
         changed = policy != self._config
         self._config = policy
+        self._reads_quic = self._load_quic()
         self.policy.replace(policy)
         self.active = self.policy.active
         return changed
@@ -61,33 +72,83 @@ class PolicyFilter:
         """Whether a guest may receive from an address to which it sent nothing: if it could send there."""
         return self.policy.allows(guest, address, port, protocol, monotonic())
 
-    def ends(self, guest: int, address: int, port: int, protocol: str) -> bool:
-        """Whether the policy, which is new, forbids a flow that is open. Counts it. The caller ends it."""
-        if self.policy.still_allows(guest, address, port, protocol):
+    def ends(self, guest: int, address: int, port: int, protocol: str, stated: Stated | None = None) -> bool:
+        """Whether the policy, which is new, forbids a flow that is open. Counts it. The caller ends it.
+
+        stated: what the flow has stated, if somebody has read it.
+        """
+        if self.policy.still_allows(guest, address, port, protocol, stated):
             return False
         self._counts[_ENDED] += 1
         return True
 
+    @property
+    def denies_quic(self) -> bool:
+        """Whether a QUIC connection counts as one that states no name."""
+        return not self._reads_quic
+
+    def _load_quic(self) -> bool:
+        """Whether names are read from QUIC. Loads what that needs: later this process may read no files."""
+        if self._config.denies_quic or not has_names(self._config):
+            return False
+        if quic.load():
+            return True
+        self._log.warning("QUIC is refused: what reads names in it can only be loaded at the start")
+        return False
+
     def refuses(self, guest: int, address: int, port: int, protocol: str) -> str:
         """What forbids a flow (Policy.refusal), "" if it is allowed. Counts and logs the refusal."""
+        verdict = self.judge(guest, address, port, protocol)
+        return "" if verdict.hold or verdict.allow else verdict.rule
+
+    def judge(self, guest: int, address: int, port: int, protocol: str) -> Verdict:
+        """What the policy says of a new flow. Counts and logs a refusal."""
         now = monotonic()
-        rule = self.policy.refusal(guest, address, port, protocol, now)
-        if not rule:
-            return ""
+        verdict = self.policy.judge(guest, address, port, protocol, now)
+        if not (verdict.hold or verdict.allow):
+            self._count(
+                guest, ip.host_port(address, port) if port else ip.text(address), protocol, verdict, now
+            )
+        return verdict
+
+    def decide(self, ends: Ends, protocol: str, stated: Stated) -> Verdict:
+        """What the policy says of a flow that was held, now that its name is known. Counts a refusal."""
+        now = monotonic()
+        wrong = _ECH if stated.ech and self._config.denies_ech else ""
+        if stated.protocol == QUIC and not stated.name and self.denies_quic:
+            wrong = _QUIC
+        asked = stated._replace(kind=CONTRADICTION) if wrong else stated
+        # The address was one of the name's when the flow began. Its answer may have expired since.
+        verdict = self.policy.judge(
+            ends.guest_addr, ends.remote_addr, ends.remote_port, protocol, float("-inf"), asked
+        )
+        if verdict.allow:
+            return verdict
+        if wrong:
+            verdict = verdict._replace(rule=wrong)
+        self._counts[_CONTRADICTS] += 1
+        to = ip.host_port(ends.remote_addr, ends.remote_port)
+        self._count(ends.guest_addr, to, protocol, verdict, now, stated.name)
+        return verdict
+
+    def _count(
+        self, guest: int, to: str, protocol: str, verdict: Verdict, now: float, stated: str = ""
+    ) -> None:
+        """Count a refusal, and log it if no other line of this guest is too young."""
         self._counts[_REFUSED] += 1
         due, unlogged = self._logged.get(guest, (now, 0))
         if now < due:
             self._logged[guest] = due, unlogged + 1
-            return rule
+            return
         if len(self._logged) >= MAX_LOGGED:
             self._logged.clear()
         self._logged[guest] = now + LOG_SPACING, 0
         self._log.warning(
             "flow refused by the egress policy",
             guest_address=ip.text(guest),
-            to=ip.host_port(address, port) if port else ip.text(address),
+            to=to,
             protocol=protocol,
-            rule=rule,
+            rule=verdict.rule,
             unlogged=unlogged,
+            **({"stated_name": stated} if stated else {}),
         )
-        return rule

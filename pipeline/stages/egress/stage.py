@@ -70,7 +70,7 @@ class EgressStage:
             ipv6=ipv6_addresses.of(config),
             name_server=config.network.dns_address,
         )
-        policy = PolicyFilter(worker, config.access.egress_policy, config.network)
+        policy = PolicyFilter(worker, config.access.policy, config.network)
         source = outbound.for_guests(config.network.outbound_address, config.network.outbound_interface)
         self.context = EgressContext(worker, targets, policy, config.workers.tcp_workers, source)
         self.connections = Connections(self.context, config, Opener(self.context, self._drain_demux))
@@ -104,6 +104,7 @@ class EgressStage:
         work += self._drain_demux(BURSTS_A_STEP)
         work += self._drain_steered()
         self.icmp.expire(now)
+        self.udp.expire(now)
         connections.write(now)
         work += connections.read(now)
         if datagrams := self.udp.read_ready(now):
@@ -241,7 +242,7 @@ class EgressStage:
         """See Stage.reload: limits and policy. Open flows that a new policy forbids end at once."""
         self.connections.set_limits(config.limits)
         self.udp.forwards.set_max_clients(config.limits.max_udp_clients_per_forward)
-        if not self.context.policy.replace(config.access.egress_policy):
+        if not self.context.policy.replace(config.access.policy):
             return
         if ended := self.connections.end_forbidden() + self.udp.end_forbidden() + self.icmp.end_forbidden():
             self.context.worker.log.warning("flows ended by the new egress policy", count=ended)
