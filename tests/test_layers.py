@@ -38,6 +38,7 @@ LATE_IMPORTS = {
     "pipeline.ipc.channel": "tempfile, where there are no files in memory",
     "pipeline.system.stacks": "the same",
     "pipeline.control.http.head": "h11, when the first request comes whose connection changes its protocol",
+    "pipeline.config.access": "netaddr, when a rule has several networks",
     "pipeline.control.http.servers": "aiohttp, when the first request comes",
     "pipeline.control.plane": "the same",
     "pipeline.control.metrics.meter": "prometheus_client, when a monitor asks",
