@@ -71,6 +71,19 @@ class CounterBlock:
         """Set the gauge to a value."""
         self.counts[INDEX[name]] = value
 
+    def get(self, name: str) -> int:
+        """The value of one counter."""
+        value: int = self.counts[INDEX[name]]
+        return value
+
+    def begin_again(self) -> None:
+        """For a successor of a worker that died: levels and rows of guests begin at zero. Counters go on."""
+        for index, row in enumerate(TABLE):
+            if row.kind == "gauge":
+                self.counts[index] = 0
+        for index in range(GUESTS_AT, _WORDS):
+            self.counts[index] = 0
+
     def snapshot(self) -> dict[str, int]:
         """All counters of this block by name."""
         return dict(zip(INDEX, self.counts[: len(TABLE)].tolist(), strict=True))

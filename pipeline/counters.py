@@ -310,6 +310,9 @@ TABLE: Final[tuple[Counter, ...]] = (
         "flows",
         "closing host connections reset because their host read nothing for a long time",
     ),
+    Counter(
+        "egress_connection_reset_no_memory", "connections", "connections reset because no memory was left"
+    ),
     Counter("egress_connection_failed", "flows", "host connections that could not be opened"),
     Counter("egress_connection_opened", "flows", "host connections opened"),
     Counter("egress_connection_reset_by_host", "flows", "host connections that broke"),
@@ -390,6 +393,8 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("nat_flow_refused_reserved", "flows", "flows to 0.0.0.0/8 or 240.0.0.0/4"),
     Counter("nat_flow_refused_unowned", "flows", "flows to an address of the subnet that no guest has"),
     Counter("nat_flow_refused_udp_off", "flows", "flows of datagrams to hosts while disable has udp"),
+    # --- supervisor: its workers ------------------------------------------------------
+    Counter("worker_restarts", "processes", "worker processes that died and were replaced"),
     # --- supervisor: HTTP API ---------------------------------------------------------
     Counter("api_connection_evicted", "connections", "connections of the API closed for those of others"),
     Counter("api_connection_refused_too_many", "connections", "connections refused: all are in use"),

@@ -5,7 +5,7 @@ its link. So a guest does not go around a rule with an address of the other fami
 addresses is several stations, as several machines behind a bridge are.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Container, Mapping
 
 Station = tuple[bytes, int]
 """MAC address and link."""
@@ -44,6 +44,11 @@ class Stations:
     def forget_link(self, link: int) -> None:
         """All stations of the link are gone."""
         for addr in [addr for addr, station in self._station_of.items() if station[1] == link]:
+            self.forget(addr)
+
+    def keep_links(self, up: Container[int]) -> None:
+        """Forget the stations of all links but these."""
+        for addr in [addr for addr, station in self._station_of.items() if station[1] not in up]:
             self.forget(addr)
 
     def addresses_of(self, addr: int) -> Collection[int]:

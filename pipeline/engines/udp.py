@@ -36,8 +36,9 @@ MAX_UDP_FLOWS: Final = 8192
 class FlowNumbers:
     """Assigns numbers to flows that demux makes: from 1 to FLOW_FROM_EGRESS - 1, in turn."""
 
-    def __init__(self) -> None:
-        self._last = 0
+    def __init__(self, first: int = 0) -> None:
+        """first: the numbers begin after this one."""
+        self._last = first % FLOW_FROM_EGRESS
 
     def next(self, taken: Container[int]) -> int:
         """The next number that is not taken."""
@@ -131,10 +132,14 @@ class UdpFlows:
         max_per_guest: int = MAX_UDP_FLOWS_PER_GUEST,
         max_flows: int = MAX_UDP_FLOWS,
         full_cone: bool = False,
+        first_number: int = 0,
     ) -> None:
-        """full_cone: all flows of one port of a guest share a host socket, so they have one owner."""
+        """full_cone: all flows of one port of a guest share a host socket, so they have one owner.
+
+        first_number: the numbers of flows begin after this one.
+        """
         self._ports = ports
-        self._numbers = FlowNumbers()
+        self._numbers = FlowNumbers(first_number)
         self._egress_count = egress_count
         self._full_cone = full_cone
         self._idle = idle
@@ -232,6 +237,15 @@ class UdpFlows:
         for flow in [flow for flow in self._by_guest.get(guest, {}).values() if flow.link == link]:
             self._remove(flow)
             self._closed.append(flow)
+
+    def of_owner(self, owner: int) -> list[UdpFlow]:
+        """All flows of an egress worker."""
+        return [flow for flow in self._by_key.values() if flow.owner == owner]
+
+    def forget_steering(self) -> None:
+        """Ingress has forgotten which flows may go past demux. The next datagram of each reports it again."""
+        for flow in self._by_key.values():
+            flow.steered = False
 
     def sums(self) -> dict[int, int]:
         """How many flows each guest has, by its number."""

@@ -63,6 +63,10 @@ class SlotFiller:
         self._pool.ref(self.slot)
         self.off = (self.off + length + self._gap + ALIGN - 1) // ALIGN * ALIGN
 
+    def slots_held(self) -> list[int]:
+        """The slot that the filler is filling, to which it holds a reference; no slot if there is none."""
+        return [] if self.slot == NO_SLOT else [self.slot]
+
     def release_idle(self) -> None:
         """Give the slot back if no record refers to it, so that an idle worker holds none."""
         if self.slot != NO_SLOT and self._pool.refs(self.slot) == 1:

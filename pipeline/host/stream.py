@@ -49,6 +49,10 @@ class HostStream:
         """The number of references to slots that the queue holds."""
         return len(self._queue)
 
+    def slots_held(self) -> list[int]:
+        """The slots of the queue, one entry for each reference."""
+        return [run.slot for run in self._queue]
+
     def on_readable(self, short_is_all: bool = False) -> None:
         """The poller reports that the socket has bytes, an end or an error for read().
 

@@ -18,6 +18,7 @@ taken        n >= 1, with n owners   n + m by ``ref``; n - 1 by ``unref``, and f
 This module does not send, does not wait, and does not read the bytes of a slot.
 """
 
+from collections.abc import Mapping
 from typing import Final
 
 from pipeline.records.kinds import NO_SLOT
@@ -89,6 +90,29 @@ class Pool:
     def refs(self, slot: int) -> int:
         """References to one slot of this pool."""
         return self._refs[slot]
+
+    def held(self) -> dict[int, int]:
+        """The references to each taken slot."""
+        return {slot: refs for slot, refs in enumerate(self._refs) if refs}
+
+    def restore(self, counts: Mapping[int, int]) -> int:
+        """Set the references to those that living owners hold: others were lost with a dead worker.
+
+        counts: for each slot that is held. Returns how many references were lost. Raises SlotError for a slot
+        of another pool, before anything has changed.
+        """
+        for slot in counts:
+            if not self.first <= slot < self.first + self.count:
+                raise SlotError(f"slot {slot} is foreign to {self!r}")
+        before = self.refs_out
+        for slot in range(self.first, self.first + self.count):
+            self._refs[slot] = counts.get(slot, 0)
+        self.refs_out = sum(self._refs)
+        # In place: others have the list's methods. The order is that of a new pool.
+        self._free[:] = [
+            slot for slot in reversed(range(self.first, len(self._refs))) if not self._refs[slot]
+        ]
+        return before - self.refs_out
 
     def audit(self) -> str | None:
         """Check that each slot is once on the free list without references, or has references.

@@ -3,13 +3,13 @@
 The supervisor makes one Fabric before it forks, and every worker inherits it. Plan says where each part lies
 in the segment::
 
-    | bells | counters | rings, free rings | slots |
+    | bells | counters | places of links | rings, free rings | slots |
 
 Slots begin at a page, every other part at a cache line. WorkerPorts is the part that one worker uses.
 """
 
 import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,6 +23,8 @@ from pipeline.records.kinds import RECORD_BYTES
 from pipeline.topology import SOCKET_ROLES, Edge, Layout
 
 PAGE: Final = 4096
+PLACES_BYTES: Final = 256 * 64
+"""For 256 links (pipeline.links.places)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ class WorkerPorts:
     pool           the slots that this worker allocates; None if it has none
     homes          by slot number: the name of the slot's home
     bell, bells    this worker's bell, and all others by name of their worker
+    places         the memory for the places of links; only ingress uses it
+    incarnation    how many workers with this name have died before
     """
 
     name: str
@@ -54,6 +58,8 @@ class WorkerPorts:
     counters: CounterBlock
     bell: Bell
     bells: dict[str, Bell]
+    places: memoryview
+    incarnation: int = 0
 
     def home_of(self, slot: int) -> str:
         """The name of the worker that allocates this slot."""
@@ -74,6 +80,8 @@ class Plan:
         for node in layout.nodes:
             self.counter_offsets[node.name] = at
             at += CounterBlock.BYTES
+        self.places_offset = at
+        at += PLACES_BYTES
         for edge in (*layout.edges, *layout.free_edges):
             self.ring_offsets[edge] = at
             at += ring_bytes(edge.capacity, edge.entry_bytes)
@@ -118,7 +126,7 @@ class Fabric:
         at = self.plan.counter_offsets[name]
         return CounterBlock(self.segment.buf[at : at + CounterBlock.BYTES])
 
-    def ports(self, name: str) -> WorkerPorts:
+    def ports(self, name: str, incarnation: int = 0) -> WorkerPorts:
         """The ports of a worker. Call it once, in that worker's process: it makes the worker's ring ends."""
         layout = self.layout
         node = layout.node(name)
@@ -154,7 +162,20 @@ class Fabric:
             counters=self.counters(name),
             bell=self.bell(name),
             bells={other: self.bell(other) for other in layout.names if other != name},
+            places=self.places(),
+            incarnation=incarnation,
         )
+
+    def bury(self, names: Collection[str]) -> None:
+        """These workers are dead: empty the rings between them, and let nobody wake them.
+
+        Each living worker empties its rings with them itself.
+        """
+        for edge in (*self.layout.edges, *self.layout.free_edges):
+            if edge.source in names and edge.target in names:
+                Producer(self._ring(edge), edge.capacity, edge.entry_bytes).forget()
+        for name in names:
+            self.bell(name).clear()
 
     def _handoffs_of(self, name: str) -> Iterator[tuple[str, dict[str, socket.socket]]]:
         for pair, ends in self.handoffs.items():
@@ -164,6 +185,11 @@ class Fabric:
     def _ring(self, edge: Edge) -> memoryview:
         at = self.plan.ring_offsets[edge]
         return self.segment.buf[at : at + ring_bytes(edge.capacity, edge.entry_bytes)]
+
+    def places(self) -> memoryview:
+        """The memory in which ingress writes down where its links are (pipeline.links.places)."""
+        at = self.plan.places_offset
+        return self.segment.buf[at : at + PLACES_BYTES]
 
     def ring_depths(self) -> dict[Edge, int]:
         """The number of records in each ring that carries records."""
@@ -195,13 +221,34 @@ class Fabric:
                 problems.append(f"{home}: {free} of {span.slot_count} slots free, {refs} references out")
         return problems
 
+    def renew_handoffs(self, dead: Collection[str]) -> dict[tuple[str, str], dict[str, socket.socket]]:
+        """New socket pairs in place of those that dead workers had. Returns these. The caller may close them
+        when both workers have their ends."""
+        renewed = {pair: _socket_pair(pair) for pair in self.handoffs if set(pair) & set(dead)}
+        for pair, ends in renewed.items():
+            for end in self.handoffs[pair].values():
+                end.close()
+            self.handoffs[pair] = ends
+        return renewed
+
+    def set_handoffs(self, own: Mapping[tuple[str, str], socket.socket]) -> None:
+        """In a successor: its ends of hand-offs, by worker and peer. It has none of the others."""
+        for pair, ends in self.handoffs.items():
+            for owner, peer in (pair, pair[::-1]):
+                if (owner, peer) in own:
+                    ends[owner] = own[owner, peer]
+
+    def close_handoffs(self) -> None:
+        """Close all ends of hand-offs in this process."""
+        for ends in self.handoffs.values():
+            for end in ends.values():
+                end.close()
+
     def close(self) -> None:
         """Close this process's handles. Raises BufferError while views of the segment exist."""
         for waiter in set(self.waiters.values()):
             waiter.close()
-        for ends in self.handoffs.values():
-            for end in ends.values():
-                end.close()
+        self.close_handoffs()
         for slot in self.arena.slots:
             slot.release()
         self.segment.close()
@@ -209,6 +256,16 @@ class Fabric:
 
 def _socket_pair(names: tuple[str, str]) -> dict[str, socket.socket]:
     return dict(zip(names, socket_pair(), strict=True))
+
+
+def by_home(layout: Layout, holdings: Iterable[Mapping[int, int]]) -> dict[str, dict[int, int]]:
+    """What several workers hold together of each home's slots: the number of references by slot."""
+    found: dict[str, dict[int, int]] = {home: {} for home in layout.pools}
+    for held in holdings:
+        for slot, number in held.items():
+            of_home = found[layout.homes[slot]]
+            of_home[slot] = of_home.get(slot, 0) + number
+    return found
 
 
 def audit_pools(layout: Layout, pools: Mapping[str, Pool]) -> list[str]:

@@ -8,12 +8,13 @@ answer has no name. An optional field that is None is left out. A message may ca
 ==============  =========================================================================================
 to              requests
 ==============  =========================================================================================
-any worker      Stop, Ping, Audit, Reload, Watch, LogFile (a file)
+any worker      Stop, Ping, Audit, Reload, Watch, LogFile (a file), Pause, Lost, Settle (sockets), Resume
 all but listen  Guests
-ingress         Attach (with a socket), Open (sockets), Capture (a file), LiveCapture (a socket), Connected
+ingress         Attach (with a socket), Open (sockets), Capture (a file), LiveCapture (a socket),
+                Adopt (a socket), Connected
 demux           Cam, Neighbors
 tcp             FlowIds, Flows, EndFlow
-resolver        Names, Leases, DnsAll, DnsAdd, ServeTcp (a socket)
+resolver        Names, Leases, DnsAll, DnsAdd, ServeTcp (a socket), RestoreLeases
 listen          Expose (a socket), Unexpose, Tunnel (a socket)
 egress          FlowIds, Flows, EndFlow; of listen: Accepted (a socket), UdpForward (a socket), UdpUnforward
 ==============  =========================================================================================
@@ -23,7 +24,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from pipeline.ipc import flow_messages
+from pipeline.ipc import flow_messages, healing_messages
 from pipeline.ipc.message import Answer as Answer
 from pipeline.ipc.message import Event as Event
 from pipeline.ipc.message import Message as Message
@@ -453,10 +454,14 @@ _REQUESTS: Final = _by_name(
     *(Cam, Neighbors, WithdrawRoute, Leases),
     *(flow_messages.FlowIds, flow_messages.Flows, flow_messages.EndFlow, flow_messages.Names),
     *(DnsAll, DnsAdd, ServeTcp),
+    *(healing_messages.Pause, healing_messages.Lost, healing_messages.Settle, healing_messages.Resume),
+    healing_messages.RestoreLeases,
+    healing_messages.Adopt,
     *(Expose, Unexpose, Tunnel, Accepted, UdpForward, UdpUnforward),
 )
 _EVENTS: Final = _by_name(
-    HappenedEvent, GuestEvent, MacEvent, ServiceEvent, StateFileEvent, FilesEvent, ConnectEvent
+    *(HappenedEvent, GuestEvent, MacEvent, ServiceEvent, StateFileEvent, FilesEvent, ConnectEvent),
+    *(healing_messages.LeasesEvent, healing_messages.LinkUpEvent, healing_messages.LinkDownEvent),
 )
 
 

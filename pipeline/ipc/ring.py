@@ -181,6 +181,17 @@ class _ProducerSide(Generic[T]):
         self.scarce = False
         self._index[_WAKE] = 0
 
+    def forget(self) -> None:
+        """The consumer is dead: drop the backlog, and count all entries as released.
+
+        The indexes go on as if the consumer had released everything that was pushed. So completed() holds for
+        each index that push_idx() has returned. A successor of the consumer begins with an empty ring.
+        """
+        self.prod_idx += len(self.queue)
+        self.queue.clear()
+        self._index[_PROD] = self._index[_CONS] = self._cons = self.prod_idx
+        self.disarm()
+
     def publish(self) -> bool:
         """Move what fits from the backlog into the ring. Returns whether anything moved.
 
@@ -258,6 +269,12 @@ class _ConsumerSide:
         full_fence()
         return 0 < self._index[_WAKE] <= cons
 
+    def forget(self) -> None:
+        """The producer is dead: skip what it has published. A successor begins with an empty ring."""
+        self.cons_idx = self._prod = self._checked = self._noticed = self._index[_PROD]
+        self._index[_CONS] = self.cons_idx
+        self._index[_WAKE] = 0
+
     def __len__(self) -> int:
         """Number of entries that are published and not released now."""
         return int(self._index[_PROD]) - self.cons_idx
@@ -309,6 +326,16 @@ class Consumer(_ConsumerSide):
         size = self.entry_bytes
         return part(self._entries, at * size, (at + n) * size)
 
+    def unread(self) -> bytes:
+        """A copy of all entries that are published and not released. They stay in the ring."""
+        begin = self.cons_idx & (self.capacity - 1)
+        end = begin + len(self)
+        size = self.entry_bytes
+        found = bytes(self._entries[begin * size : min(end, self.capacity) * size])
+        if end > self.capacity:
+            found += bytes(self._entries[: (end - self.capacity) * size])
+        return found
+
     def release(self, n: int) -> None:
         """Give the n oldest entries back to the producer. Raises ValueError if they were never peeked."""
         cons = self.cons_idx + n
@@ -342,6 +369,11 @@ class SlotConsumer(_ConsumerSide):
     def __init__(self, buf: memoryview, capacity: int) -> None:
         super().__init__(buf, capacity, SLOT_ENTRY_BYTES)
         self._entries = self._entries.cast("Q")
+
+    def unread(self) -> list[int]:
+        """All entries that are published and not drained. They stay in the ring."""
+        mask = self.capacity - 1
+        return [self._entries[index & mask] for index in range(self.cons_idx, self.cons_idx + len(self))]
 
     def drain(self) -> list[int]:
         """Take all published slot numbers, oldest first, and release them. Do not change the list."""

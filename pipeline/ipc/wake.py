@@ -232,6 +232,11 @@ class Bell:
         self._words[_SLEEPING] = 1
         full_fence()
 
+    def clear(self) -> None:
+        """The worker is dead. Its successor begins awake."""
+        for word in (_SLEEPING, _CONTROL, _SLOTS_WANTED, _PREWOKEN):
+            self._words[word] = 0
+
     def awake(self) -> None:
         """For the worker: the sleep is over, or the check found work, so there is none."""
         self._words[_SLEEPING] = 0

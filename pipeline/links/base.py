@@ -171,6 +171,10 @@ class Link(ABC):
     def flush(self) -> None:
         """Send copied bytes. The owner calls this when the descriptor reports room. Raises LinkClosed."""
 
+    @abstractmethod
+    def slots_held(self) -> list[int]:
+        """The slots to which the link holds a reference."""
+
     def release_idle(self) -> None:  # noqa: B027  most links hold nothing between reads
         """The link is idle: give back its slot, unless a record refers to it or it holds a partial frame."""
 
@@ -207,6 +211,10 @@ class SlotCursor:
         self.begin = HEADROOM
         self.end = HEADROOM + length
         return True
+
+    def slots_held(self) -> list[int]:
+        """The slot that is being filled; none if there is none."""
+        return [] if self.slot == NO_SLOT else [self.slot]
 
     def release_idle(self) -> None:
         """Give back the slot if it holds no unread bytes and no record refers to it."""

@@ -253,6 +253,10 @@ class PacketLink(Link):
         while backlog and self._put(backlog[0]):
             self._backlog_bytes -= len(backlog.popleft())
 
+    def slots_held(self) -> list[int]:
+        """See Link.slots_held."""
+        return self._cursor.slots_held()
+
     def release_idle(self) -> None:
         """See Link.release_idle."""
         self._cursor.release_idle()

@@ -25,6 +25,7 @@ from pipeline.links.base import (
     SlotCursor,
     SlotPool,
 )
+from pipeline.links.places import BEGIN, END, READING, SENDING, SKIP, SLOT, private_row
 from pipeline.records.kinds import NO_SLOT
 from pipeline.wire import framing
 from pipeline.wire.framing import Framing, LengthError
@@ -96,6 +97,25 @@ class StreamLink(Link):
         self._max_backlog = max_backlog
         self._backlog = bytearray()
         self._backlog_sent = 0
+        self._place = private_row()
+
+    def keep_place(self, row: memoryview, skip: int = 0) -> None:
+        """Write down in this row where the link is, from now on. The link is new.
+
+        skip: bytes to come of a frame that is too long, of which a predecessor has read the beginning.
+        """
+        self._place = row
+        self._to_skip = skip
+        self._write_place()
+
+    def _write_place(self) -> None:
+        """A read is complete. Bytes in private memory would be lost, so with these the place is uncertain."""
+        place, cursor = self._place, self._cursor
+        place[SLOT] = cursor.slot
+        place[BEGIN] = cursor.begin
+        place[END] = cursor.end
+        place[SKIP] = self._to_skip
+        place[READING] = 1 if self._head else 0
 
     @property
     def framing(self) -> Framing:
@@ -124,6 +144,12 @@ class StreamLink(Link):
         if self._drained:
             self._drained = False
             return None
+        self._place[READING] = 1
+        burst = self._read_burst()
+        self._write_place()
+        return burst
+
+    def _read_burst(self) -> Burst | None:
         cursor = self._cursor
         if not self._make_room():
             self.starved = True
@@ -216,6 +242,8 @@ class StreamLink(Link):
             for buffer in buffers:
                 self._backlog += buffer
             return True
+        place = self._place
+        place[SENDING] = 1
         for first in range(0, len(buffers), IOV_MAX):
             chunk = buffers[first : first + IOV_MAX] if len(buffers) > IOV_MAX else buffers
             try:
@@ -225,8 +253,13 @@ class StreamLink(Link):
             except OSError as error:
                 raise LinkClosed(f"cannot write to socket: {words_of(error)}") from error
             if sent < sum(map(len, chunk)):
-                self._keep(buffers, first, sent)
-                break
+                try:
+                    self._keep(buffers, first, sent)
+                except MemoryError as error:
+                    # The guest has got a part of a frame, so its link cannot go on without the rest.
+                    raise LinkClosed("no memory is left for frames that the guest does not read") from error
+                return True
+        place[SENDING] = 0
         return True
 
     def _keep(self, buffers: Sequence[Buffer], first: int, sent: int) -> None:
@@ -255,9 +288,14 @@ class StreamLink(Link):
                 continue
             backlog.clear()
             self._backlog_sent = 0
+            self._place[SENDING] = 0
         if self._backlog_sent > len(backlog) // 2:
             del backlog[: self._backlog_sent]
             self._backlog_sent = 0
+
+    def slots_held(self) -> list[int]:
+        """See Link.slots_held."""
+        return self._cursor.slots_held()
 
     def release_idle(self) -> None:
         """See Link.release_idle."""

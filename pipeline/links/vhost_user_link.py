@@ -220,6 +220,10 @@ class VhostUserLink(Link):
         self._backlog.append(frames)
         self._backlog_bytes += len(frames)
 
+    def slots_held(self) -> list[int]:
+        """See Link.slots_held."""
+        return self._cursor.slots_held()
+
     def release_idle(self) -> None:
         """See Link.release_idle."""
         self._cursor.release_idle()

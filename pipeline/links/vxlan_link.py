@@ -258,6 +258,10 @@ class VxlanLink(Link):
         """Send what waits, until the socket is full again."""
         self._output.flush()
 
+    def slots_held(self) -> list[int]:
+        """See Link.slots_held."""
+        return self._cursor.slots_held()
+
     def release_idle(self) -> None:
         """See Link.release_idle."""
         self._cursor.release_idle()

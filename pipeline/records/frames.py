@@ -86,6 +86,11 @@ class FrameOut:
         return _FRAME_OUT.pack(FRAME_OUT, bits, link, slot, off, length, except_link)
 
 
+def is_borrowed(burst: bytes | memoryview, at: int) -> bool:
+    """Whether the FRAME_OUT at burst[at:] leaves the reference to a later record."""
+    return burst[at + 1] & _BORROWED != 0
+
+
 class Misbehaved:
     """MISBEHAVED: ``frames`` frames of the guest on ``link`` were dropped since the last such record."""
 

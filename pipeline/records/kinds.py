@@ -61,6 +61,7 @@ SHUTDOWN         Shutdown        tcp -> egress, egress -> tcp                -
 ABORT            FlowNotice      tcp -> egress, egress -> tcp                -
 EVICTED          FlowNotice      egress -> tcp                               -
 FORBIDDEN        FlowNotice      egress -> tcp                               -
+STRAY            Stray           egress -> tcp                               -
 CLOSED           FlowNotice      tcp -> egress                               -
 UDP_DATA         UdpData         ingress -> egress, demux -> egress,         moves
                                  egress -> demux
@@ -199,6 +200,8 @@ FORBIDDEN: Final = 51
 """As ABORT. A new egress policy forbids the connection."""
 DECIDED: Final = 52
 """The egress policy has decided on the connection."""
+STRAY: Final = 53
+"""A predecessor of the reader has died with this connection. The reader lets the guest find that out."""
 CLOSED: Final = 38
 """Both directions have ended, and tcp has forgotten the flow. Egress still writes what it has queued."""
 

@@ -16,6 +16,7 @@ from pipeline.records.kinds import (
     GUEST_MOVED,
     SHUTDOWN,
     SOCKETS_USED_UP,
+    STRAY,
     TAKEN,
     TO_GUEST,
     TO_HOST,
@@ -24,7 +25,8 @@ from pipeline.records.kinds import (
 from pipeline.records.run import Run
 
 _CONNECT: Final = Struct("<B?HHH16xII16x36s12x")  # kind, insists, link, guest, mss, flow, syn_seq, key
-_ANSWERED: Final = Struct("<B3xHH16xI68x")  # kind, guest, mss, flow
+_ANSWERED: Final = Struct("<B3xHH16xI20x36s12x")  # kind, guest, mss, flow, key
+_STRAY: Final = Struct("<B47x36s12x")  # kind, key
 _MOVED: Final = Struct("<B3xH18xI68x")  # kind, guest, flow
 _FAILED: Final = Struct("<B15xI?3xI32xI32x")  # kind, make_way, refused, flow, error
 _USED_UP: Final = Struct("<B3xH10xI76x")  # kind, guest, make_way
@@ -80,24 +82,43 @@ class Connect:
 class GuestAnswered:
     """GUEST_ANSWERED: the guest with this number accepted the connection that egress dialled.
 
-    mss: as in Connect.
+    key, mss: as in Connect.
     """
 
-    def __init__(self, flow: int, guest: int, mss: int) -> None:
+    def __init__(self, flow: int, key: FlowKey, guest: int, mss: int) -> None:
         self.flow = flow
+        self.key = key
         self.guest = guest
         self.mss = mss
 
     @staticmethod
     def unpack(burst: memoryview, at: int) -> "GuestAnswered":
         """The record at burst[at:]."""
-        _, guest, mss, flow = _ANSWERED.unpack_from(burst, at)
-        return GuestAnswered(flow, guest, mss)
+        _, guest, mss, flow, key = _ANSWERED.unpack_from(burst, at)
+        return GuestAnswered(flow, key, guest, mss)
 
     @staticmethod
-    def pack(flow: int, guest: int, mss: int) -> bytes:
+    def pack(flow: int, key: FlowKey, guest: int, mss: int) -> bytes:
         """A record with these fields."""
-        return _ANSWERED.pack(GUEST_ANSWERED, guest, mss, flow)
+        return _ANSWERED.pack(GUEST_ANSWERED, guest, mss, flow, key)
+
+
+class Stray:
+    """STRAY: the tcp worker with the connection of this key has died. The guest knows nothing of that."""
+
+    def __init__(self, key: FlowKey) -> None:
+        self.key = key
+
+    @staticmethod
+    def unpack(burst: memoryview, at: int) -> "Stray":
+        """The record at burst[at:]."""
+        _, key = _STRAY.unpack_from(burst, at)
+        return Stray(key)
+
+    @staticmethod
+    def pack(key: FlowKey) -> bytes:
+        """A record with this field."""
+        return _STRAY.pack(STRAY, key)
 
 
 class GuestMoved:

@@ -80,6 +80,19 @@ class ControlSockets:
             self._log.warning("answer cannot be sent", op=request.get("op"), error=str(error))
             self.send_event({"id": request["id"], "error": f"answer cannot be sent: {error.strerror}"})
 
+    def renew_peer(self, name: str, sock: socket.socket) -> tuple[ControlChannel, ControlChannel]:
+        """That worker has a successor, at the other end of this socket. Returns the old channel and the new.
+
+        The caller closes the old one. What it had not sent is lost.
+        """
+        before, after = self._peers[name], ControlChannel(sock)
+        self._peers[name] = after
+        return before, after
+
+    def wait(self, seconds: float) -> None:
+        """Wait until the supervisor has sent something, at most that long."""
+        self._poll.poll(seconds * 1000)
+
     def send_peer(self, name: str, message: Message, fds: Sequence[int | HasFileno] = ()) -> None:
         """Pass descriptors to another worker. KeyError without a hand-off, OSError as in send_event()."""
         self._peers[name].send(message, fds)

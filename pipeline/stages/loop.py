@@ -42,6 +42,8 @@ MAX_EVENTS: Final = 256
 """The most socket events of one turn."""
 BUSY_GAP: Final = 0.001
 """Seconds within which work must follow other work to start busy-polling."""
+HOLD_S: Final = 0.005
+"""Seconds that a worker waits for the next request while it pauses, if several share its process."""
 _PR_SET_PDEATHSIG: Final = 1
 COLLECT_AFTER: Final = (10_000, 50, 10)
 """When Python looks for reference cycles, as in gc.set_threshold(). Connections and records form none, so
@@ -70,6 +72,7 @@ class Member(Protocol):
     name: str
     log: structlog.typing.FilteringBoundLogger
     running: bool
+    paused: bool
     poller: Poller | None
     sleeps: int
     idle: "Idle"
@@ -98,6 +101,10 @@ class Member(Protocol):
 
     def awake(self) -> None:
         """End what announce() began: the sleep is over, or was not needed."""
+        ...
+
+    def hold(self, seconds: float) -> None:
+        """Pause: serve the supervisor's requests, for at most that long."""
         ...
 
     def check_parent(self) -> None:
@@ -133,6 +140,10 @@ class Loop:
         """The time at which all workers must breathe again, even if nothing woke them."""
         self._poller = workers[0].poller
         self.running = True
+        self._events: Events = []
+        """Socket events that a pause has kept back. Sockets are edge-triggered, so none may be lost."""
+        self._terminated = False
+        """Whether SIGTERM has come."""
         self.slept = False
         """Whether the last sleep() blocked."""
 
@@ -146,6 +157,8 @@ class Loop:
             worker.log.debug("worker started")
         try:
             self.run_turns()
+            while self._hold():
+                self.run_turns()
             for worker in self._workers:
                 worker.end()
         except Exception as error:
@@ -153,9 +166,24 @@ class Loop:
             self._workers[0].log.exception("worker failed", process=names, error=str(error))
             raise SystemExit(1) from error
 
+    def _hold(self) -> bool:
+        """If the supervisor asked for a pause, let all workers pause. Returns whether they go on.
+
+        All have ended their breaths. None takes another before the supervisor has let all of them go on.
+        """
+        self.running = not self._terminated and any(worker.paused for worker in self._workers)
+        if not self.running:
+            return False
+        while self.running and any(worker.paused for worker in self._workers):
+            for worker in self._workers:
+                worker.hold(HOLD_S / len(self._workers))
+            check_signals()
+        self._due_at = 0.0
+        return self.running and all(worker.running for worker in self._workers)
+
     def run_turns(self) -> None:
         """Run turns, busy-poll and sleep until ``running`` is cleared."""
-        events: Events = []
+        events = self._events
         busy = 0
         worked_at = look_until = 0.0
         while self.running:
@@ -180,6 +208,7 @@ class Loop:
             events = self.sleep()
             if self.slept:
                 busy = 0
+        self._events = events
 
     def _look(self, until: float) -> Events | None:
         """Look for work until that time. Returns socket events (maybe none), or None if nothing came."""
@@ -291,4 +320,5 @@ class Loop:
 
     def _on_sigterm(self, _number: int, _frame: FrameType | None) -> None:
         self.running = False
+        self._terminated = True
         self._waiter.post()  # otherwise the wait that the signal interrupted would go on

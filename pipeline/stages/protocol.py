@@ -4,6 +4,8 @@ from typing import Protocol
 
 from pipeline.config.model import Config
 from pipeline.stages.control_sockets import Message
+from pipeline.stages.holdings import Holdings
+from pipeline.stages.losses import Losses
 
 
 class Stage(Protocol):
@@ -47,6 +49,14 @@ class Stage(Protocol):
 
         This is not called for slots freed without a tag.
         """
+        ...
+
+    def slots_held(self) -> Holdings:
+        """The references to slots that the stage itself holds, between two breaths (see holdings.py)."""
+        ...
+
+    def on_workers_lost(self, losses: Losses, now: float) -> None:
+        """Other workers have died, and have successors (see losses.py). Called between two breaths."""
         ...
 
     def held(self) -> dict[str, int]:

@@ -5,7 +5,7 @@ worker of the same process directly (``wake``). For a worker of another process 
 system call if that worker sleeps.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 from pipeline.ipc.fabric import WorkerPorts
@@ -82,6 +82,18 @@ class WorkerRings:
         for output in self._outputs:
             if output.queue and output.ring.publish():
                 output.wake()
+
+    def forget(self, peers: Collection[str]) -> None:
+        """Other workers have died: empty all rings with them. What was in these is lost."""
+        ports = self._ports
+        for rings in (ports.rings_in, ports.free_in):
+            for peer, consumer in rings.items():
+                if peer in peers:
+                    consumer.forget()
+        for outputs in (ports.rings_out, ports.free_out):
+            for peer, producer in outputs.items():
+                if peer in peers:
+                    producer.forget()
 
     def publish_for_good(self) -> None:
         """Publish without ringing, when this worker ends. The others find the entries when they look."""

@@ -12,7 +12,7 @@ protocol.
 import os
 import pickle
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from time import monotonic
 from typing import Final, TypeAlias
 
@@ -20,15 +20,17 @@ import structlog
 
 from pipeline.config.model import Config
 from pipeline.counters import INDEX
-from pipeline.ipc import events, messages
+from pipeline.ipc import events, healing_messages, messages
 from pipeline.ipc.arena import Pool
 from pipeline.ipc.channel import ControlChannel, HasFileno
 from pipeline.ipc.fabric import WorkerPorts
 from pipeline.ipc.poller import Poller, open_poller
 from pipeline.ipc.wake import EventfdWaiter
-from pipeline.stages import control_sockets
+from pipeline.stages import control_sockets, holdings
 from pipeline.stages.control_sockets import ControlSockets
+from pipeline.stages.holdings import SLOT_MASK, Holdings
 from pipeline.stages.loop import Idle, Loop
+from pipeline.stages.losses import Losses
 from pipeline.stages.protocol import Stage
 from pipeline.stages.reporter import Reporter
 from pipeline.stages.rings import WorkerRings
@@ -37,8 +39,6 @@ HOUSEKEEPING: Final = 1.0
 """Seconds between two updates of the gauges and checks of parent and control socket."""
 TAG_SHIFT: Final = 32
 """An entry of a free ring has the slot number in the low 32 bits, and a tag in the high ones."""
-
-_SLOT_MASK: Final = (1 << TAG_SHIFT) - 1
 
 _BREATHS: Final = INDEX["worker_breaths"]
 _SLEEPS: Final = INDEX["worker_sleeps"]
@@ -76,6 +76,12 @@ class Worker:
         self.counts = ports.counters.counts
         self.log = structlog.get_logger().bind(worker=ports.name, pid=os.getpid())
         self.running = True
+        self.paused = False
+        """Whether the supervisor has asked for a pause. The loop then stops, and calls hold()."""
+        self._deferred: list[tuple[Message, list[int]]] = []
+        """Messages that came during a pause."""
+        self._pause_ask: Message | None = None
+        """The request for the pause, until hold() answers it."""
         self.slots_wanted = True
         """Whether every freed slot wakes this worker. If not, one does only while less than half are free.
         The stage clears it when it does not wait for slots, and may change it at any time."""
@@ -181,8 +187,9 @@ class Worker:
         return self.control.peer_backlog(name)
 
     def stop(self) -> None:
-        """Have the loop end after this breath."""
+        """Have the loop end after this breath, also one that pauses."""
         self.running = False
+        self.paused = False
 
     # --- the breath ---------------------------------------------------------------------
 
@@ -252,20 +259,20 @@ class Worker:
         """The worker ``source`` has freed slots of this one."""
         pool = self.pool
         for entry in entries:
-            pool.unref(entry & _SLOT_MASK)
-        if tags := [entry >> TAG_SHIFT for entry in entries if entry > _SLOT_MASK]:
+            pool.unref(entry & SLOT_MASK)
+        if tags := [entry >> TAG_SHIFT for entry in entries if entry > SLOT_MASK]:
             self.stage.on_released(source, tags)
 
     def _free_push(self, home: str) -> Callable[[int], None]:
         """The function that frees slots of the worker ``home``. Its argument is an entry of a free ring."""
         if home == self.name:
             unref = self.pool.unref
-            return lambda entry: unref(entry & _SLOT_MASK)
+            return lambda entry: unref(entry & SLOT_MASK)
         ring = self.ports.free_out.get(home)
         return ring.push if ring is not None else self._no_way_home
 
     def _no_way_home(self, entry: int) -> None:
-        slot = entry & _SLOT_MASK
+        slot = entry & SLOT_MASK
         raise LookupError(
             f"slot {slot} of {self.ports.home_of(slot)} cannot be with {self.name}: no free ring"
         )
@@ -317,6 +324,21 @@ class Worker:
             case messages.LogFile() if fds:
                 self._on_log_file(fds[0])
                 return {}
+            case healing_messages.Pause():
+                self.paused, self.running = True, False
+                self._pause_ask = message
+                return None
+            case healing_messages.Lost() as ask if self.paused:
+                return self._lose(ask)
+            case healing_messages.Settle() as ask if self.paused:
+                return self._settle(ask, fds)
+            case healing_messages.Resume():
+                self._resume()
+                return {}
+        if self.paused:
+            # The stage must not change while others count its references.
+            self._deferred.append((message, fds))
+            return None
         try:
             if isinstance(request, messages.Reload):
                 return self._reload(request)
@@ -336,6 +358,77 @@ class Worker:
         self._on_reload(config)
         self.events.check_levels()
         return {}
+
+    # --- other workers that die ---------------------------------------------------------
+
+    def hold(self, seconds: float) -> None:
+        """Pause: serve the supervisor's requests, for at most that long. The stage is between two breaths."""
+        if self._pause_ask is not None:
+            ask, self._pause_ask = self._pause_ask, None
+            self.reply(ask, {})
+        self.control.flush()
+        self.control.wait(seconds)
+        self.control.poll_supervisor()
+        self._after_control()
+        self.check_parent()
+
+    def slots_held(self) -> Holdings:
+        """The references to slots that this worker holds or counts (see holdings.py), between two breaths."""
+        found = self.stage.slots_held()
+        holdings.in_rings(found, self.ports)
+        return found
+
+    def lose(self, workers: Collection[str]) -> Holdings:
+        """These workers are dead: drop what is in the rings with them. Returns what this worker holds."""
+        self._rings.forget(workers)
+        return self.slots_held()
+
+    def settle(self, losses: Losses, slots: Mapping[int, int] | None, now: float) -> int:
+        """After lose(): correct the pool, and let the stage end what lived in the dead workers.
+
+        slots: see Settle. Returns how many references were lost.
+        """
+        lost = 0
+        if slots is not None:
+            before = self.pool.held()
+            lost = self.pool.restore(slots)
+            if wrong := [slot for slot, number in slots.items() if number > before.get(slot, 0)]:
+                # They are never freed, which is the lesser evil.
+                self.log.error("more references are held than were given", slots=wrong)
+        self.stage.on_workers_lost(losses, now)
+        return lost
+
+    def _lose(self, ask: healing_messages.Lost) -> Message:
+        """Serve the request ``lost``."""
+        # Only the stage of ingress knows links.
+        links_up = getattr(self.stage, "links_up", None)
+        links: dict[int, int] | None = links_up() if links_up is not None else None
+        return healing_messages.LostAnswer(self.lose(ask.workers), links).encode()
+
+    def _settle(self, ask: healing_messages.Settle, fds: list[int]) -> Message:
+        """Serve the request ``settle``."""
+        for peer, fd in zip(ask.peers, fds, strict=True):
+            self._renew_peer(peer, socket.socket(fileno=fd))
+        losses = Losses(tuple(ask.workers), ask.links)
+        return healing_messages.SettleAnswer(self.settle(losses, ask.slots, monotonic())).encode()
+
+    def _renew_peer(self, name: str, sock: socket.socket) -> None:
+        before, after = self.control.renew_peer(name, sock)
+        if self.poller is not None:
+            if self.poller.registered(before.fileno()):
+                self.unregister(before.fileno())
+            self.register(after.fileno(), events.READ, self._server(after))
+        before.close()
+
+    def _resume(self) -> None:
+        if self.paused:
+            self.paused, self.running = False, True
+            self.woken = True
+            deferred, self._deferred = self._deferred, []
+            for message, fds in deferred:
+                result = self._dispatch(message, fds)
+                if result is not None and "id" in message:
+                    self.reply(message, result)
 
     def _audit(self) -> Message:
         """The answer to the request ``audit``: what the stage holds, and whether the pool is consistent."""

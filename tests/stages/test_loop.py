@@ -1,6 +1,7 @@
 """The loop with workers that are scripts: who breathes, and when it looks for more before it sleeps."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import structlog
@@ -36,6 +37,7 @@ class Scripted:
         self.clock = clock
         self.work = work
         self.running = True
+        self.paused = False
         self.woken = False
         self.sleeps = self.breaths = self.looks = 0
         self.idle = Idle()
@@ -65,6 +67,9 @@ class Scripted:
 
     def prewoken(self) -> bool:
         return self.prewakes.pop(0) if self.prewakes else False
+
+    def hold(self, seconds: float) -> None:
+        raise AssertionError("nobody pauses")
 
     def check_parent(self) -> None:
         raise AssertionError("only a process asks")
@@ -265,3 +270,59 @@ def test_what_busy_polling_finds_is_for_workers_that_nobody_has_woken(clock: Clo
     second.input_at_look = 2
     loop.run_turns()
     assert breaths == [1]
+
+
+class EdgePoller:
+    """A poller with one event, which it reports once."""
+
+    def __init__(self) -> None:
+        self.rung = False
+        self.waiting = [(7, 1)]
+        self.delivered: list[tuple[int, int]] = []
+
+    def poll(self, timeout: float, most: int) -> list[tuple[int, int]]:
+        events, self.waiting = self.waiting, []
+        return events
+
+    def dispatch(self, events: list[tuple[int, int]]) -> None:
+        self.delivered += events
+
+
+class Pausing(Scripted):
+    """A worker that is asked to pause in its second breath, and goes on after it was held once."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__("pausing", clock, [1, 1, 1, 1])
+        self.held = 0
+
+    def breathe(self, now: float) -> int:
+        self.breaths += 1
+        if self.breaths == 2:
+            self.paused, self.running = True, False
+        if self.breaths == 4:
+            self.running = False
+        return 1
+
+    def hold(self, seconds: float) -> None:
+        self.held += 1
+        self.paused, self.running = False, True
+
+    def check_parent(self) -> None:
+        """The supervisor is there."""
+
+    def end(self) -> None:
+        """The process ends."""
+
+
+def test_an_event_that_was_polled_before_a_pause_is_delivered_after_it(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Loop, "_take_signals", lambda _self: None)
+    poller: Any = EdgePoller()
+    worker = Pausing(clock)
+    worker.poller = poller
+    Loop(Waiting(clock, [1.0], lambda: None), [worker]).run()
+    assert worker.held == 1
+    assert worker.breaths == 4
+    # The loop polls after the breath that paused. The socket will not report the same again.
+    assert poller.delivered == [(7, 1)]

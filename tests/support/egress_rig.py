@@ -49,7 +49,9 @@ class EgressRig:
             counts=self.counts,
             index=0,
             ports=SimpleNamespace(
-                arena=SimpleNamespace(slots=self.slots), rings_out={"demux": ring, "ingress": ring}
+                incarnation=0,
+                arena=SimpleNamespace(slots=self.slots),
+                rings_out={"demux": ring, "ingress": ring},
             ),
             free=lambda slot, tag=0: self.pool.unref(slot),
             register=lambda fd, _events, callback: self.callbacks.__setitem__(fd, callback),

@@ -48,6 +48,7 @@ CLASSES: dict[int, type] = {
     kinds.ABORT: flows.FlowNotice,
     kinds.EVICTED: flows.FlowNotice,
     kinds.FORBIDDEN: flows.FlowNotice,
+    kinds.STRAY: streams.Stray,
     kinds.CLOSED: flows.FlowNotice,
     kinds.UDP_DATA: udp.UdpData,
     kinds.UDP_ANSWERED: flows.FlowNotice,

@@ -21,6 +21,10 @@ class Network(OneProcess):
         self.listener.setblocking(False)
         self.port: int = self.listener.getsockname()[1]
 
+    def die(self, *names: str) -> None:
+        """These real workers die, and have successors. The guests stay where they are."""
+        self.kill(*names, links=self.card.links())
+
     def accepted(self) -> socket.socket:
         """The server's end of the next connection, which must exist already."""
         sock, _ = self.listener.accept()
@@ -48,7 +52,7 @@ class Network(OneProcess):
         """Assert that no connection is left, not even in TIME-WAIT."""
         for name in self.stages:
             if not name.startswith("demux"):
-                assert not self.held_by(name)["flows"], (name, self.held_by(name))
+                assert not self.held_by(name).get("flows", 0), (name, self.held_by(name))
 
     def everybody_leaves(self) -> None:
         """Assert that no connection is left. Let all guests leave. Assert that nothing of them is left."""

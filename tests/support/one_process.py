@@ -18,13 +18,15 @@ from pipeline.config.model import Config
 from pipeline.control.metrics.families import writers
 from pipeline.counters import INDEX
 from pipeline.go import flags
-from pipeline.ipc.fabric import Fabric, audit_pools
+from pipeline.ipc.fabric import Fabric, audit_pools, by_home
 from pipeline.records import kinds
 from pipeline.records.addresses import addr_bytes
 from pipeline.records.kinds import RECORD_BYTES
 from pipeline.records.run import Run
 from pipeline.stages.demux.stage import DemuxStage
 from pipeline.stages.egress.stage import EgressStage
+from pipeline.stages.holdings import Holdings, count
+from pipeline.stages.losses import Losses
 from pipeline.stages.resolver.stage import ResolverStage
 from pipeline.stages.tcp.stage import TcpStage
 from pipeline.stages.worker import Message, Worker
@@ -95,6 +97,16 @@ class Neighbour:
     def reload(self, config: Config) -> None:
         """A played worker has no settings."""
 
+    def slots_held(self) -> Holdings:
+        """The references of the records that it keeps."""
+        found: Holdings = {}
+        if self.keeps:
+            count(found, [record.slot for record in self.taken if record.carries()])
+        return found
+
+    def on_workers_lost(self, losses: Losses, now: float) -> None:
+        """A played worker has nothing of others."""
+
     def held(self) -> dict[str, int]:
         """Nothing is held for guests: what it keeps belongs to the test."""
         return {}
@@ -159,22 +171,68 @@ class OneProcess:
         )
         self.layout = Layout(slots, tcp_workers, egress_workers)
         self.fabric = Fabric.create(self.layout)
+        self.run = run
+        self.played = played or {}
+        self.deaths = 0
         self.now = 1000.0
         self.rng = random.Random(seed) if seed is not None else None
         self.workers: dict[str, Worker] = {}
         self.stages: dict[str, Any] = {}
         self.neighbours: dict[str, Neighbour] = {}
         for name in self.layout.names:
-            role = self.layout.node(name).role
-            worker = self.workers[name] = Worker(self.fabric.ports(name), None)
-            if role in run:
-                self.stages[name] = stage = _STAGES[role](worker, self.config)
-            else:
-                stage = self.neighbours[name] = (played or {}).get(name, Neighbour)(worker, self)
-            worker.adopt(stage)
+            self._make(name)
         self.order = list(self.layout.names)
         """The order in which the workers breathe, unless a seed was given."""
         self._sockets: list[socket.socket] = []
+
+    def _make(self, name: str, slots: Mapping[int, int] | None = None) -> None:
+        """Make a worker. slots: what others hold of the slots of its dead predecessor."""
+        role = self.layout.node(name).role
+        worker = self.workers[name] = Worker(self.fabric.ports(name, self.deaths), None)
+        if slots is not None:
+            worker.pool.restore(slots)
+        stage: Any
+        if role in self.run:
+            stage = self.stages[name] = _STAGES[role](worker, self.config)
+        else:
+            stage = self.neighbours[name] = self.played.get(name, Neighbour)(worker, self)
+        worker.adopt(stage)
+
+    # --- deaths -------------------------------------------------------------------------
+
+    def references(self) -> dict[str, Holdings]:
+        """The references to each home's slots that all workers hold."""
+        return by_home(self.layout, [worker.slots_held() for worker in self.workers.values()])
+
+    def references_counted(self) -> dict[str, Holdings]:
+        """The same as the homes count them."""
+        return {home: self.workers[home].pool.held() for home in self.layout.pools}
+
+    def kill(self, *names: str, links: Mapping[int, int] | None = None) -> None:
+        """Real workers die at once, between two breaths, and have successors, as in the daemon.
+
+        links: the links that are up, by default none.
+        """
+        self.deaths += 1
+        for name in names:
+            dead = self.workers.pop(name)
+            stage = self.stages.get(name)
+            if isinstance(stage, EgressStage):
+                # The kernel does that. What they push here is never published.
+                stage.udp.close_all()
+                stage.icmp.close()
+                for flow in stage.connections.flows.by_key.values():
+                    flow.stream.sock.close()
+            if dead.poller is not None:
+                dead.poller.close()
+        held = by_home(self.layout, [worker.lose(names) for worker in self.workers.values()])
+        self.fabric.bury(names)
+        losses = Losses(names, links or {})
+        for name in names:
+            self._make(name, held.get(name))
+        for name, worker in self.workers.items():
+            if name not in names:
+                worker.settle(losses, held.get(name), self.now)
 
     # --- time ---------------------------------------------------------------------------
 

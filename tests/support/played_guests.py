@@ -21,6 +21,7 @@ from pipeline.records.run import Run
 from pipeline.records.tcp import TcpOut
 from pipeline.records.udp import SteerUdp, UdpOut, UdpToGuest, UnsteerUdp
 from pipeline.stages.ingress.steering import Steering
+from pipeline.stages.losses import Losses
 from pipeline.stages.worker import Worker
 from pipeline.wire import arp, ethernet, icmp, ip, ipv4
 from pipeline.wire.tcp import SYN
@@ -304,6 +305,18 @@ class Card(Neighbour):
         guest = Guest(self, number, peer)
         self.guests[guest.addr] = self.by_link[number] = guest
         return guest
+
+    def links(self) -> dict[int, int]:
+        """The links that are up, each with the number of its guest."""
+        return {guest.link: guest.peer for guest in self.guests.values() if guest.up}
+
+    def on_workers_lost(self, losses: Losses, now: float) -> None:
+        """Do as ingress does."""
+        if losses.has("demux"):
+            self.steering.on_demux_lost()
+        for egress in losses.shards("egress"):
+            self.steering.on_egress_lost(egress)
+        self.steering.introduce(losses, self.links(), shared=False, drops=False)
 
     def step(self, now: float) -> int:
         """Handle records for guests, then let the guests send."""

@@ -44,13 +44,17 @@ class FakeWorker(Poller):
         self.log = structlog.get_logger()
         self.events = Events()
         self.freed: list[int] = []
+        self.sent: list[dict[str, object]] = []
+        """Messages for the supervisor."""
         self.saved: list[bytes] = []
         """What the state file is to have, each time that the stage asks for it."""
 
     def send_event(self, message: dict[str, object]) -> None:
         event = messages.event_of(message)
-        assert isinstance(event, messages.StateFileEvent)
-        self.saved.append(event.content)
+        if isinstance(event, messages.StateFileEvent):
+            self.saved.append(event.content)
+        else:
+            self.sent.append(message)
 
     def free(self, slot: int, tag: int = 0) -> None:
         self.freed.append(slot)

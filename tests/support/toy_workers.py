@@ -14,6 +14,8 @@ from pipeline.config.model import Config
 from pipeline.ipc import wake
 from pipeline.ipc.channel import ControlChannel
 from pipeline.ipc.fabric import Fabric
+from pipeline.stages.holdings import Holdings
+from pipeline.stages.losses import Losses
 from pipeline.stages.worker import Message, Worker
 from tests.support.ready import readable
 
@@ -42,6 +44,12 @@ class Toy:
     def reload(self, config: Config) -> None:
         pass
 
+    def slots_held(self) -> Holdings:
+        return {}
+
+    def on_workers_lost(self, losses: Losses, now: float) -> None:
+        pass
+
     def held(self) -> dict[str, int]:
         return {"toys": 0}
 
@@ -58,6 +66,7 @@ class Child:
     def __init__(self, fabric: Fabric, name: str, make: MakeStage, max_sleep: float = 60.0) -> None:
         mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.name, self.bell = name, fabric.bell(name)
+        self.fabric = fabric
         self.counters = fabric.counters(name)
         self.pid = os.fork()
         if self.pid == 0:

@@ -24,7 +24,7 @@ Life of a connection:
 from typing import Self
 
 from pipeline.engines.tcp import arrival, closing, handshake, icmp_errors, transmit
-from pipeline.engines.tcp.actions import CONNECT, Action, Discard, Outgoing, Release
+from pipeline.engines.tcp.actions import CONNECT, Action, Deliver, Discard, Outgoing, Release
 from pipeline.engines.tcp.config import TcpConfig
 from pipeline.engines.tcp.ending import CONNECT_FAILED, GUEST_GONE, HOST_RESET, TIMED_OUT
 from pipeline.engines.tcp.reassembly import Reassembly
@@ -143,6 +143,15 @@ class Connection(Tcb):
     def holds_bytes(self) -> bool:
         """Whether the connection holds handles, of unacknowledged or out-of-order bytes."""
         return bool(self.snd.chunks or self.rcv.reassembly.ranges)
+
+    def handles(self) -> list[object]:
+        """Every handle that the connection holds, also those in actions that nobody has taken yet."""
+        found = [chunk.buf for chunk in self.snd.chunks]
+        found += [buf for _, _, buf, _ in self.rcv.reassembly.ranges]
+        for action in self.agenda.actions:
+            if isinstance(action, Deliver | Discard | Release):
+                found.append(action.buf)
+        return found
 
     def snapshot(self) -> dict[str, object]:
         """The state as plain values, for debugging. Sequence numbers are as on the wire."""

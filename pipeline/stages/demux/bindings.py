@@ -5,9 +5,11 @@ its frames. Its changes must not fill our memory. So while the ring is full, dem
 reports the newest MAC when there is room.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 from pipeline.counters import INDEX
+from pipeline.ipc.ring import Producer
 from pipeline.records import kinds
 from pipeline.records.guests import Neighbor, NeighborGone
 from pipeline.stages.demux.network import Network
@@ -36,6 +38,13 @@ class Bindings:
         record = Neighbor.pack(kinds.NEIGHBOR, addr, mac, link)
         for ring in self._rings:
             ring.push(record)
+
+    def report_all(self, rings: Sequence[Producer]) -> None:
+        """Report every address to workers that know none, over these rings."""
+        for addr, (mac, link) in self._neighbors.snapshot().items():
+            record = Neighbor.pack(kinds.NEIGHBOR, addr, mac, link)
+            for ring in rings:
+                ring.push(record)
 
     def changed(self, addr: int) -> None:
         """The address has another MAC on the same link. report_changes() sends it."""

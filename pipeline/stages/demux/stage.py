@@ -44,8 +44,11 @@ from pipeline.stages.demux.ipv6 import Ipv6Input
 from pipeline.stages.demux.network import Network
 from pipeline.stages.demux.services import Services
 from pipeline.stages.demux.udp import UdpDispatch
+from pipeline.stages.holdings import Holdings, count
+from pipeline.stages.losses import Losses
 from pipeline.stages.work_meter import WorkMeter
 from pipeline.stages.worker import Message, Worker
+from pipeline.topology import EGRESS, INGRESS, RESOLVER, TCP
 from pipeline.wire import ethernet, ip
 from pipeline.wire.errors import WireError
 
@@ -344,6 +347,44 @@ class DemuxStage:
         self.ip.set_limits(limits)
         if self.ipv6 is not None:
             self.ipv6.discovery.set_search_domains(config.network.dns_search_domains)
+
+    def slots_held(self) -> Holdings:
+        """See Stage.slots_held. Fragments are copied, so they hold nothing."""
+        found: Holdings = {}
+        count(found, self.udp.waiting.slots_held())
+        count(found, self.output.filler.slots_held())
+        return found
+
+    def on_workers_lost(self, losses: Losses, now: float) -> None:
+        """See Stage.on_workers_lost: end what lived there, and tell successors of guests and links."""
+        self.now = now
+        network = self.network
+        shards = losses.shards(EGRESS)
+        for egress in shards:
+            self.udp.on_egress_lost(egress)
+        if losses.has(INGRESS):
+            self._on_ingress_lost(losses)
+        rings = [network.tcp_out.rings[shard] for shard in losses.shards(TCP)]
+        rings += [network.egress_out[shard] for shard in shards]
+        rings += [network.resolver_out] if losses.has(RESOLVER) else []
+        for link, guest in self.links.items():
+            for ring in rings:
+                ring.push(LinkNotice.pack(kinds.LINK_UP, link, guest))
+        if network.ipv6 is not None:
+            judges = [network.egress_out[shard] for shard in shards]
+            self.bindings.report_all(judges + ([network.resolver_out] if losses.has(RESOLVER) else []))
+        self.due = now
+
+    def _on_ingress_lost(self, losses: Losses) -> None:
+        """Ingress has died, with the links that are not up any more. What is steered begins anew."""
+        for link, guest in list(self.links.items()):
+            if link not in losses.links:
+                self._on_link_down(link, guest)
+                self._report_link(kinds.LINK_DOWN, LinkNotice(link, guest))
+        self.udp.flows.forget_steering()
+        self.bindings.report_all([self.network.ingress_out])
+        self.meter.switch(False)
+        self.dropped.watched = False
 
     def held(self) -> dict[str, int]:
         """What demux holds for guests; all zero when no guest has a link any more."""

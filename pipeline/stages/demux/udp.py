@@ -28,6 +28,10 @@ from pipeline.stages.flow_reports import FlowReports
 from pipeline.wire import ip, ipv4, udp
 from pipeline.wire.errors import WireError
 
+INCARNATION_SHIFT: Final = 20
+"""Each successor of demux numbers flows from this far on: 2**20 numbers after its predecessor. So datagrams
+that were steered before do not get into another flow."""
+
 _RECEIVED: Final = INDEX["udp_datagrams_from_guest"]
 _SENT: Final = INDEX["udp_datagrams_to_guest"]
 _FLOWS: Final = INDEX["udp_flows"]
@@ -60,6 +64,7 @@ class UdpDispatch:
             max_per_guest=config.limits.max_udp_flows_per_guest,
             max_flows=config.limits.max_udp_flows,
             full_cone=config.network.udp_nat == FULL_CONE,
+            first_number=network.worker.ports.incarnation << INCARNATION_SHIFT,
         )
         self.waiting = WaitingSlots(config.workers.slots, config.workers.egress_workers)
         self.new_flows = Buckets(
@@ -233,6 +238,14 @@ class UdpDispatch:
         self.worker.free(waiting.run.slot)
 
     # --- ends -------------------------------------------------------------------------
+
+    def on_egress_lost(self, egress: int) -> None:
+        """An egress worker has died, with the host sockets of these flows. Its datagrams here may go on."""
+        for flow in self.flows.of_owner(egress):
+            self.flows.close(egress, flow.number)
+            if flow.steered:
+                self.ingress_out.push(UnsteerUdp.pack(flow.number, flow.key))
+        self.counts[_FLOWS] = len(self.flows)
 
     def on_host_close(self, egress: int, number: int) -> None:
         """Egress ended the flow."""

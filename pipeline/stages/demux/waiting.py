@@ -38,6 +38,10 @@ class WaitingSlots:
         """How many addresses have waiting datagrams, for each egress worker."""
         return len(self._of_addr)
 
+    def slots_held(self) -> list[int]:
+        """The slots of all waiting datagrams, one entry for each datagram."""
+        return [slot for (_, slot), number in self._datagrams.items() for _ in range(number)]
+
     def add(self, egress: int, addr: int, slot: int) -> bool:
         """Count one more datagram for addr in a slot of an egress worker; False if it must not wait."""
         if (addr, slot) not in self._datagrams:

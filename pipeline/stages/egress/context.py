@@ -40,5 +40,5 @@ class EgressContext:
         """For datagrams and pings. The connections of each guest have fillers of their own."""
         self.bound = SocketBound(worker, self.tcp_out)
         self.notices = DemuxNotices(self.demux_out)
-        self.numbers = FlowNumbers()
+        self.numbers = FlowNumbers(worker.ports.incarnation)
         self.reports = FlowReports(worker.events)

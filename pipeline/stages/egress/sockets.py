@@ -20,7 +20,7 @@ At the limit, the first of these flows that there is makes room for a new one:
 import errno
 import socket
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from heapq import nsmallest
 from typing import Final
 
@@ -131,6 +131,10 @@ class SocketBound:
     def link_down(self, link: int) -> None:
         """A link is gone."""
         self._links.pop(link, None)
+
+    def keep_links(self, up: Mapping[int, int]) -> None:
+        """Of the links that are known, only these are up."""
+        self._links = {link: guest for link, guest in self._links.items() if link in up}
 
     def guest_of(self, link: int) -> int:
         """The number of the guest that opened a link. An unknown link is a guest of its own."""

@@ -44,10 +44,12 @@ from pipeline.stages.egress.rows import FlowRows
 from pipeline.stages.egress.tcp.connections import Connections
 from pipeline.stages.egress.tcp.opener import Opener
 from pipeline.stages.egress.udp.sockets import UdpSockets
+from pipeline.stages.holdings import Holdings, count
+from pipeline.stages.losses import Losses
 from pipeline.stages.work_meter import WorkMeter
 from pipeline.stages.worker import Worker
 from pipeline.system import outbound
-from pipeline.topology import DATA_CAPACITY
+from pipeline.topology import DATA_CAPACITY, DEMUX, INGRESS, LISTEN, TCP
 
 BURSTS_A_STEP: Final = 8
 """Bursts of datagrams to take from demux before TCP has its turn again."""
@@ -252,6 +254,29 @@ class EgressStage:
     def on_released(self, source: str, tags: list[int]) -> None:
         """A worker returned references; each tag is the number of the flow that used one."""
         self.connections.on_released(source, tags)
+
+    def slots_held(self) -> Holdings:
+        """See Stage.slots_held. Datagrams are sent as soon as they come, so they hold nothing."""
+        found: Holdings = {}
+        count(found, self.connections.slots_held())
+        count(found, self.context.filler.slots_held())
+        return found
+
+    def on_workers_lost(self, losses: Losses, now: float) -> None:
+        """See Stage.on_workers_lost: what a dead worker knew of a flow is lost, so the flow ends."""
+        for shard in losses.shards(TCP):
+            self.connections.on_tcp_lost(shard)
+        if losses.has(LISTEN):
+            # The supervisor opens the forwarded ports again.
+            self.udp.forwards.close_all()
+        if losses.has(DEMUX):
+            # Stations stay: a rule about an address must hold for a guest's other addresses at any time.
+            self.udp.on_demux_lost()
+        if losses.has(INGRESS):
+            self._meter.switch(False)
+        if losses.has(DEMUX) or losses.has(INGRESS):
+            self.context.bound.keep_links(losses.links)
+            self.context.policy.stations.keep_links(losses.links)
 
     def held(self) -> dict[str, int]:
         """How many of each thing the stage holds for guests."""

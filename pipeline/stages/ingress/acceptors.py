@@ -11,7 +11,9 @@ from typing import Final
 
 from pipeline.counters import INDEX
 from pipeline.ipc import messages
+from pipeline.ipc.healing_messages import Adopt
 from pipeline.links import protocols
+from pipeline.links.adopted import AdoptedLinks
 from pipeline.links.base import Link, LinkClosed
 from pipeline.links.listener import Arrival, GatewayAddresses, LinkResources, Listener
 from pipeline.stages.worker import Message, Worker
@@ -50,6 +52,16 @@ class Acceptors:
         """Listeners whose socket the supervisor connects, by the number of their request."""
         self._requests = 0
         self._closed = False
+        self._adopted: AdoptedLinks | None = None
+
+    def adopt(self, ask: Adopt, fd: int, row: memoryview) -> Arrival:
+        """The link of a guest that a dead predecessor of this worker had. Raises OSError or ValueError."""
+        if self._adopted is None:
+            self._adopted = AdoptedLinks()
+            self.add(self._adopted)
+        arrival = self._adopted.adopt(ask, fd, row)
+        self._listener_of[arrival.link] = self._adopted
+        return arrival
 
     def open(self, ask: messages.Open, fds: list[int]) -> Message:
         """Serve the request Open, with its descriptors."""

@@ -75,6 +75,18 @@ class GuestNumbers:
         self._total += 1
         return number
 
+    def adopt_link(self, identity: str, number: int) -> None:
+        """Count one more link of this peer, whose guest has that number already."""
+        if identity:
+            self._number_of[identity] = number
+            self._identity_of[number] = identity
+        self._links[number] = self._links.get(number, 0) + 1
+        self._total += 1
+
+    def number_from(self, last: int) -> None:
+        """A predecessor has given numbers up to this one."""
+        self._last = last % MAX_NUMBER
+
     def remove_link(self, number: int, now: float) -> None:
         """A link of this guest is over."""
         self._links[number] -= 1

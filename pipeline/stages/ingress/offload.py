@@ -74,6 +74,10 @@ class VnetOffload:
         """Give the slot for cut frames back if nothing else uses it."""
         self._filler.release_idle()
 
+    def slots_held(self) -> list[int]:
+        """The slot for cut frames, if there is one."""
+        return self._filler.slots_held()
+
     def close(self) -> None:
         """Give the slot for cut frames back."""
         self._filler.retire()

@@ -145,8 +145,10 @@ class Ports:
         self._counts = worker.counts
         self._on_detached = on_detached
         self.traffic = TrafficRows(worker.counts)
-        self._last_number = 0
+        # Each link took one number, so the count of links says where a dead predecessor has stopped.
+        self._last_number = worker.counts[_CONNECTED] % (ALL_LINKS - 1)
         self.guests = GuestNumbers(descriptor_limit.links())
+        self.guests.number_from(self._last_number)
         self.fairness = fairness
         self._run_queue = RunQueue()
         self.shares = Shares(Pressure(os.cpu_count() or 1, self._run_queue.waited, lambda: worker.sleeps))
@@ -166,8 +168,15 @@ class Ports:
             )
             link.close()
             return None
-        number = self._free_number()
-        guest_number = self.guests.add_link(arrival.identity)
+        return self._enter(arrival, self._free_number(), self.guests.add_link(arrival.identity), now)
+
+    def adopt(self, arrival: Arrival, number: int, guest_number: int) -> Port:
+        """Attach a link that a predecessor of this worker has numbered already."""
+        self.guests.adopt_link(arrival.identity, guest_number)
+        return self._enter(arrival, number, guest_number, monotonic())
+
+    def _enter(self, arrival: Arrival, number: int, guest_number: int, now: float) -> Port:
+        link = arrival.link
         port = Port(number, guest_number, arrival, self._counts, self.traffic.open(number))
         self.shares.add(port.guest_number, now)
         self.shares.several = len(self.guests) > 1

@@ -6,16 +6,20 @@ segments (GSO); demux's frames go as they are (transmitter.py).
 """
 
 import socket
+from contextlib import suppress
 from typing import Final
 
 from pipeline.config.model import Config
-from pipeline.ipc import messages
+from pipeline.ipc import healing_messages, messages
 from pipeline.ipc.channel import close_all
+from pipeline.links.adopted import form_of
 from pipeline.links.base import FULL_READ, Link, LinkClosed
 from pipeline.links.listener import Arrival, GatewayAddresses, LinkResources
 from pipeline.links.offload import OffloadLink
+from pipeline.links.places import Places
 from pipeline.links.stream import StreamLink
 from pipeline.stages import ipv6_addresses
+from pipeline.stages.holdings import Holdings, count
 from pipeline.stages.ingress.acceptors import Acceptors
 from pipeline.stages.ingress.fairness import Fairness
 from pipeline.stages.ingress.live import Captures
@@ -24,8 +28,10 @@ from pipeline.stages.ingress.ports import Port, Ports
 from pipeline.stages.ingress.receiver import Receiver
 from pipeline.stages.ingress.steering import Steering
 from pipeline.stages.ingress.transmitter import Transmitter
+from pipeline.stages.losses import Losses
 from pipeline.stages.worker import Message, Worker
 from pipeline.system import peer
+from pipeline.topology import DEMUX, EGRESS
 from pipeline.wire import framing, ip, offload
 
 TIMERS_EVERY_S: Final = 0.05
@@ -43,6 +49,7 @@ class IngressStage:
         self._shared = False
         """Whether the other workers were told that several guests have links."""
         self.steering = Steering(worker, config)
+        self._places = Places(worker.ports.places)
         self.fairness = Fairness(worker.pool, worker.counts, config.limits.max_bad_frames_per_second)
         self.ports = Ports(worker, self.fairness, self._on_detached)
         self._vnet = VnetOffload(worker, config.network.mtu, ipv6=ipv6)
@@ -90,6 +97,7 @@ class IngressStage:
         """Requests of the supervisor.
 
         ``attach``: a stream that /connect has taken over, with the bytes after the request's head.
+        ``adopt``: a link of a predecessor that has died.
         ``open``: sockets on which guests arrive, see pipeline.stages.ingress.acceptors.
         ``guests``: the guests with links.
         ``capture``: a file with the head of a capture. Every frame is written to it from now on.
@@ -100,6 +108,8 @@ class IngressStage:
             case messages.Attach() as ask if fds:
                 self._connect(socket.socket(fileno=fds[0]), ask.name or "", ask.head, ask.offload or "")
                 return {}
+            case healing_messages.Adopt() as ask if fds:
+                return self._adopt(ask, fds[0])
             case messages.Open() as ask if fds:
                 return self._acceptors.open(ask, fds)
             case messages.Capture() if fds:
@@ -124,6 +134,33 @@ class IngressStage:
 
     def on_released(self, source: str, tags: list[int]) -> None:
         """Nothing to do: ingress puts no tags on its slots."""
+
+    def slots_held(self) -> Holdings:
+        """See Stage.slots_held."""
+        found: Holdings = {}
+        count(found, self._vnet.slots_held())
+        count(found, self._transmitter.slots_held())
+        for port in self.ports.by_number.values():
+            count(found, port.link.slots_held())
+        return found
+
+    def on_workers_lost(self, losses: Losses, now: float) -> None:
+        """See Stage.on_workers_lost: stop steering to dead workers, and tell successors of all links."""
+        steering = self.steering
+        if losses.has(DEMUX):
+            steering.on_demux_lost()
+        for egress in losses.shards(EGRESS):
+            steering.on_egress_lost(egress)
+        steering.introduce(losses, self.links_up(), shared=self._shared, drops=self.captures.live.dropping)
+        if losses.has(DEMUX):
+            for port in self.ports.by_number.values():
+                if port.link.tunnel_mtu:
+                    steering.report_tunnel(port.number, port.link.tunnel_mtu)
+        self._receiver.more = True
+
+    def links_up(self) -> dict[int, int]:
+        """The links that are up, each with the number of its guest."""
+        return {port.number: port.guest_number for port in self.ports.by_number.values()}
 
     def held(self) -> dict[str, int]:
         """What ingress holds for guests; all zero when no guest has a link and all flows are over."""
@@ -162,11 +199,7 @@ class IngressStage:
         port = self.ports.attach(arrival)
         if port is None:
             return False
-        self.steering.link_up(port.number, port.guest_number)
-        if arrival.link.tunnel_mtu:
-            self.steering.report_tunnel(port.number, arrival.link.tunnel_mtu)
-        self.captures.live.link_up(port)
-        self._update_shared()
+        self._enter(port, keep_place=True)
         self._worker.events.report(
             "guest-connected",
             guest=port.guest_number,
@@ -177,6 +210,43 @@ class IngressStage:
         )
         return True
 
+    def _adopt(self, ask: healing_messages.Adopt, fd: int) -> Message:
+        """Carry on a link of a predecessor that has died. The other workers know it."""
+        try:
+            arrival = self._acceptors.adopt(ask, fd, self._places.take(ask.number))
+        except (OSError, ValueError) as error:
+            self._places.free(ask.number)
+            self.steering.link_down(ask.number, ask.guest)
+            return {"error": str(error)}
+        self._enter(self.ports.adopt(arrival, ask.number, ask.guest), keep_place=False)
+        return {}
+
+    def _enter(self, port: Port, *, keep_place: bool) -> None:
+        """A link is attached. keep_place: it does not write down its place yet."""
+        self.steering.link_up(port.number, port.guest_number)
+        if port.link.tunnel_mtu:
+            self.steering.report_tunnel(port.number, port.link.tunnel_mtu)
+        self.captures.live.link_up(port)
+        self._update_shared()
+        form = form_of(port.arrival)
+        if not keep_place or not form:
+            return
+        link, arrival = port.link, port.arrival
+        if isinstance(link, StreamLink):
+            link.keep_place(self._places.take(port.number))
+        up = healing_messages.LinkUpEvent(
+            port.number,
+            port.guest_number,
+            arrival.protocol,
+            arrival.peer,
+            arrival.identity,
+            form,
+            link.guest_features if link.vnet_len else None,
+        )
+        # Without a descriptor for the message, the link just cannot outlive this worker.
+        with suppress(OSError):
+            self._worker.send_event(up.encode(), [link.fileno()])
+
     def _mtu_changed(self, link: Link) -> None:
         """A link to other hosts can carry longer packets than before, or no such long ones any more."""
         for port in self.ports.by_number.values():
@@ -186,6 +256,9 @@ class IngressStage:
 
     def _on_detached(self, port: Port, error: LinkClosed) -> None:
         """A link has ended and is closed."""
+        self._places.free(port.number)
+        if form_of(port.arrival):
+            self._worker.send_event(healing_messages.LinkDownEvent(port.number).encode())
         self.steering.link_down(port.number, port.guest_number)
         self.captures.live.link_down(port.number)
         self._update_shared()

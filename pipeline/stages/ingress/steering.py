@@ -10,7 +10,7 @@ Demux does not see steered packets, and must not take their guest for silent or 
 steering reports each guest and each flow in use, once in REPORT_EVERY_S.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from struct import Struct
 from typing import Final
 
@@ -28,7 +28,9 @@ from pipeline.records.frames import Frame, WatchDrops
 from pipeline.records.guests import LinkNotice, Neighbor, Shared, Tunnel
 from pipeline.records.tcp import TcpRange
 from pipeline.records.udp import UdpData, UdpNotice, UdpRange
+from pipeline.stages.losses import Losses
 from pipeline.stages.worker import Worker
+from pipeline.topology import DEMUX, EGRESS, TCP
 from pipeline.wire import ethernet, ip, ipv4, tcp
 
 MAX_FRAGMENTED: Final = 256
@@ -70,6 +72,10 @@ class Whereabouts:
         self.sends = gateway_mac + mac
         """The first bytes of frames from this guest to the gateway."""
         self.report_at = 0.0
+
+    def stop_steering(self) -> None:
+        """Frames from this guest go to demux until it reports the guest again."""
+        self.sends = b""
 
 
 class Route:
@@ -276,6 +282,35 @@ class Steering:
         down = LinkNotice.pack(kinds.LINK_DOWN, link, guest)
         for ring in (*self._shards, self._demux):
             ring.push(down)
+
+    # --- successors of workers that died -----------------------------------------------------
+
+    def on_demux_lost(self) -> None:
+        """Demux has died: its successor judges every packet anew. Frames still find their guests."""
+        for neighbor in self.neighbors.values():
+            neighbor.stop_steering()
+        self.routes.clear()
+
+    def on_egress_lost(self, egress: int) -> None:
+        """An egress worker has died, with the sockets of these flows."""
+        lost = self._egress[egress]
+        self.routes = {key: route for key, route in self.routes.items() if route.ring is not lost}
+
+    def introduce(self, losses: Losses, links: Mapping[int, int], *, shared: bool, drops: bool) -> None:
+        """Tell successors what they have to know from the start. links: as in Losses.
+
+        shared: as for report_shared(). drops: as for watch_drops().
+        """
+        tcp = [self._shards[shard] for shard in losses.shards(TCP)]
+        demux = [self._demux] if losses.has(DEMUX) else []
+        for ring in (*tcp, *demux):
+            for link, guest in links.items():
+                ring.push(LinkNotice.pack(kinds.LINK_UP, link, guest))
+        if shared:
+            for ring in (*tcp, *demux, *(self._egress[shard] for shard in losses.shards(EGRESS))):
+                ring.push(Shared.pack(shared))
+        if drops and demux:
+            self.watch_drops(drops)
 
 
 def _ends_of(head: bytes) -> Ends | None:

@@ -80,6 +80,10 @@ class Transmitter:
         self._used: list[int] = []
         """Slots to be returned when the gathered frames have been sent."""
 
+    def slots_held(self) -> list[int]:
+        """Slots to be returned when the gathered frames have been sent."""
+        return list(self._used)
+
     def send(self) -> int:
         """Send what is in the rings, as long as the links take it. Returns the number of records done."""
         work = 0

@@ -20,7 +20,10 @@ from pipeline.ipc import events as ev
 from pipeline.ipc import messages
 from pipeline.ipc.channel import close_all
 from pipeline.records.addresses import addr_bytes
+from pipeline.stages.holdings import Holdings
+from pipeline.stages.losses import Losses
 from pipeline.stages.worker import Worker
+from pipeline.topology import EGRESS
 from pipeline.wire import ip, proxy_protocol
 
 ACCEPTS_A_STEP: Final = 64
@@ -59,6 +62,9 @@ class Forward:
 
     def ignore(self) -> None:
         """Accept nothing until watch()."""
+
+    def on_egress_lost(self, egress: str) -> None:
+        """An egress worker has died, and has a successor."""
 
     def close(self) -> None:
         """Stop serving the address. Its connections go on."""
@@ -105,16 +111,36 @@ class DatagramForward(Forward):
     """A bound UDP socket that an egress worker serves."""
 
     def __init__(self, worker: Worker, key: str, sock: socket.socket, target: Target, egress: str) -> None:
-        """Pass sock to the egress worker ``egress``, and close it here. OSError as in Worker.send_peer."""
+        """Pass sock to the egress worker ``egress``, and keep it for a successor of that one.
+
+        OSError as in Worker.send_peer.
+        """
         super().__init__(key, _port(sock))
         self._worker = worker
         self._egress = egress
-        message = messages.UdpForward(key, addr_bytes(target.addr), target.port)
-        with sock:
-            worker.send_peer(egress, message.encode(), [sock])
+        self._message = messages.UdpForward(key, addr_bytes(target.addr), target.port)
+        self._sock = sock
+        try:
+            self._hand_over()
+        except OSError:
+            sock.close()
+            raise
+
+    def _hand_over(self) -> None:
+        self._worker.send_peer(self._egress, self._message.encode(), [self._sock])
+
+    def on_egress_lost(self, egress: str) -> None:
+        """Pass the socket to the successor, if this was the worker that served it."""
+        if egress != self._egress:
+            return
+        try:
+            self._hand_over()
+        except OSError as error:
+            self._worker.log.error("a forward cannot be as it was", forward=self.key, error=str(error))
 
     def close(self) -> None:
         """Have egress stop serving the port."""
+        self._sock.close()
         self._worker.send_peer(self._egress, messages.UdpUnforward(self.key).encode(), [])
 
 
@@ -267,6 +293,16 @@ class ListenStage:
 
     def on_released(self, source: str, tags: list[int]) -> None:
         """This worker owns no slots."""
+
+    def slots_held(self) -> Holdings:
+        """See Stage.slots_held. Listen sees no slots."""
+        return {}
+
+    def on_workers_lost(self, losses: Losses, now: float) -> None:
+        """See Stage.on_workers_lost: UDP ports of an egress worker that died are bound again."""
+        for shard in losses.shards(EGRESS):
+            for forward in self._forwards.values():
+                forward.on_egress_lost(f"{EGRESS}{shard}")
 
     def held(self) -> dict[str, int]:
         """Nothing is held for guests: forwards belong to the configuration."""

@@ -10,6 +10,7 @@ from pipeline.engines import tally
 from pipeline.engines.dhcp.names import HostNames
 from pipeline.engines.dhcp.server import Dhcp, Reply
 from pipeline.engines.dhcp.server6 import Dhcp6, Sender
+from pipeline.ipc import healing_messages
 from pipeline.records.flows import Ends, flow_key
 from pipeline.records.services import ServiceDatagram
 from pipeline.stages.resolver.leases import LeaseKeeper
@@ -55,6 +56,11 @@ class DhcpService:
         self._worker.counts[_LEASES] = self._ipv4.lease_count
         if self._ipv6 is not None:
             self._worker.counts[_LEASES6] = self._ipv6.lease_count
+
+    def restore(self, leases: healing_messages.RestoreLeases, now: float) -> None:
+        """Take over the leases of a predecessor that has died."""
+        self.keeper.restore(leases, now)
+        self._count()
 
     def takes(self, port: int) -> bool:
         """Whether datagrams to this port are for a server."""

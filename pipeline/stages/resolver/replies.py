@@ -45,6 +45,10 @@ class Replies:
         filler.commit(length)
         self._demux_out.push(ServiceDatagram.pack(link, key, slot, off, length))
 
+    def slots_held(self) -> list[int]:
+        """The slot that is being filled, if there is one."""
+        return self._filler.slots_held()
+
     def release_idle(self) -> None:
         """Give the slot back if nothing else needs it, so that an idle worker holds none."""
         self._filler.release_idle()

@@ -22,13 +22,15 @@ from pipeline.events.network import GATEWAY, UPSTREAM
 from pipeline.histograms import BY_NAME
 from pipeline.host import name_files
 from pipeline.host.upstream.resolver import MAX_QUESTIONS, Upstream
-from pipeline.ipc import flow_messages, messages
+from pipeline.ipc import flow_messages, healing_messages, messages
 from pipeline.ipc.channel import close_all
 from pipeline.records import kinds
 from pipeline.records.flows import Ends, FlowKey
 from pipeline.records.guests import UNKNOWN_GUESTS, LinkNotice, Neighbor, NeighborGone
 from pipeline.records.kinds import RECORD_BYTES
 from pipeline.records.services import ServiceDatagram
+from pipeline.stages.holdings import Holdings, count
+from pipeline.stages.losses import Losses
 from pipeline.stages.resolver.descriptors import question_sockets
 from pipeline.stages.resolver.dhcp import DhcpService
 from pipeline.stages.resolver.dns64 import dns64_of
@@ -42,6 +44,7 @@ from pipeline.stages.resolver.told import ToldNames
 from pipeline.stages.resolver.zones import LocalZones
 from pipeline.stages.worker import Message, Worker
 from pipeline.system import outbound
+from pipeline.topology import DEMUX, EGRESS
 from pipeline.wire import ethernet, ip
 
 DNS_PORT: Final = 53
@@ -161,7 +164,7 @@ class ResolverStage:
         if self.streams.deadline() <= now:
             self.streams.expire(now)
         if self.leases.deadline() <= now:
-            self.leases.save(now)
+            self.leases.on_timer(now)
         if self.guest_names.deadline() <= now:
             self._update_guest_names("", now)
         if self.dns.deadline() <= now:
@@ -211,15 +214,17 @@ class ResolverStage:
             elif kind == kinds.NEIGHBOR_GONE:
                 self.questions.stations.forget(NeighborGone.unpack(burst, at).guest_addr)
             elif kind == kinds.LINK_DOWN:
-                link = LinkNotice.unpack(burst, at).link
-                self.questions.stations.forget_link(link)
-                self.dhcp.on_link_down(link)
-                self._update_guest_names("", now)
-                guest = self.guests.pop(link, 0)
-                if guest not in self.guests.values():
-                    self.dns.on_client_gone(now)
-                    self.rates.forget_full(now)
+                self._on_link_down(LinkNotice.unpack(burst, at).link, now)
         return len(burst) // RECORD_BYTES
+
+    def _on_link_down(self, link: int, now: float) -> None:
+        self.questions.stations.forget_link(link)
+        self.dhcp.on_link_down(link)
+        self._update_guest_names("", now)
+        guest = self.guests.pop(link, 0)
+        if guest not in self.guests.values():
+            self.dns.on_client_gone(now)
+            self.rates.forget_full(now)
 
     def guest_of(self, link: int) -> int:
         """The number of the guest that opened a link. Each guest has one share and one turn.
@@ -387,6 +392,9 @@ class ResolverStage:
                 except ZoneError as error:
                     return {"error": str(error)}
                 return {}
+            case healing_messages.RestoreLeases() as ask:
+                self.dhcp.restore(ask, monotonic())
+                return {}
             case messages.ServeTcp() as ask if len(fds) == 1:
                 # The socket first: then it is closed if the address is wrong.
                 sock = socket.socket(fileno=fds[0])
@@ -413,6 +421,21 @@ class ResolverStage:
             self.dns.forget_answers()
 
     # --- what the worker asks for ------------------------------------------------------------
+
+    def slots_held(self) -> Holdings:
+        """See Stage.slots_held. Questions are copied, so they hold nothing."""
+        found: Holdings = {}
+        count(found, self.replies.slots_held())
+        return found
+
+    def on_workers_lost(self, losses: Losses, now: float) -> None:
+        """See Stage.on_workers_lost: tell demux the leases, and egress the names."""
+        if losses.has(DEMUX):
+            self.leases.report(now)
+            for link in [link for link in self.guests if link not in losses.links]:
+                self._on_link_down(link, now)
+        if losses.has(DEMUX) or losses.shards(EGRESS):
+            self.names.report_again()
 
     def held(self) -> dict[str, int]:
         """What the resolver holds for guests, except leases; all zero when no guest has a link any more."""

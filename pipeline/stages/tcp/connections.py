@@ -104,6 +104,13 @@ class Connections:
             "out_of_order": len(self.out_of_order),
         }
 
+    def slots_held(self) -> list[int]:
+        """The slots to which connections hold references, one entry for each reference."""
+        found = self.releases.slots_held()
+        for flow in {**dict.fromkeys(self.by_id.values()), **self.needs_flush}:
+            found += flow.slots_held()
+        return found
+
     def reload(self, config: Config) -> None:
         """Change the limits. Connections that are open keep their bounds of out-of-order data."""
         limits = config.limits
@@ -164,6 +171,10 @@ class Connections:
         conn = Connection.active(self._config_of(ends), self._isn(ends, now), now)
         host = self._host_end(dial.flow, dial.egress)
         self.flush_later(self._add(Flow(conn, dial.key, link, host, now, dial.client)))
+
+    def first_sequence_number(self, key: FlowKey, now: float) -> int:
+        """The one that a connection between these ends would have now. It does not follow from others."""
+        return self._isn(Ends.of(key), now)
 
     def _config_of(self, ends: Ends) -> TcpConfig:
         """The settings of the engine for a connection between these ends."""
@@ -265,9 +276,9 @@ class Connections:
 
     # --- guests that leave and come back ----------------------------------------------------
 
-    def link_down(self, link: int, now: float) -> None:
-        """Ingress or demux reports that a link is down. When both have, its guest is gone."""
-        gone = self.guests.link_down(link)
+    def link_down(self, link: int, reporters: int, now: float, *, stays: bool = False) -> None:
+        """A link is down for FROM_DEMUX, FROM_INGRESS or both. Perhaps its guest is gone. See Guests."""
+        gone = self.guests.link_down(link, reporters, stays=stays)
         if gone is None:
             return
         left = []
@@ -293,6 +304,27 @@ class Connections:
             if flow.guest is not back.guest:
                 self.memory.move(flow, back.guest)
             self.guests.move(flow, back)
+
+    # --- egress workers that die ------------------------------------------------------------
+
+    def on_egress_lost(self, egress: int, now: float) -> None:
+        """An egress worker has died, with the host sockets of these connections: reset them.
+
+        A guest whose host has not answered need not know. The successor is asked to connect.
+        """
+        for flow in list(self.by_id.values()):
+            host = flow.host
+            if host.egress != egress:
+                continue
+            conn = flow.conn
+            if isinstance(conn, TimeWait):
+                host.forget()
+            elif flow.half_open and conn.state == SYN_RECEIVED and not conn.host_connected:
+                host.connect(flow.key, flow.link.number, flow.guest.number, conn.snd_mss, conn.irs)
+            else:
+                host.forget()
+                conn.on_host_reset(now)
+                self.flush_later(flow)
 
     def _free_memory_of_orphans(self, now: float) -> None:
         """End orphans whose hosts do not read, if memory is short for all guests. At most once a second."""
@@ -367,7 +399,7 @@ class Connections:
                 flow.opened(now)
                 self.reports.opened(flow, now)
                 if action.active:
-                    host.guest_answered(flow.guest.number, conn.snd_mss)
+                    host.guest_answered(flow.key, flow.guest.number, conn.snd_mss)
             elif isinstance(action, actions.HostShutdown):
                 host.shutdown()
             elif isinstance(action, actions.HostReset):

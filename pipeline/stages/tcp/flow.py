@@ -13,11 +13,13 @@ from pipeline.engines.tcp.time_wait import TimeWait
 from pipeline.engines.timing_wheel import TimingWheel
 from pipeline.records.dials import NO_CLIENT, Client
 from pipeline.records.flows import FlowKey
+from pipeline.records.run import Run
 from pipeline.stages.tcp.host_end import HostEnd
 
-LINK_DOWN_REPORTERS: Final = 2
-"""LINK_DOWN arrives once from ingress and once from demux, each after the link's last frame on that ring. The
-link is gone when both have arrived."""
+FROM_DEMUX: Final = 1
+FROM_INGRESS: Final = 2
+"""Who reports links. LINK_UP comes from both, before all records about the link on that ring, and LINK_DOWN
+after them. The link is gone when each that reported its LINK_UP has reported its LINK_DOWN, or has died."""
 
 NOT_YET: Final = -1.0
 FIRST_TIMER_S: Final = 0.04
@@ -105,13 +107,21 @@ class GuestLink:
         self.guest = guest
         self.gone = False
         """Whether the link is down, so that no more frames come."""
-        self._downs = 0
+        self._reporters = 0
+        """Those for whom the link is up."""
 
-    def down(self) -> bool:
-        """Ingress or demux reports that the link is down. Returns whether both have reported it."""
-        self._downs += 1
-        self.gone = self._downs >= LINK_DOWN_REPORTERS
-        return self.gone
+    def up(self, reporter: int) -> None:
+        """FROM_DEMUX or FROM_INGRESS reports that the link is up."""
+        self._reporters |= reporter
+
+    def down(self, reporters: int) -> bool:
+        """The link is down for these reporters. Returns whether it is up for none."""
+        self._reporters &= ~reporters
+        return not self._reporters
+
+    def leave(self) -> None:
+        """The link is down, and its guest is gone."""
+        self.gone = True
 
 
 class Flow:
@@ -155,6 +165,19 @@ class Flow:
         """No timer is set later than this. Infinite after the first one has fired."""
         self.silent_since = 0.0
         """When the guest had last sent something, at the last look of Guest.longest_silent()."""
+
+    def slots_held(self) -> list[int]:
+        """The slots to which the engine holds references, one entry for each reference."""
+        conn = self.conn
+        found: list[int] = []
+        if isinstance(conn, TimeWait):
+            return found
+        for handle in conn.handles():
+            if isinstance(handle, Run):
+                found.append(handle.slot)
+            elif isinstance(handle, int):
+                found.append(handle)
+        return found
 
     # --- its packets -------------------------------------------------------------------------
 

@@ -54,7 +54,7 @@ class Guests:
         self._max_half_open = limits.max_half_open_per_guest
         self._syns_per_second = float(limits.max_syns_per_second)
 
-    def link_up(self, link: int, guest: int) -> GuestLink:
+    def link_up(self, link: int, guest: int, reporter: int = 0) -> GuestLink:
         """The guest with this number has opened a link. Ingress and demux both report it."""
         found = self._links.get(link)
         if found is None:
@@ -63,6 +63,7 @@ class Guests:
                 account = self._guests[guest] = Guest(guest)
             account.links += 1
             found = self._links[link] = GuestLink(link, account)
+        found.up(reporter)
         return found
 
     def link(self, link: int) -> GuestLink:
@@ -161,11 +162,20 @@ class Guests:
         flow.move(link)
         self._forget_if_gone(before)
 
-    def link_down(self, link: int) -> GuestLink | None:
-        """Ingress or demux reports that a link is down. Returns it after both reports, else None."""
-        found = self.link(link)
-        if not found.down():
+    def link_numbers(self) -> list[int]:
+        """The numbers of all links."""
+        return list(self._links)
+
+    def link_down(self, link: int, reporters: int, *, stays: bool = False) -> GuestLink | None:
+        """A link is down for these reporters. Returns it if it is gone now, else None.
+
+        stays: it is not gone, since a successor of the reporters will report it again. A link that is unknown
+        is gone already.
+        """
+        found = self._links.get(link)
+        if found is None or not found.down(reporters) or stays:
             return None
+        found.leave()
         del self._links[link]
         found.guest.links -= 1
         self._forget_if_gone(found.guest)

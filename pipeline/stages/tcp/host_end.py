@@ -67,11 +67,12 @@ class HostEnd:
     ) -> None:
         """Ask egress to connect to the host. The arguments are the fields of Connect."""
         self.insists = insists
+        self._window = UNKNOWN_WINDOW
         self._ring.push(Connect.pack(self.number, key, link, guest, mss, syn_seq, insists))
 
-    def guest_answered(self, guest: int, mss: int) -> None:
+    def guest_answered(self, key: FlowKey, guest: int, mss: int) -> None:
         """Report that the guest with this number accepted the connection that egress asked for."""
-        self._ring.push(GuestAnswered.pack(self.number, guest, mss))
+        self._ring.push(GuestAnswered.pack(self.number, key, guest, mss))
 
     def guest_moved(self, guest: int) -> None:
         """Report that the guest of the flow is back, with this number."""

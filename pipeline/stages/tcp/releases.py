@@ -28,6 +28,10 @@ class Releases:
         """Free the slot, with this tag, after ingress has read all records pushed so far."""
         self._waiting.append((self._ring.push_idx(), slot, tag))
 
+    def slots_held(self) -> list[int]:
+        """The slots that wait."""
+        return [slot for _, slot, _ in self._waiting]
+
     def free_completed(self) -> None:
         """Free the slots for which ingress has read all records."""
         waiting = self._waiting

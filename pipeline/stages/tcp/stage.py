@@ -38,17 +38,21 @@ from pipeline.records.streams import (
     Decided,
     Shutdown,
     SocketsUsedUp,
+    Stray,
     Taken,
     ToGuest,
 )
 from pipeline.records.tcp import TcpRange
 from pipeline.stages.bad_frames import BadFrames
+from pipeline.stages.holdings import Holdings, count
+from pipeline.stages.losses import Losses
 from pipeline.stages.tcp import icmp, records, rows
 from pipeline.stages.tcp.connections import Connections
-from pipeline.stages.tcp.flow import Flow
+from pipeline.stages.tcp.flow import FROM_DEMUX, FROM_INGRESS, Flow
 from pipeline.stages.tcp.host_end import flow_id
 from pipeline.stages.work_meter import WorkMeter
 from pipeline.stages.worker import Worker
+from pipeline.topology import DEMUX, EGRESS, INGRESS
 from pipeline.wire import tcp as wire_tcp
 from pipeline.wire.errors import WireError
 
@@ -100,11 +104,12 @@ class TcpStage:
         work = 0
         # Bounded, because a guest that never pauses must not block the records of hosts.
         for ring in self.guests_in:
+            reporter = FROM_DEMUX if ring is self.guests_in[0] else FROM_INGRESS
             for _ in range(BURSTS_A_STEP):
                 if not (burst := ring.peek()):
                     break
                 began = self.meter.begin() if self.meter.on else 0
-                work += self._on_guest_burst(burst, now)
+                work += self._on_guest_burst(burst, reporter, now)
                 if began:
                     self.meter.charge(burst, began)
                 ring.release(len(burst) // RECORD_BYTES)
@@ -136,7 +141,7 @@ class TcpStage:
 
     # --- from guests ------------------------------------------------------------------------
 
-    def _on_guest_burst(self, burst: memoryview, now: float) -> int:
+    def _on_guest_burst(self, burst: memoryview, reporter: int, now: float) -> int:
         for at in range(0, len(burst), RECORD_BYTES):
             kind = burst[at]
             if kind == kinds.TCP_RANGE:
@@ -145,10 +150,10 @@ class TcpStage:
                 self.connections.dial(DialRouted.unpack(burst, at), now)
             elif kind == kinds.LINK_UP:
                 up = LinkNotice.unpack(burst, at)
-                self.connections.guests.link_up(up.link, up.guest)
+                self.connections.guests.link_up(up.link, up.guest, reporter)
             elif kind == kinds.LINK_DOWN:
                 link = LinkNotice.unpack(burst, at).link
-                self.connections.link_down(link, now)
+                self.connections.link_down(link, reporter, now)
                 self.bad_frames.forget(link)
             elif kind == kinds.SHARED:
                 self.meter.switch(Shared.unpack(burst, at).shared)
@@ -261,6 +266,19 @@ class TcpStage:
         elif kind == kinds.SOCKETS_USED_UP:
             need = SocketsUsedUp.unpack(burst, at)
             self.connections.make_way(egress, need.guest, need.make_way, now)
+        elif kind == kinds.STRAY:
+            self._provoke(Stray.unpack(burst, at).key, now)
+
+    def _provoke(self, key: FlowKey, now: float) -> None:
+        """A guest has a connection that nobody else has. It may wait for ever for bytes of the host.
+
+        Only a reset with the sequence number that the guest expects would be believed (RFC 5961), and nobody
+        knows that number any more. So this sends an acknowledgment outside of the window. The guest answers
+        it with one that tells the number, and that is answered with a reset.
+        """
+        if key not in self.connections.by_key and self.ingress_out.has_room():
+            seq = self.connections.first_sequence_number(key, now)
+            self._push_out(key, actions.Outgoing(seq, wire_tcp.ACK, (0, 0, 0, 0, False, (), 0)))
 
     def _on_flow_record(self, flow: Flow, burst: memoryview, at: int, now: float) -> bool:
         """Handle a record about a connection. Returns whether the connection needs a flush."""
@@ -386,6 +404,27 @@ class TcpStage:
 
     def on_released(self, source: str, tags: list[int]) -> None:
         """A tcp worker owns no slots."""
+
+    def slots_held(self) -> Holdings:
+        """See Stage.slots_held."""
+        found: Holdings = {}
+        count(found, self.connections.slots_held())
+        return found
+
+    def on_workers_lost(self, losses: Losses, now: float) -> None:
+        """See Stage.on_workers_lost: reset connections whose host sockets are lost. Links may be down."""
+        connections = self.connections
+        for shard in losses.shards(EGRESS):
+            connections.on_egress_lost(shard, now)
+        reporters = (FROM_INGRESS if losses.has(INGRESS) else 0) | (FROM_DEMUX if losses.has(DEMUX) else 0)
+        if not reporters:
+            return
+        for link in connections.guests.link_numbers():
+            connections.link_down(link, reporters, now, stays=link in losses.links)
+            if link not in losses.links:
+                self.bad_frames.forget(link)
+        if losses.has(INGRESS):
+            self.meter.switch(False)
 
     def held(self) -> dict[str, int]:
         """See Stage.held."""

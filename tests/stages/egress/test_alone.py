@@ -8,6 +8,7 @@ from contextlib import suppress
 import pytest
 
 from pipeline.host import tcp as host_tcp
+from pipeline.host.stream import HostStream
 from pipeline.records import kinds
 from pipeline.records.dials import DialFailed
 from pipeline.records.flows import FLOW_FROM_EGRESS, FlowNotice, flow_key
@@ -234,13 +235,18 @@ def test_records_of_a_flow_that_nobody_knows_give_their_slots_back(egress: Egres
         egress.to_host(9, b"void")
     for kind in (kinds.SHUTDOWN, kinds.CLOSED, kinds.ABORT):
         egress.notify(kind, 9)
-    for record in (Window.pack(9, 0), GuestAnswered.pack(9, guest=1, mss=0), DialFailed.pack(9, final=False)):
+    for record in (
+        Window.pack(9, 0),
+        GuestAnswered.pack(9, bytes(36), guest=1, mss=0),
+        DialFailed.pack(9, final=False),
+    ):
         egress.tcp.push("egress0", record)
     egress.demux.push("egress0", DialFailed.pack(FLOW_FROM_EGRESS | 9, final=True))
     egress.demux.push("egress0", FlowNotice.pack(kinds.UDP_CLOSE, 9))
     egress.settle()
     assert egress.out() == 0
-    assert not egress.tcp.take()
+    # The worker that had dialled may have died, so its guest's connection must end.
+    assert [record.kind for record in egress.tcp.take()] == [kinds.ABORT]
 
 
 def test_bytes_for_a_host_that_is_gone_give_their_slots_back(egress: Egress) -> None:
@@ -302,6 +308,26 @@ def test_what_a_guest_said_before_it_closed_reaches_a_slow_host(egress: Egress, 
     assert egress.out() == 0
     taken = sum(record.count for record in egress.tcp.take(kinds.TAKEN))
     assert taken == sent + 7
+
+
+def test_memory_that_is_short_costs_one_connection(egress: Egress, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow, quick = egress.open(1), egress.open(2)
+    fill(egress, 1)
+
+    def no_memory(*_: object) -> int:
+        raise MemoryError
+
+    monkeypatch.setattr(HostStream, "spill", no_memory)
+    egress.advance(1.0)
+    assert [record.flow for record in egress.tcp.take(kinds.ABORT)] == [1]
+    assert egress.counter("egress0", "egress_connection_reset_no_memory") == 1
+    assert egress.out() == 0
+    egress.to_host(2, b"goes on")
+    egress.settle()
+    assert quick.recv(100) == b"goes on"
+    slow.close()
+    egress.notify(kinds.ABORT, 2)
+    egress.settle()
 
 
 def test_closing_the_socket_ends_the_stream_to_a_host_that_ended_first(

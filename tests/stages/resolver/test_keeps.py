@@ -108,3 +108,19 @@ def test_demux_is_told_the_leases_that_were_taken_over(tmp_path: Path) -> None:
         (Leased, ip.parse_ipv4("192.168.127.9"), bytes.fromhex("020000000009")),
     ]
     rig.close()
+
+
+def test_a_successor_takes_over_the_leases_that_were_reported(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.send(discover("020000000001", dhcp.REQUEST), 67, guest_addr=0, guest_port=68)
+    rig.reply()
+    assert not rig.worker.sent
+    rig.breathe(rig.stage.leases.deadline())
+    (report,) = rig.worker.sent
+    leases = rig.request({"op": "leases"})
+    rig.close()
+    successor = Rig(tmp_path)
+    answer = successor.request({**report, "op": "restore_leases"})
+    assert "error" not in answer
+    assert successor.request({"op": "leases"}) == leases
+    successor.close()

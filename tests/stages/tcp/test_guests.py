@@ -3,7 +3,7 @@
 from pipeline.config.limits import Limits
 from pipeline.engines.tcp.segment import Segment
 from pipeline.stages.tcp import guests as limits_of
-from pipeline.stages.tcp.flow import Flow
+from pipeline.stages.tcp.flow import FROM_DEMUX, FROM_INGRESS, Flow
 from pipeline.stages.tcp.guests import Guests
 from pipeline.wire.tcp import ACK
 from tests.support.flows import flow_of, flow_with, half_open_connection
@@ -149,17 +149,35 @@ def test_the_connection_from_which_the_guest_sent_nothing_for_longest_is_found_b
 def test_links_of_one_guest_are_counted_together_and_it_is_gone_with_the_last() -> None:
     of = guests()
     for link in (1, 2):
-        of.link_up(link, 7)
-        of.link_up(link, 7)
+        of.link_up(link, 7, FROM_INGRESS)
+        of.link_up(link, 7, FROM_DEMUX)
     flow = flow_of(of.link(1))
     of.add(flow)
     assert of.link(2).guest is flow.guest
-    assert of.link_down(1) is None
-    assert of.link_down(1) is flow.link
+    assert of.link_down(1, FROM_INGRESS) is None
+    assert of.link_down(1, FROM_DEMUX) is flow.link
     assert flow.link.gone
     assert (len(of), of.links) == (1, 1)
-    of.link_down(2)
-    of.link_down(2)
+    of.link_down(2, FROM_DEMUX)
+    of.link_down(2, FROM_INGRESS)
     assert len(of) == 1, "its connection is there"
     of.remove(flow)
     assert (len(of), of.links) == (0, 0)
+
+
+def test_a_link_whose_up_only_one_has_reported_is_gone_with_the_down_of_that_one() -> None:
+    of = guests()
+    of.link_up(1, 7, FROM_INGRESS)
+    assert of.link_down(1, FROM_INGRESS) is not None
+    assert of.link_down(1, FROM_DEMUX) is None, "it is unknown by now"
+    assert len(of) == 0
+
+
+def test_a_link_stays_without_reporters_until_their_successors_report_it() -> None:
+    of = guests()
+    of.link_up(1, 7, FROM_INGRESS)
+    of.link_up(1, 7, FROM_DEMUX)
+    assert of.link_down(1, FROM_INGRESS | FROM_DEMUX, stays=True) is None
+    assert not of.link(1).gone
+    of.link_up(1, 7, FROM_INGRESS)
+    assert of.link_down(1, FROM_INGRESS) is not None

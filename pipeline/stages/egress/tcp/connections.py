@@ -35,7 +35,7 @@ from pipeline.stages.egress.context import EgressContext
 from pipeline.stages.egress.sockets import NO_DESCRIPTOR
 from pipeline.stages.egress.tcp.closing import ClosingFlows
 from pipeline.stages.egress.tcp.dials import PendingDials
-from pipeline.stages.egress.tcp.flow import Flow, FlowTable
+from pipeline.stages.egress.tcp.flow import DIALLING, Flow, FlowTable
 from pipeline.stages.egress.tcp.opener import Opener
 from pipeline.stages.egress.tcp.reads import HostReads
 from pipeline.stages.egress.tcp.share import Shares
@@ -150,6 +150,9 @@ class Connections:
             flow = by_key.get(number if number & FLOW_FROM_EGRESS else base | number)
             if flow is not None:
                 self._on_notice(flow, shard, burst, at)
+            elif kind == GUEST_ANSWERED:
+                # The worker that dialled has died. Its successor knows nothing of the dial.
+                self._tcp_out[shard].push(FlowNotice.pack(ABORT, number))
         return len(burst) // RECORD_BYTES
 
     def _on_notice(self, flow: Flow, shard: int, burst: memoryview, at: int) -> None:
@@ -165,7 +168,7 @@ class Connections:
             flow.guest_aborted()
         elif kind == GUEST_ANSWERED:
             answer = GuestAnswered.unpack(burst, at)
-            flow.guest_answered(shard, self._shares.of(answer.guest), answer.mss)
+            flow.guest_answered(shard, self._shares.of(answer.guest), answer.key, answer.mss)
         elif kind == ORPHANED:
             flow.orphaned()
         elif kind == GUEST_MOVED:
@@ -227,10 +230,13 @@ class Connections:
 
     def _give_up_dialling(self, now: float) -> None:
         for number in self._dials.overdue(now):
-            # The guest has not answered, so the shard is not known. Shards without this number ignore ABORT.
-            for ring in self._tcp_out:
-                ring.push(FlowNotice.pack(ABORT, number))
-            self._end_dial(number, TIMEOUT)
+            self._give_up_dial(number, TIMEOUT)
+
+    def _give_up_dial(self, number: int, reason: str) -> None:
+        # The guest has not answered, so the shard is not known. Shards without this number ignore ABORT.
+        for ring in self._tcp_out:
+            ring.push(FlowNotice.pack(ABORT, number))
+        self._end_dial(number, reason)
 
     # --- slots, the end -----------------------------------------------------------------------
 
@@ -262,6 +268,25 @@ class Connections:
     def slots(self) -> dict[int, int]:
         """How many slots each guest holds, by its number."""
         return self._shares.sums()
+
+    def slots_held(self) -> list[int]:
+        """The slots to which connections and shares hold references, one entry for each reference."""
+        found = self._shares.slots_held()
+        for flow in self.flows.by_key.values():
+            found += flow.stream.slots_held()
+        return found
+
+    def on_tcp_lost(self, shard: int) -> None:
+        """A tcp worker has died, with these connections: reset their host sockets.
+
+        Bytes of a connection that the guest has closed still go to the host. The host client of a dial sees
+        its connection end, since nobody knows whether the dial had reached that worker.
+        """
+        for flow in list(self.flows.by_key.values()):
+            if flow.state == DIALLING:
+                self._give_up_dial(flow.number, NO_GUEST)
+            elif flow.shard == shard:
+                flow.tcp_lost(self._tcp_out[shard])
 
     def release_idle(self) -> None:
         """Give back slots that are kept only to be filled further."""

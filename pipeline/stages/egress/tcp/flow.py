@@ -12,10 +12,11 @@ from pipeline.host import tcp as host_tcp
 from pipeline.host.credit import ReadCredit
 from pipeline.host.stream import HostStream
 from pipeline.ipc import events as ev
-from pipeline.records.flows import FLOW_FROM_EGRESS, Ends, FlowNotice
+from pipeline.ipc.ring import Producer
+from pipeline.records.flows import FLOW_FROM_EGRESS, Ends, FlowKey, FlowNotice
 from pipeline.records.kinds import ABORT, CONNECTED, EVICTED, FORBIDDEN
 from pipeline.records.run import Run
-from pipeline.records.streams import MAKE_WAY_NO, Connect, ConnectFailed, Decided, Shutdown
+from pipeline.records.streams import MAKE_WAY_NO, Connect, ConnectFailed, Decided, Shutdown, Stray
 from pipeline.stages.egress.context import EgressContext
 from pipeline.stages.egress.policy_filter import REFUSED
 from pipeline.stages.egress.sockets import GuestSocket
@@ -91,6 +92,8 @@ class Flow(GuestSocket):
         self.chunk = MAX_READ if request is None else read_chunk(request.mss)
         """The most bytes of one read."""
         self.read_finished = False
+        self.ends_key: FlowKey = b"" if request is None else request.key
+        """The key of both ends in tcp; empty until a guest that was dialled has answered."""
         self._request = request
         self._began_at = monotonic()
         self._flows = flows
@@ -122,10 +125,11 @@ class Flow(GuestSocket):
         self._notify(CONNECTED)
         flows.prewake()
 
-    def guest_answered(self, shard: int, share: Share, mss: int) -> None:
+    def guest_answered(self, shard: int, share: Share, key: FlowKey, mss: int) -> None:
         """The guest has accepted the connection that egress dialled."""
         flows = self._flows
         flows.dials.remove(self.number)
+        self.ends_key = key
         self.shard = shard
         self.guest_moved(share)
         self.chunk = read_chunk(mss)
@@ -267,6 +271,13 @@ class Flow(GuestSocket):
             if self.read_finished:
                 self.stream.close_sends_fin()
         self.finish_writing()
+
+    def tcp_lost(self, successor: Producer) -> None:
+        """The tcp worker of the connection has died. Its successor lets the guest find that out."""
+        if self.ends_key:
+            successor.push(Stray.pack(self.ends_key))
+        if self.state != CLOSING:
+            self.close(reset=True)
 
     def guest_aborted(self) -> None:
         """The guest's connection was reset. Of the queued bytes, the host gets what its socket takes now."""

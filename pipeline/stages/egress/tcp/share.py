@@ -113,6 +113,10 @@ class Share:
         self._sweep()
         return len(self._slots)
 
+    def slots_held(self) -> list[int]:
+        """The slots that are being filled."""
+        return self._filler.slots_held() + self._small.slots_held()
+
     def retire(self) -> None:
         """Give back the slots that are being filled."""
         self._filler.retire()
@@ -161,6 +165,10 @@ class Shares:
     def sums(self) -> dict[int, int]:
         """How many slots each guest holds, by its number."""
         return {guest: share.slots() for guest, share in self._shares.items()}
+
+    def slots_held(self) -> list[int]:
+        """Every slot that is being filled."""
+        return [slot for share in self._shares.values() for slot in share.slots_held()]
 
     def retire(self) -> None:
         """Give back every slot that is being filled."""

@@ -19,6 +19,7 @@ _NEVER: Final = float("inf")
 
 _TO_HOST: Final = INDEX["egress_bytes_to_host"]
 _SPILLED: Final = INDEX["egress_bytes_spilled"]
+_NO_MEMORY: Final = INDEX["egress_connection_reset_no_memory"]
 _CLOSING_FULL: Final = INDEX["egress_connection_reset_closing_full"]
 _CLOSING_STUCK: Final = INDEX["egress_connection_reset_closing_stuck"]
 
@@ -81,8 +82,8 @@ class HostWrites:
         if flow.state == CLOSING and stream.write_finished:
             flow.close(reset=False)
         elif stream.queued_bytes:
-            if stream.queued_refs > self._max_flow_refs:
-                self._counts[_SPILLED] += stream.spill(self._free)
+            if stream.queued_refs > self._max_flow_refs and not self._spill(flow):
+                return
             flows.stalled.setdefault(flow, now)
             if flow.state == CLOSING:
                 self._reset(flows.closing.wait(flow, stream.queued_bytes, sent, now), _CLOSING_FULL)
@@ -96,7 +97,17 @@ class HostWrites:
             if since + SPILL_AFTER_S > now:
                 break
             del stalled[flow]
+            self._spill(flow)
+
+    def _spill(self, flow: Flow) -> bool:
+        """Copy the bytes of a flow out of their slots. False if no memory is left: that costs this flow."""
+        try:
             self._counts[_SPILLED] += flow.stream.spill(self._free)
+        except MemoryError:
+            self._counts[_NO_MEMORY] += 1
+            flow.broken()
+            return False
+        return True
 
     def _end_holds(self, now: float) -> None:
         """Decide on connections whose first bytes have stated no name for too long."""

@@ -251,6 +251,11 @@ class UdpForwards:
         self._worker.unregister(forward.sock.fileno())
         forward.sock.close()
 
+    def end_clients(self) -> None:
+        """Demux has forgotten all flows."""
+        for client in list(self.clients_by_id.values()):
+            self._end(client, "")
+
     def close_all(self) -> None:
         """Stop serving all ports."""
         for name in list(self._forwards):

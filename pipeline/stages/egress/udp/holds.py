@@ -84,6 +84,10 @@ class Holds:
     def __contains__(self, number: int) -> bool:
         return number in self._held
 
+    def clear(self) -> None:
+        """Demux has forgotten all flows."""
+        self._held.clear()
+
     def get(self, number: int) -> Hold | None:
         """The held flow with this number."""
         return self._held.get(number) if self._held else None

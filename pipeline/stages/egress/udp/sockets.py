@@ -189,6 +189,13 @@ class UdpSockets:
         flow.end(GATEWAY, "deleted")
         return True
 
+    def on_demux_lost(self) -> None:
+        """Demux has died, and with it all flows. Forwarded ports go on, and their clients are new ones."""
+        for flow in list(self.table.flows_by_id.values()):
+            flow.close()
+        self._holds.clear()
+        self.forwards.end_clients()
+
     def held(self) -> dict[str, int]:
         """How many of each thing there is for guests."""
         return {

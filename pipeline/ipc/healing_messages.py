@@ -1,0 +1,128 @@
+"""The control messages with which the supervisor replaces workers that died (pipeline.daemon.healing).
+
+They are like those of messages.py. Living workers get Pause, Lost, Settle and Resume, one after the other.
+"""
+
+from dataclasses import dataclass
+
+from pipeline.ipc.message import Answer, Event, Request
+
+
+@dataclass(frozen=True, slots=True)
+class Pause(Request):
+    """Other workers have died: take no breath until Resume. The answer comes between two breaths."""
+
+    NAME = "pause"
+
+
+@dataclass(frozen=True, slots=True)
+class Lost(Request):
+    """To a worker that pauses: drop the rings with these dead workers."""
+
+    NAME = "lost"
+    workers: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class LostAnswer(Answer):
+    """slots: the number of references that the worker holds now, by slot.
+
+    links: of ingress: the links that are up, each with the number of its guest.
+    """
+
+    slots: dict[int, int]
+    links: dict[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settle(Request):
+    """To a worker that pauses, after Lost: end what lived in the dead workers, and greet their successors.
+
+    slots: the references that all living workers hold of this worker's slots; None if it owns none. links: as
+    in LostAnswer. peers: for each descriptor, the successor at the other end of this hand-off socket.
+    """
+
+    NAME = "settle"
+    workers: list[str]
+    links: dict[int, int]
+    peers: list[str]
+    slots: dict[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SettleAnswer(Answer):
+    """returned: references to this worker's slots that were lost with the dead workers."""
+
+    returned: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resume(Request):
+    """Breathe again."""
+
+    NAME = "resume"
+
+
+@dataclass(frozen=True, slots=True)
+class LeasesEvent(Event):
+    """All leases of clients, after a change. The supervisor keeps them for a successor of the resolver.
+
+    ipv4, ipv6: of each lease the address (as in Accepted), the client, and the end on time.monotonic().
+    """
+
+    NAME = "leases"
+    ipv4: list[list[object]]
+    ipv6: list[list[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreLeases(Request):
+    """Take over the leases of a predecessor that has died. The fields are those of LeasesEvent."""
+
+    NAME = "restore_leases"
+    ipv4: list[list[object]]
+    ipv6: list[list[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class LinkUpEvent(Event):
+    """A guest's link is up that a successor of ingress can carry on. The message has its descriptor.
+
+    form: see pipeline.links.adopted. vnet: what the guest takes, None without virtio-net headers.
+    """
+
+    NAME = "link_up"
+    number: int
+    guest: int
+    protocol: str
+    peer: str
+    identity: str
+    form: str
+    vnet: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LinkDownEvent(Event):
+    """A link of which LinkUpEvent told is gone."""
+
+    NAME = "link_down"
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt(Request):
+    """To a successor of ingress, with a descriptor: carry on this link. The fields are those of LinkUpEvent.
+
+    head: the beginning of a frame that has come in part. skip: bytes to come of a frame that is too long.
+    """
+
+    NAME = "adopt"
+    number: int
+    guest: int
+    protocol: str
+    peer: str
+    identity: str
+    form: str
+    head: bytes
+    skip: int
+    vnet: int | None = None
