@@ -23,6 +23,7 @@ LATE_IMPORTS = {
     "pipeline.config.merge": "YAML and pydantic, when there is a file",
     "pipeline.links.protocols": "taps, and the link to other hosts, which few daemons have",
     "pipeline.links.passed": "the same",
+    "pipeline.links.adopted": "the same",
     "pipeline.daemon.taps": "the same",
     "pipeline.config.scalars": "pydantic, when it makes a validator",
     "pipeline.engines.dns.message": "dnspython, for records of any type",

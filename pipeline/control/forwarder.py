@@ -11,6 +11,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 import structlog
@@ -31,6 +32,9 @@ from pipeline.ipc import messages
 from pipeline.system import inet, socket_file
 
 WORKER: Final = "listen"
+OPEN_TRIES: Final = 20
+"""How often a forward is opened again at a successor of the listen worker."""
+OPEN_AGAIN_S: Final = 0.05
 _INET: Final = (*inet.TCP, *inet.UDP)
 HOST: Final = "host"
 """``opened_by`` of a forward that the configuration or a client of the API on the host has opened."""
@@ -85,6 +89,7 @@ class Forwarder:
         self._udp = udp
         self._shares = shares or ForwardShares(Limits(), lambda _name: None)
         self._request = request
+        self._log: structlog.typing.FilteringBoundLogger = structlog.get_logger(worker="supervisor")
         self._hub = hub or Hub(lambda _watch: None, structlog.get_logger())
         self._sockets = sockets or SocketForwards(request, structlog.get_logger())
         self._forwards: dict[tuple[str, str], Forward] = {}
@@ -93,6 +98,8 @@ class Forwarder:
 
         The port may be a service's name, or the system has chosen it.
         """
+        self._asked: dict[tuple[str, str], messages.Expose] = {}
+        """What opens each forward of the listen worker, with the chosen port."""
         self._chosen = 0
         """How many forwards had a port that the system chooses. Makes a name for each."""
         self._over_ssh: set[str] = set()
@@ -170,10 +177,37 @@ class Forwarder:
             raise
         if any_port and answer.port:
             made = made._replace(local=f"{local.rpartition(':')[0]}:{answer.port}", asked=local)
+            asked = replace(asked, local=f"{numbered.rpartition(':')[0]}:{answer.port}")
         self._forwards[protocol, made.local] = made
+        self._asked[protocol, made.local] = asked
         if name != made.local:
             self._numbered[protocol, made.local] = name
         return made
+
+    async def open_again(self) -> None:
+        """The listen worker has a successor: open all forwards there. One that cannot be opened is closed."""
+        async with self._lock:
+            for key, asked in list(self._asked.items()):
+                try:
+                    await self._open_again(asked)
+                except (RefusedError, RequestError) as error:
+                    forward = self._forwards.pop(key)
+                    del self._asked[key]
+                    self._numbered.pop(key, None)
+                    self._report("forward-closed", forward, HOST)
+                    self._log.error("a forward cannot be as it was", forward=forward.local, error=str(error))
+
+    async def _open_again(self, asked: messages.Expose) -> None:
+        for tries in range(OPEN_TRIES, 0, -1):
+            try:
+                await self._request(WORKER, asked)
+            except RefusedError:
+                # An egress worker may close the port of a UDP forward a little later.
+                if tries == 1:
+                    raise
+                await asyncio.sleep(OPEN_AGAIN_S)
+            else:
+                return
 
     async def expose_configured(self, forward: PortForward) -> None:
         """Open a forward of the configuration. Errors as of expose."""
@@ -238,6 +272,7 @@ class Forwarder:
             except RefusedError as error:
                 raise ForwardError(str(error)) from None
             self._numbered.pop((protocol, local), None)
+            self._asked.pop((protocol, local), None)
         del self._forwards[protocol, local]
         self._report("forward-closed", forward, closed_by)
 

@@ -21,6 +21,7 @@ READY: Final = "ready"
 CONNECTION_ESTABLISHED: Final = "connection_established"
 CONNECTION_CLOSED: Final = "connection_closed"
 HYPERVISOR_ERROR: Final = "hypervisor_error"
+WORKER_RESTARTED: Final = "worker_restarted"
 
 _LOST: Final = "notifications_dropped"
 

@@ -33,18 +33,20 @@ from pipeline.control.http.takeover import CAPTURE, CONNECT, TUNNEL, Capture, Co
 from pipeline.control.hub import Hub
 from pipeline.control.lease_writer import LeaseWriter
 from pipeline.control.limit_reports import LimitReports
+from pipeline.control.memory import Memory
 from pipeline.control.metrics.meter import Meter
-from pipeline.control.notify import CONNECTION_CLOSED, CONNECTION_ESTABLISHED, Notifier
+from pipeline.control.notify import CONNECTION_CLOSED, CONNECTION_ESTABLISHED, WORKER_RESTARTED, Notifier
 from pipeline.control.reload import LiveSettings
 from pipeline.control.repeated import Repeated
 from pipeline.control.ssh.forwards import SocketForwards
-from pipeline.control.workers import Channel, Channels, Message, RequestError
+from pipeline.control.workers import Channel, Channels, Message, RefusedError, RequestError
 from pipeline.events.flows import COMPLETED
 from pipeline.events.kind import DEBUG
-from pipeline.ipc import messages
-from pipeline.ipc.channel import close_all
+from pipeline.ipc import healing_messages, messages
+from pipeline.ipc.channel import HasFileno, close_all
 from pipeline.ipc.fabric import Fabric
 from pipeline.links import addresses
+from pipeline.links.places import Places
 from pipeline.system import descriptor_limit
 from pipeline.topology import DEMUX, EGRESS, INGRESS, LISTEN, RESOLVER, TCP
 from pipeline.wire import ip
@@ -81,12 +83,10 @@ class ControlPlane:
         self._config = config
         self._on_guest = on_guest
         self._log = logs.logger("supervisor")
-        self._channels = Channels(
-            {
-                name: Channel(name, sock, self._on_event, self._log, notify=fabric.bell(name).notify_control)
-                for name, sock in controls.items()
-            }
-        )
+        self._fabric = fabric
+        self._memory = Memory()
+        self._places = Places(fabric.places())
+        self._channels = Channels({name: self._channel(name, sock) for name, sock in controls.items()})
         self.hub = Hub(self._channels.send_all, self._log)
         request = self._channels.request
         self._sockets = SocketForwards(request, self._log)
@@ -127,13 +127,25 @@ class ControlPlane:
 
         return Api(
             self._forwarder,
-            self._channels.request,
+            self._request_of_api,
             self._meter,
             Observation(self.hub, self._flows, self._sums),
             self._log,
             access=self._access,
             description=openapi.document(self._meter.build.version, token=token),
         )
+
+    async def _request_of_api(
+        self, worker: str, op: messages.Request, fds: Sequence[int | HasFileno] = ()
+    ) -> Message:
+        answer = await self._channels.request(worker, op, fds)
+        if isinstance(op, messages.DnsAdd):
+            self._memory.zones.append(op)
+        return answer
+
+    def _channel(self, name: str, sock: socket.socket) -> Channel:
+        notify = self._fabric.bell(name).notify_control
+        return Channel(name, sock, self._on_event, self._log, notify=notify)
 
     def _api_connections(self) -> dict[int, int]:
         """How many connections each guest has to the API, by its number."""
@@ -211,6 +223,7 @@ class ControlPlane:
 
     async def accept_guests(self, ask: messages.Open, fds: Sequence[socket.socket | int]) -> None:
         """Have ingress accept guests on bound sockets. The caller keeps its own. Raises RequestError."""
+        self._memory.opens(ask, fds)
         await self._channels.request(INGRESS, ask, fds)
 
     async def forward_sockets(self) -> None:
@@ -235,7 +248,64 @@ class ControlPlane:
 
     async def capture(self, fd: int) -> None:
         """Have all frames written to a capture file, whose descriptor stays the caller's."""
+        self._memory.captures(fd)
         await self._channels.request(INGRESS, messages.Capture(), [fd])
+
+    # --- workers that die -----------------------------------------------------------------
+
+    @property
+    def channels(self) -> Channels:
+        """The ways to all workers."""
+        return self._channels
+
+    @property
+    def config(self) -> Config:
+        """The settings that the workers have now."""
+        return self._live.config
+
+    def forget_worker(self, name: str) -> None:
+        """A worker has died: handle what it has still sent. Every pending request to it fails."""
+        self._channels.channels[name].finish()
+
+    def adopt_worker(self, name: str, sock: socket.socket) -> None:
+        """A worker that died has a successor, at the other end of this socket."""
+        self._channels.replace(self._channel(name, sock))
+
+    def on_restart(self, process: str, pid: int) -> None:
+        """A process that died has a successor with this id."""
+        self._meter.restarted(process, pid)
+        self._notifier.notify(WORKER_RESTARTED)
+
+    async def prepare_worker(self, name: str) -> None:
+        """Tell a successor what it has to know before it serves guests. Raises RequestError."""
+        request = self._channels.request
+        if self.hub.wanted:
+            await request(name, messages.Watch(sorted(self.hub.wanted)))
+        if name == RESOLVER:
+            for ask in self._memory.for_resolver():
+                await request(name, ask)
+        if name == INGRESS:
+            await self._hand_over_links()
+
+    def links_that_go_on(self) -> dict[int, int]:
+        """Ingress is dead: the links that its successor carries on, with their guests. Ends the others."""
+        return self._memory.links_that_go_on(self._places, self._fabric.arena.slots)
+
+    async def _hand_over_links(self) -> None:
+        for adopt, fd in self._memory.adoptions(self._places, self._fabric.arena.slots):
+            try:
+                await self._channels.request(INGRESS, adopt, [fd])
+            except RefusedError as error:
+                self._log.warning("a link cannot go on", link=adopt.number, error=str(error))
+                self._memory.link_down(adopt.number)
+
+    async def introduce_worker(self, name: str) -> None:
+        """Give a successor the sockets that its predecessor had. Raises RequestError."""
+        if name == LISTEN:
+            await self._forwarder.open_again()
+        elif name == INGRESS:
+            for ask, fds in self._memory.for_ingress():
+                await self._channels.request(name, ask, fds)
 
     def notify(self, kind: str) -> None:
         """Send a notification that is not about a guest."""
@@ -271,6 +341,7 @@ class ControlPlane:
         await self._notifier.stop()
         await self._servers.close()
         self._channels.close()
+        self._memory.close()
         self._meter.close()
 
     def _on_event(self, worker: str, event: Message, fds: list[int]) -> None:
@@ -295,6 +366,12 @@ class ControlPlane:
                 self.hub.on_worker(worker, happened)
             case messages.GuestEvent() as guest:
                 self._on_guest(guest)
+            case healing_messages.LinkUpEvent() as link:
+                self._memory.link_up(link, fds)
+            case healing_messages.LinkDownEvent() as link_down:
+                self._memory.link_down(link_down.number)
+            case healing_messages.LeasesEvent() as leases:
+                self._memory.leases = leases
             case messages.ConnectEvent() as ask if fds:
                 self._connect(worker, ask, socket.socket(fileno=fds[0]))
             case messages.FilesEvent() if fds:

@@ -58,6 +58,11 @@ class LiveSettings:
         self._sockets = sockets
         self._log = log
 
+    @property
+    def config(self) -> Config:
+        """The present settings."""
+        return self._config
+
     async def change(self, config: Config, access: Access, shares: ForwardShares) -> None:
         """Use these settings from now on. Raises ReloadError if they are refused."""
         before = self._config

@@ -112,6 +112,12 @@ class Channel:
         if self._notify is not None:
             self._notify()
 
+    def finish(self) -> None:
+        """The worker is dead: handle what it has still sent, then forget it."""
+        if self._open:
+            self._read()
+        self.close()
+
     def close(self) -> None:
         """Forget the worker: every pending request fails."""
         if not self._open:
@@ -193,6 +199,11 @@ class Channels:
         if channel is None:
             raise RequestError(f"there is no worker {worker}")
         return await channel.request(op, fds, timeout)
+
+    def replace(self, channel: Channel) -> None:
+        """A worker has a successor, to which this channel leads."""
+        self.channels[channel.worker].close()
+        self.channels[channel.worker] = channel
 
     def send_all(self, op: messages.Request, fds: Sequence[int | HasFileno] = ()) -> None:
         """Send a request without an answer to all workers, except those that are gone."""

@@ -18,6 +18,7 @@ import multiprocess
 from pipeline import logs
 from pipeline.config.model import Config
 from pipeline.daemon import confinement, signals
+from pipeline.daemon.nursery import FIRST, Birth, Ends, Nursery
 from pipeline.daemon.placement import Group
 from pipeline.ipc.fabric import Fabric
 from pipeline.ipc.poller import Poller
@@ -31,7 +32,7 @@ from pipeline.stages.protocol import Stage
 from pipeline.stages.resolver.stage import ResolverStage
 from pipeline.stages.tcp.stage import TcpStage
 from pipeline.stages.worker import Worker
-from pipeline.system import process_name, resident
+from pipeline.system import oom, process_name, resident
 from pipeline.topology import DEMUX, EGRESS, INGRESS, LISTEN, RESOLVER, TCP
 
 LAST_WAIT: Final = 0.3
@@ -58,8 +59,8 @@ class Running:
 
 def start(
     fabric: Fabric, groups: Sequence[Group], config: Config, private: Sequence[socket.socket | int]
-) -> list[Running]:
-    """Fork all processes. private: descriptors of the supervisor, which every child closes."""
+) -> tuple[list[Running], Nursery]:
+    """Fork all processes, and the nursery. private: descriptors of the supervisor, which children close."""
     context = multiprocess.get_context("fork")
     pairs = {name: socket_pair() for name in fabric.layout.names}
     # Collect garbage here once. A collection in a child would copy every page that it visits.
@@ -78,11 +79,56 @@ def start(
             )
             process.start()
             running.append(Running(group.name, process, {name: pairs[name][0] for name in group.members}))
+        nursery = Nursery.start(
+            partial(_begin_nursery, fabric, config, private, pairs), partial(_be_successor, fabric, groups)
+        )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     for _, theirs in pairs.values():
         theirs.close()
-    return running
+    return running, nursery
+
+
+def _begin_nursery(
+    fabric: Fabric,
+    config: Config,
+    private: Sequence[socket.socket | int],
+    pairs: dict[str, tuple[socket.socket, socket.socket]],
+) -> None:
+    """Close what the nursery must not have, and become the user that the supervisor will be.
+
+    It does what the supervisor says, so it must not have more rights.
+    """
+    for pair in pairs.values():
+        for end in pair:
+            end.close()
+    fabric.close_handoffs()
+    _close_private(private)
+    confinement.become_user(config)
+
+
+def _close_private(private: Sequence[socket.socket | int]) -> None:
+    for own in private:
+        if isinstance(own, int):
+            os.close(own)
+        else:
+            own.close()
+
+
+def _be_successor(
+    fabric: Fabric,
+    groups: Sequence[Group],
+    name: str,
+    config: Config,
+    ends: Ends,
+    births: Mapping[str, Birth],
+) -> None:
+    """Run the process with this name, whose predecessor has died. Called in a child of the nursery."""
+    group = next(group for group in groups if group.name == name)
+    process_name.set_name(f"gvtap-{name}")
+    fabric.set_handoffs(ends.handoffs)
+    logs.set_level(config.logging.log_level)
+    _run(group, fabric, config, ends.controls, births)
 
 
 def _main(
@@ -101,18 +147,25 @@ def _main(
         for owner, end in ends.items():
             if owner not in group.members:
                 end.close()
-    for own in private:
-        if isinstance(own, int):
-            os.close(own)
-        else:
-            own.close()
-    controls = {name: pairs[name][1] for name in group.members}
+    _close_private(private)
+    _run(group, fabric, config, {name: pairs[name][1] for name in group.members}, {})
+
+
+def _run(
+    group: Group,
+    fabric: Fabric,
+    config: Config,
+    controls: Mapping[str, socket.socket],
+    births: Mapping[str, Birth],
+) -> None:
+    """Run the workers of a process. births: see make_loop()."""
+    oom.go_first()
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGUSR1, signal.SIGUSR2))
     logs.begin(group.name, partial(fabric.counters(group.members[0]).add, "log_lines_dropped"))
     try:
-        loop, made = make_loop(fabric, group, config, controls)
+        loop, made = make_loop(fabric, group, config, controls, births)
         confinement.show_files(made[group.members[0]])
         roles = frozenset(fabric.layout.node(name).role for name in group.members)
         confinement.confine(roles, config, logs.logger(group.name))
@@ -123,14 +176,27 @@ def _main(
 
 
 def make_loop(
-    fabric: Fabric, group: Group, config: Config, controls: Mapping[str, socket.socket]
+    fabric: Fabric,
+    group: Group,
+    config: Config,
+    controls: Mapping[str, socket.socket],
+    births: Mapping[str, Birth] | None = None,
 ) -> tuple[Loop, dict[str, Worker]]:
-    """Make the loop of one process, and its workers. controls: the workers' ends of the control sockets."""
+    """Make the loop of one process, and its workers. controls: the workers' ends of the control sockets.
+
+    births: of successors of workers that died.
+    """
     workers: dict[str, Worker] = {}
     poller: Poller | None = None
     for name in group.members:
+        birth = (births or {}).get(name, FIRST)
+        ports = fabric.ports(name, birth.incarnation)
+        if birth.incarnation:
+            ports.counters.begin_again()
+        if birth.slots is not None and ports.pool is not None:
+            ports.pool.restore(birth.slots)
         worker = Worker(
-            fabric.ports(name),
+            ports,
             controls.get(name),
             poller=poller,
             on_reload=_on_reload,

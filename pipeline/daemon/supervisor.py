@@ -4,7 +4,8 @@ The supervisor does not touch packets. It is an asyncio program that talks to th
 sockets. It binds sockets in gvproxy's order, after it has started whatever serves them. So a socket works as
 soon as its file exists.
 
-If a worker ends on its own, the daemon ends with status 1. SIGINT and SIGTERM end it with status 0, and so
+If a worker ends on its own, a successor takes its place (healing.py). Only during the start, and if that
+happens too often, the daemon ends with status 1. SIGINT and SIGTERM end it with status 0, and so
 does SIGHUP, unless there is a configuration file to read again (reload.py). SIGQUIT ends it with status 2 and
 prints a traceback of every process. After SIGUSR1 all processes open the log again. The supervisor acts on a
 signal that comes during the start after it has forked the workers. From then on it can undo everything in
@@ -33,6 +34,8 @@ from pipeline.control.ssh.forwards import check_library
 from pipeline.control.workers import RequestError
 from pipeline.daemon import confinement, placement, processes, signals
 from pipeline.daemon.guest_sockets import GuestSockets
+from pipeline.daemon.healing import Healer
+from pipeline.daemon.nursery import Nursery, Successor
 from pipeline.daemon.own_files import OwnFiles
 from pipeline.daemon.programs import Companion, Program
 from pipeline.daemon.reload import Reloader, Reread
@@ -45,7 +48,7 @@ from pipeline.links import addresses, inherited, pcap, protocols
 from pipeline.system import descriptor_limit, outbound, output_file, stacks
 from pipeline.system.service_manager import ALIVE, STOPPING, ServiceManager
 from pipeline.system.service_manager import READY as READY_FOR_MANAGER
-from pipeline.topology import Layout, TopologyError
+from pipeline.topology import INGRESS, Layout, TopologyError
 
 STOP_TIMEOUT: Final = 1.0
 """Seconds that the workers have to end in order. After that the supervisor kills them."""
@@ -110,6 +113,8 @@ class Supervisor:
         self.reloader: Reloader | None = None
         self.signals = signals.Signals(reloads=reread is not None)
         self.running: list[processes.Running] = []
+        self.nursery: Nursery | None = None
+        self.healer: Healer | None = None
         self.files = OwnFiles(self.log)
         self.listeners: list[socket.socket] = []
         self.inherited = inherited.Inherited(os.environ, os.getpid())
@@ -132,20 +137,13 @@ class Supervisor:
         """Claim inherited descriptors and fork the workers. Raises StartError, AddressError, OSError."""
         config = self.config
         descriptor_limit.raise_soft()
-        try:
-            self.token = read_token(config.access.api_token_file)
-            if config.access.socket_forwards:
-                check_library()
-        except (TokenError, SshError) as error:
-            raise StartError(str(error)) from error
         self._check_state_file()
         try:
+            if config.access.socket_forwards:
+                check_library()
             confinement.check(config, self.log)
-        except confinement.SandboxError as error:
-            raise StartError(str(error)) from error
-        try:
             outbound.check(config.network.outbound_address, config.network.outbound_interface)
-        except outbound.OutboundError as error:
+        except (SshError, confinement.SandboxError, outbound.OutboundError) as error:
             raise StartError(str(error)) from error
         reachable = config.links.listen or config.links.stdio or any(self.guest_sockets.urls())
         if not reachable and not self.program.one_guest:
@@ -159,6 +157,11 @@ class Supervisor:
         self.guest_sockets.take()
         self._open_outputs()
         self._fork()
+        try:
+            # Not before: neither workers nor the nursery may know it.
+            self.token = read_token(config.access.api_token_file)
+        except TokenError as error:
+            raise StartError(str(error)) from error
 
     def _claim_inherited(self) -> None:
         """Take the sockets that a parent has passed for URLs of the configuration."""
@@ -200,7 +203,7 @@ class Supervisor:
         private += self.companion.fds if self.companion is not None else []
         private += [self.capture] if self.capture >= 0 else []
         private += [self.flow_log.fileno()] if self.flow_log is not None else []
-        self.running = processes.start(self.fabric, groups, config, private)
+        self.running, self.nursery = processes.start(self.fabric, groups, config, private)
 
     def _check_state_file(self) -> None:
         """Raise StartError if the leases cannot be written: at their first change it would be too late."""
@@ -216,6 +219,7 @@ class Supervisor:
     async def watch(self) -> int:
         """Serve until a signal comes, a worker ends or the only guest leaves. Then stop the workers."""
         assert self.fabric is not None
+        assert self.nursery is not None
         loop = asyncio.get_running_loop()
         loop.add_reader(self.signals.fileno(), self._on_signals)
         for worker in self.running:
@@ -227,6 +231,15 @@ class Supervisor:
         self.plane = plane = ControlPlane(
             self.config, self.fabric, controls, self._on_guest, meter, self.token, self.flow_log
         )
+        self.healer = healer = Healer(
+            self.fabric,
+            self.running,
+            self.nursery,
+            plane,
+            lambda reason: self._stop(reason, EXIT_FAILED),
+            self.log,
+        )
+        self.nursery.watch(self._on_successor_end, self._on_nursery_end)
         if self.reread is not None:
             self.reloader = Reloader(self.config, self.reread, plane.reload, self.manager, self.log)
         try:
@@ -238,6 +251,7 @@ class Supervisor:
                 self.log.info("waiting for clients...", processes=len(self.running))
                 self.manager.notify(READY_FOR_MANAGER)
                 self._report_alive()
+                healer.start()
                 if self.reloader is not None:
                     self.reloader.start()
             await self.stopping.wait()
@@ -254,6 +268,7 @@ class Supervisor:
                     self.log.critical(text, kind="start-failed")
         if self.reloader is not None:
             await self.reloader.stop()
+        await healer.stop()
         self.files.remove_all()
         self.manager.notify(STOPPING)
         if self.config.network.ipv6_first and await plane.withdraw_route():
@@ -367,6 +382,8 @@ class Supervisor:
         if number == signal.SIGUSR1:
             log = logs.reopen()
             self._reopen_flow_log()
+            if self.nursery is not None:
+                self.nursery.reopen_log()
             if log >= 0 and self.plane is not None:
                 self.plane.move_log(log)
             self.log.info("log reopened")
@@ -416,15 +433,26 @@ class Supervisor:
             asyncio.get_running_loop().call_later(wait, self._stop, event.text or error, EXIT_OK)
 
     def _on_end(self, worker: processes.Running) -> None:
-        """A worker process has ended. Unless the daemon is already stopping, this ends the daemon."""
+        """A worker process has ended. Unless the daemon is already stopping, it is replaced."""
         loop = asyncio.get_running_loop()
         loop.remove_reader(worker.process.sentinel)
         worker.process.join(1)
-        if not self._is_stopping():
-            self.log.error(
-                "worker died", worker=worker.name, pid=worker.process.pid, exitcode=worker.process.exitcode
-            )
-            self._stop(f"worker {worker.name} died", EXIT_FAILED)
+        self._on_death(worker)
+
+    def _on_successor_end(self, process: Successor) -> None:
+        for worker in [worker for worker in self.running if worker.process is process]:
+            self._on_death(worker)
+
+    def _on_death(self, worker: processes.Running) -> None:
+        if self.healer is not None and not self._is_stopping():
+            self.healer.died(worker)
+            if self.program.one_guest and INGRESS in worker.controls:
+                # The one guest is gone, and the program ends with it.
+                self._stop(f"worker {worker.name} died", EXIT_FAILED)
+
+    def _on_nursery_end(self) -> None:
+        if self.healer is not None and not self._is_stopping():
+            self.healer.nursery_died()
 
     async def _stop_workers(self) -> None:
         # The plane has asked them over the control sockets too. A signal always arrives, but a worker may act
@@ -451,6 +479,8 @@ class Supervisor:
                 worker.process.join()
             for sock in worker.controls.values():
                 sock.close()
+        if self.nursery is not None:
+            self.nursery.close()
         for sock in self.listeners:
             sock.close()
         self.inherited.close()

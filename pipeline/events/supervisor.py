@@ -81,8 +81,51 @@ LIFE: Final = (
     logged("start-failed", CRITICAL, "", "The daemon cannot start. The text says why."),
     logged(
         *("worker-died", ERROR, "worker died"),
-        "A worker process has ended, and the daemon ends with it.",
+        "A worker process has ended. A successor takes its place, or the daemon ends.",
         exitcode="its status; negative for a signal",
+        restarts="how many workers have died before it",
+        signal="name of the signal that ended it",
+        counted="what its workers had counted last",
+    ),
+    logged(
+        *("worker-replaced", INFO, "worker replaced"),
+        "A worker that died has a successor. Everything else goes on.",
+        workers="names of the workers in the process",
+        seconds="how long the others paused",
+        references="references to slots that were lost with it, and are free again",
+    ),
+    logged(
+        *("worker-hangs", ERROR, "worker does not breathe"),
+        "A worker process did nothing for too long. It is killed, and replaced as if it had died.",
+    ),
+    logged(
+        *("worker-does-not-help", WARNING, "a worker does not help to replace another"),
+        "It did not answer while the others paused. It is killed, and replaced too.",
+        of="name of the worker",
+        error=_ERROR,
+    ),
+    logged(
+        *("successor-not-prepared", WARNING, "a successor is not prepared"),
+        "It has not taken over what its predecessor knew.",
+        of="name of the worker",
+        error=_ERROR,
+    ),
+    logged(
+        *("link-ends", WARNING, "a link cannot go on"),
+        "Ingress has died, and its successor cannot carry on the link of a guest.",
+        link="number of the link",
+        error=_ERROR,
+    ),
+    logged(
+        *("successor-lacks-sockets", ERROR, "a successor lacks its sockets"),
+        "Listeners for guests cannot be handed over to it.",
+        of="name of the worker",
+        error=_ERROR,
+    ),
+    logged(
+        *("worker-not-replaced", ERROR, "worker cannot be replaced"),
+        "A worker process has ended, and the daemon ends with it.",
+        error=_ERROR,
     ),
     logged(
         *("worker-killed", ERROR, "worker did not stop in time"),
@@ -143,7 +186,7 @@ RELOAD: Final = (
     ),
     logged(
         *("reload-forward-lost", ERROR, "a forward cannot be as it was"),
-        "A reload was refused, and a forward that it had changed cannot be restored.",
+        "A reload was refused, or a worker has died, and a forward cannot be restored.",
         forward="the forward",
         error=_ERROR,
     ),

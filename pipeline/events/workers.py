@@ -20,7 +20,7 @@ LIFE: Final = (
     logged("worker-stopped", DEBUG, "worker stopped", "A worker has given back what it held."),
     logged(
         *("worker-failed", ERROR, "worker failed"),
-        "A worker met an error of this program, and the daemon ends.",
+        "A worker met an error of this program, and ends.",
         process="the workers of the process",
         error=_ERROR,
         exception="the traceback",
@@ -34,6 +34,11 @@ LIFE: Final = (
         *("pool-inconsistent", ERROR, "pool is inconsistent"),
         "At the end, the counts of a worker's slots do not agree.",
         error=_ERROR,
+    ),
+    logged(
+        *("references-wrong", ERROR, "more references are held than were given"),
+        "After the death of a worker, the counts of slots do not agree. These slots are never used again.",
+        slots="numbers of the slots",
     ),
     logged(
         *("control-request-failed", ERROR, "control request failed"),

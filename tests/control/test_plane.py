@@ -19,6 +19,7 @@ from pipeline.go import flags
 from pipeline.ipc import messages
 from pipeline.ipc.channel import ControlChannel
 from pipeline.ipc.socket_pair import socket_pair
+from pipeline.links.places import BYTES
 
 LOG = structlog.get_logger()
 FIELDS = b"Host: x\r\nConnection: close\r\n"
@@ -48,7 +49,7 @@ def statuses(tmp_path: Path, kind: type[socket.socket], *, guests: bool) -> list
     async def run() -> list[bytes]:
         config, _ = merge.build(flags.parse(options.START, ["-ssh-port", "-1"]), resolv_conf=os.devnull)
         layout = SimpleNamespace(names=(), nodes=(), shards=lambda _role: ())
-        fabric: Any = SimpleNamespace(layout=layout)
+        fabric: Any = SimpleNamespace(layout=layout, places=lambda: memoryview(bytearray(BYTES)))
         meter = Meter(fabric, Facts.of(config, [], 0.0), "1", LOG)
         plane = ControlPlane(config, fabric, {}, lambda _event: None, meter, "")
         await plane.start()
@@ -92,7 +93,9 @@ class WorkerSide:
         )
         layout = SimpleNamespace(names=(), nodes=(), shards=lambda _role: ())
         bell = SimpleNamespace(notify_control=lambda: None)
-        fabric: Any = SimpleNamespace(layout=layout, bell=lambda _name: bell)
+        fabric: Any = SimpleNamespace(
+            layout=layout, bell=lambda _name: bell, places=lambda: memoryview(bytearray(BYTES))
+        )
         meter = Meter(fabric, Facts.of(config, [], 0.0), "1", LOG)
         ours, theirs = socket_pair()
         self.plane = ControlPlane(config, fabric, {"ingress": ours}, lambda _event: None, meter, "")

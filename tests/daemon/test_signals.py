@@ -80,7 +80,7 @@ def test_workers_have_names_in_ps(tmp_path: Path, kind: str, names: set[str]) ->
         shown = subprocess.run(
             ["ps", "-o", "comm=", "--ppid", pid], capture_output=True, text=True, check=True
         )
-        assert set(shown.stdout.split()) == {f"gvtap-{name}" for name in names}
+        assert set(shown.stdout.split()) == {f"gvtap-{name}" for name in (*names, "nursery")}
 
 
 def test_without_a_file_sighup_ends_it(tmp_path: Path) -> None:

@@ -92,20 +92,6 @@ def test_sigint_stops_it_as_well(network: Network) -> None:
     daemon.check_remains(workers)
 
 
-@pytest.mark.parametrize("role", ["ingress", "demux", "tcp0", "egress0", "resolver", "listen"])
-def test_a_killed_worker_ends_the_daemon_with_a_status_and_leaves_nothing(
-    network: Network, role: str
-) -> None:
-    daemon = Daemon(network)
-    daemon.start()
-    workers = daemon.workers()
-    os.kill(workers[role], signal.SIGKILL)
-    assert daemon.process.wait(5) == 1
-    daemon.check_remains(workers)
-    told = [line for line in daemon.log() if line["level"] == "error" and role in str(line)]
-    assert told, daemon.log_text()
-
-
 def test_a_killed_supervisor_takes_its_workers_along_and_leaves_no_shared_memory(network: Network) -> None:
     daemon = Daemon(network)
     before = shared_memory()

@@ -105,16 +105,21 @@ class Daemon:
         return int(self.flags[self.flags.index(flag) + 1]) if flag in self.flags else default
 
     def workers(self) -> dict[str, int]:
-        """Pids of the worker processes by name: the supervisor's children, in the order of their start.
+        """Pids of the first worker processes by name: the supervisor's children, in the order of their start.
 
-        If workers share processes, the names are those of the processes.
+        If workers share processes, the names are those of the processes. The nursery comes last.
         """
-        pid = self.process.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        *children, _ = children_of(self.process.pid)
         kind = self.flags[self.flags.index("-placement") + 1] if "-placement" in self.flags else "separate"
         names = [group.name for group in placement.plan(kind, self.layout, os.cpu_count() or 1)]
         assert len(children) == len(names), f"{len(children)} children for the workers {names}"
-        return dict(zip(names, map(int, children), strict=True))
+        return dict(zip(names, children, strict=True))
+
+    def processes(self) -> dict[str, int]:
+        """Pids of the worker processes by name, as the API lists them. Some may be successors."""
+        status, content = self.api("/status")
+        assert status == 200
+        return {row["process"]: row["pid"] for row in json.loads(content)["workers"]}
 
     # --- logs -------------------------------------------------------------------------
 
@@ -178,7 +183,7 @@ class Daemon:
             raise AssertionError(f"ended early with {self.process.returncode}\n{self.log_text()}")
         self.wait_for_free_slots()
         self.check_counters()
-        workers = self.workers()
+        workers = self.processes()
         began = time.monotonic()
         self.process.send_signal(signal.SIGTERM)
         try:
@@ -269,6 +274,11 @@ class Daemon:
             self._process.wait()
         for path in (self.socket, self.qemu_socket):
             path.unlink(missing_ok=True)
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that this one has forked, oldest first."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def errors(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

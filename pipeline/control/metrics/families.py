@@ -70,6 +70,7 @@ IRREGULAR: Final[Mapping[str, tuple[str, str, str]]] = {
 
 WRITERS: Final[Mapping[str, tuple[str, ...]]] = {
     "worker": WORKERS,
+    "worker_restarts": (SUPERVISOR,),
     "worker_slots": POOLS,
     "worker_slot_refs": POOLS,
     "log": (*WORKERS, SUPERVISOR),

@@ -52,6 +52,17 @@ class Meter:
         """The supervisor's own counters that are not 0."""
         self._included: dict[str, Callable[[], int]] = {}
 
+    def restarted(self, name: str, pid: int) -> None:
+        """The process with this name has died, and has a successor."""
+        self.count("worker_restarts")
+        self._pids[name] = pid
+        self.facts = self.facts._replace(
+            processes=tuple(
+                process._replace(pid=pid) if process.name == name else process
+                for process in self.facts.processes
+            )
+        )
+
     def connect(self, request: Request) -> None:
         """Requests go to the workers this way."""
         self._request = request

@@ -111,7 +111,7 @@ def test_demux_is_told_the_leases_that_were_taken_over(tmp_path: Path) -> None:
 
 
 def test_a_successor_takes_over_the_leases_that_were_reported(tmp_path: Path) -> None:
-    rig = Rig(tmp_path)
+    rig = Rig(tmp_path, [])
     rig.send(discover("020000000001", dhcp.REQUEST), 67, guest_addr=0, guest_port=68)
     rig.reply()
     assert not rig.worker.sent
@@ -119,8 +119,9 @@ def test_a_successor_takes_over_the_leases_that_were_reported(tmp_path: Path) ->
     (report,) = rig.worker.sent
     leases = rig.request({"op": "leases"})
     rig.close()
-    successor = Rig(tmp_path)
+    successor = Rig(tmp_path, [])
     answer = successor.request({**report, "op": "restore_leases"})
     assert "error" not in answer
     assert successor.request({"op": "leases"}) == leases
+    assert [type(record) for record in records(successor)] == [Leased]
     successor.close()

@@ -1,0 +1,118 @@
+"""What successors of workers have to be told again: the supervisor remembers it for them.
+
+Forwards are not here, since their list is in forwarder.py anyway. A new configuration reaches successors when
+they are forked.
+"""
+
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from pipeline.ipc import healing_messages, messages
+from pipeline.ipc.channel import close_all
+from pipeline.links import protocols
+from pipeline.links.places import ROWS, Place, Places
+from pipeline.system import descriptor_limit
+
+LINKS_PART: Final = 8
+"""Of the descriptors, one part in this many may be for links. Further links do not outlive ingress."""
+_WITH_PLACE: Final = frozenset({"qemu", "le16"})
+"""Forms of links on byte streams (pipeline.links.adopted)."""
+_STREAMS: Final = frozenset({protocols.STDIO})
+"""A guest on these descriptors is in the middle of a stream, whose place nobody knows any more."""
+
+
+class Memory:
+    """What the supervisor keeps for successors of ingress and of the resolver."""
+
+    def __init__(self) -> None:
+        self.leases: healing_messages.LeasesEvent | None = None
+        """The leases after their last change."""
+        self.zones: list[messages.DnsAdd] = []
+        """What clients of the API have added to the zones, in order."""
+        self._opened: list[tuple[messages.Open, list[int]]] = []
+        self._capture = -1
+        self._links: dict[int, tuple[healing_messages.LinkUpEvent, int]] = {}
+        """The links that can outlive ingress, by number, each with its descriptor."""
+        soft = descriptor_limit.soft()
+        self._most_links = ROWS if soft < 0 else min(ROWS, soft // LINKS_PART)
+
+    def link_up(self, link: healing_messages.LinkUpEvent, fds: list[int]) -> None:
+        """Ingress has a link that can outlive it. This object owns the descriptors."""
+        self.link_down(link.number)
+        if len(self._links) >= self._most_links:
+            close_all(fds)
+        elif fds:
+            self._links[link.number] = link, fds[0]
+            close_all(fds[1:])
+
+    def link_down(self, number: int) -> None:
+        """A link is gone. An unknown number is ignored."""
+        found = self._links.pop(number, None)
+        if found is not None:
+            os.close(found[1])
+
+    def links_that_go_on(self, places: Places, slots: list[memoryview]) -> dict[int, int]:
+        """Ingress is dead: close the links whose place is not certain. Returns the others, with their guests.
+
+        A link may be down although ingress could not say so any more. Then it has no place.
+        """
+        places.keep(self._links)
+        for number in list(self._links):
+            if places.place(number, slots) is None and self._links[number][0].form in _WITH_PLACE:
+                self.link_down(number)
+                places.free(number)
+        return {number: link.guest for number, (link, _) in self._links.items()}
+
+    def adoptions(
+        self, places: Places, slots: list[memoryview]
+    ) -> Iterator[tuple[healing_messages.Adopt, int]]:
+        """What a successor of ingress needs to carry on these links, each with its descriptor."""
+        for number, (link, fd) in list(self._links.items()):
+            place = places.place(number, slots) or Place(b"", 0)
+            places.free(number)
+            ask = healing_messages.Adopt(
+                number,
+                link.guest,
+                link.protocol,
+                link.peer,
+                link.identity,
+                link.form,
+                place.head,
+                place.skip,
+                link.vnet,
+            )
+            yield ask, fd
+
+    def opens(self, ask: messages.Open, fds: Sequence[socket.socket | int]) -> None:
+        """Ingress gets these sockets, on which guests arrive. The caller keeps its own."""
+        if ask.protocol not in _STREAMS:
+            self._opened.append((ask, [os.dup(fd if isinstance(fd, int) else fd.fileno()) for fd in fds]))
+
+    def captures(self, fd: int) -> None:
+        """Ingress gets this capture file."""
+        self._capture = os.dup(fd)
+
+    def for_ingress(self) -> Iterator[tuple[messages.Request, list[int]]]:
+        """What a successor of ingress gets."""
+        if self._capture >= 0:
+            yield messages.Capture(), [self._capture]
+        yield from self._opened
+
+    def for_resolver(self) -> Iterator[messages.Request]:
+        """What a successor of the resolver is told."""
+        if self.leases is not None:
+            yield healing_messages.RestoreLeases(self.leases.ipv4, self.leases.ipv6)
+        yield from self.zones
+
+    def close(self) -> None:
+        """Close all descriptors."""
+        for _, fds in self._opened:
+            close_all(fds)
+        self._opened.clear()
+        for number in list(self._links):
+            self.link_down(number)
+        if self._capture >= 0:
+            os.close(self._capture)
+            self._capture = -1

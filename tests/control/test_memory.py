@@ -1,0 +1,73 @@
+"""What the supervisor remembers for successors of workers."""
+
+import os
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from pipeline.control.memory import Memory
+from pipeline.ipc import healing_messages, messages
+from pipeline.links.places import BYTES, READING, Places
+
+
+@pytest.fixture
+def memory() -> Iterator[Memory]:
+    made = Memory()
+    yield made
+    made.close()
+
+
+def link(number: int, form: str = "qemu") -> healing_messages.LinkUpEvent:
+    return healing_messages.LinkUpEvent(number, 7, "qemu", "@", "process 1", form)
+
+
+def is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def test_links_go_on_if_their_place_is_certain_and_are_closed_otherwise(memory: Memory) -> None:
+    places = Places(memoryview(bytearray(BYTES)))
+    fds = {number: os.dup(1) for number in (1, 2, 3, 4)}
+    places.take(1)
+    places.take(2)[READING] = 1
+    places.take(9)
+    for number, fd in fds.items():
+        memory.link_up(link(number, "packet" if number == 3 else "qemu"), [fd])
+    assert memory.links_that_go_on(places, []) == {1: 7, 3: 7}
+    # 2 was read from at the time, and 4 has no row.
+    assert [is_open(fd) for fd in fds.values()] == [True, False, True, False]
+    assert [(ask.number, ask.form) for ask, _ in memory.adoptions(places, [])] == [(1, "qemu"), (3, "packet")]
+    assert places.place(9, []) is None, "nobody has that link any more"
+    memory.close()
+    assert not any(map(is_open, fds.values()))
+
+
+def test_a_link_that_is_gone_is_closed(memory: Memory) -> None:
+    ours, theirs = socket.socketpair()
+    memory.link_up(link(1), [ours.detach()])
+    memory.link_down(1)
+    memory.link_down(1)
+    assert theirs.recv(1) == b""
+    theirs.close()
+
+
+def test_a_successor_of_ingress_gets_listeners_but_not_a_stream_in_the_middle(memory: Memory) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as stream:
+        memory.opens(messages.Open("qemu"), [listener])
+        memory.opens(messages.Open("stdio"), [stream.fileno(), stream.fileno()])
+    ((ask, fds),) = memory.for_ingress()
+    assert isinstance(ask, messages.Open)
+    assert ask.protocol == "qemu"
+    assert len(fds) == 1
+
+
+def test_a_successor_of_the_resolver_gets_the_last_leases_before_the_zones(memory: Memory) -> None:
+    memory.zones.append(messages.DnsAdd({"name": "a."}))
+    memory.leases = healing_messages.LeasesEvent([[b"1", b"2", 3.0]], [])
+    asks = list(memory.for_resolver())
+    assert asks == [healing_messages.RestoreLeases([[b"1", b"2", 3.0]], []), messages.DnsAdd({"name": "a."})]
