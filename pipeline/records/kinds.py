@@ -198,9 +198,9 @@ EVICTED: Final = 50
 """As ABORT. The host socket made room for another flow."""
 FORBIDDEN: Final = 51
 """As ABORT. A new egress policy forbids the connection."""
-DECIDED: Final = 52
+DECIDED: Final = 53
 """The egress policy has decided on the connection."""
-STRAY: Final = 53
+STRAY: Final = 54
 """A predecessor of the reader has died with this connection. The reader lets the guest find that out."""
 CLOSED: Final = 38
 """Both directions have ended, and tcp has forgotten the flow. Egress still writes what it has queued."""
