@@ -16,6 +16,7 @@ from pipeline.config.scalars import (
     AnyNetwork,
     Duid,
     Flag,
+    GuestWord,
     NamePattern,
     OptionalAnyIp,
     Pattern,
@@ -106,7 +107,7 @@ class PolicyRule:
     """One rule of the egress policy. An empty field means "any". networks and names are one condition."""
 
     action: Verdict
-    guests: tuple[AnyNetwork, ...] = ()
+    guests: tuple[GuestWord, ...] = ()
     networks: tuple[AnyNetwork, ...] = ()
     names: tuple[NamePattern, ...] = ()
     ports: tuple[Ports, ...] = ()

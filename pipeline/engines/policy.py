@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from pipeline.blake2 import blake2b
+from pipeline.engines.guest_set import GuestSet, StationOf, needs_stations
 from pipeline.engines.networks import Networks
 from pipeline.wire import ip
 
@@ -62,6 +63,11 @@ def has_names(config: PolicyConfig) -> bool:
     return any(rule.names for rule in config.rules)
 
 
+def has_stations(config: PolicyConfig) -> bool:
+    """Whether any rule names a guest by its MAC address or its link."""
+    return any(needs_stations(rule.guests) for rule in config.rules)
+
+
 def number_of(pattern: str) -> int:
     """The number of a name pattern, in all workers and under all rules: 64 bits of a hash."""
     return int.from_bytes(blake2b(pattern.encode(), digest_size=8).digest(), "big")
@@ -99,16 +105,37 @@ class Names:
         return found
 
 
+def fitting_numbers(name: str) -> list[int]:
+    """The numbers of all patterns that a name would fit, whether a rule has them or not."""
+    found = [number_of(name)]
+    while "." in name:
+        name = name.partition(".")[2]
+        found.append(number_of(f"*.{name}"))
+    return found
+
+
 _NO_NAMES: Final[Mapping[int, float]] = {}
+_ALWAYS: Final = float("inf")
 
 
 class _Rule(NamedTuple):
     allow: bool
-    guests: Networks | None
+    guests: GuestSet | None
     networks: Networks | None
     names: frozenset[int]
     ports: Ports
     protocols: frozenset[str]
+
+
+class Decision(NamedTuple):
+    """What Policy.explain() finds. rule: the one that decides, as a path in the configuration.
+
+    passed: for each rule before it, the part that is not about such a flow.
+    """
+
+    allows: bool
+    rule: str
+    passed: tuple[str, ...]
 
 
 class Policy:
@@ -120,11 +147,13 @@ class Policy:
         max_named: int = MAX_NAMED,
         addresses_of: Callable[[int], Collection[int]] = lambda addr: (addr,),
         also_means: Mapping[int, int] | None = None,
+        station_of: StationOf = lambda _addr: None,
     ) -> None:
         """addresses_of: all addresses of the station that has one (pipeline.engines.stations).
 
-        also_means: destinations for which the rules about another one hold too.
+        also_means: destinations for which the rules about another one hold too. station_of: see guest_set.
         """
+        self._station_of = station_of
         self._also_means = also_means or {}
         self._rules: list[_Rule] = []
         self._default = True
@@ -139,7 +168,7 @@ class Policy:
         self._rules = [
             _Rule(
                 rule.action == "allow",
-                Networks(rule.guests) if rule.guests else None,
+                GuestSet(rule.guests, self._station_of) if rule.guests else None,
                 Networks(rule.networks) if rule.networks else None,
                 frozenset(map(number_of, rule.names)),
                 rule.ports,
@@ -175,15 +204,43 @@ class Policy:
         addresses = (address,) if other is None else (address, other)
         guests = self._addresses_of(guest)
         for index, rule in enumerate(self._rules):
-            if self._fits(rule, guests, addresses, port, protocol, now):
+            if not self._misfit(rule, guests, addresses, port, protocol, now):
                 return "" if rule.allow else f"egress-policy.rules[{index}]"
         return "" if self._default else "egress-policy.default"
+
+    def explain(
+        self, guest: int, address: int, port: int, protocol: str, now: float, name: str = ""
+    ) -> Decision:
+        """Which rule decides about a flow. name: as if the gateway had told the guest the address for it."""
+        key = (guest, ip.embedded(address))
+        told = self._named.get(key)
+        if name:
+            self._named[key] = {**(told or {}), **dict.fromkeys(fitting_numbers(name), _ALWAYS)}
+        try:
+            return self._decision(guest, key[1], port, protocol, now)
+        finally:
+            if told is not None:
+                self._named[key] = told
+            elif name:
+                del self._named[key]
+
+    def _decision(self, guest: int, address: int, port: int, protocol: str, now: float) -> Decision:
+        other = self._also_means.get(address)
+        addresses = (address,) if other is None else (address, other)
+        guests = self._addresses_of(guest)
+        passed: list[str] = []
+        for index, rule in enumerate(self._rules):
+            part = self._misfit(rule, guests, addresses, port, protocol, now)
+            if not part:
+                return Decision(rule.allow, f"egress-policy.rules[{index}]", tuple(passed))
+            passed.append(part)
+        return Decision(self._default, "egress-policy.default", tuple(passed))
 
     def still_allows(self, guest: int, address: int, port: int, protocol: str) -> bool:
         """Whether a flow that is open may go on. A name counts although its answer may have expired."""
         return self.allows(guest, address, port, protocol, _LONG_AGO)
 
-    def _fits(
+    def _misfit(
         self,
         rule: _Rule,
         guests: Collection[int],
@@ -191,21 +248,25 @@ class Policy:
         port: int,
         protocol: str,
         now: float,
-    ) -> bool:
-        """Whether the rule is about such a flow. guests, addresses: what its two ends are called."""
+    ) -> str:
+        """The part of the rule that is not about such a flow, "" if all of it is.
+
+        guests, addresses: what the flow's two ends are called.
+        """
         if rule.protocols and protocol not in rule.protocols:
-            return False
+            return "protocols"
         if rule.ports and (protocol == "icmp" or not any(low <= port <= high for low, high in rule.ports)):
-            return False
+            return "ports"
         if rule.guests is not None and not any(guest in rule.guests for guest in guests):
-            return False
+            return "guests"
         if rule.networks is None and not rule.names:
-            return True
+            return ""
         if rule.networks is not None and any(address in rule.networks for address in addresses):
-            return True
-        return any(
+            return ""
+        named = any(
             number in rule.names and expires > now
             for guest in guests
             for address in addresses
             for number, expires in self._named.get((guest, address), _NO_NAMES).items()
         )
+        return "" if named else "names" if rule.names else "networks"

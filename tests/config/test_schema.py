@@ -52,6 +52,7 @@ GOOD = [
     "ipv6: {enabled: 'off', prefix: 'fd12:3456:789a:1::/64'}",
     "ipv6: {enabled: no, prefix: ''}",
     "ipv6: {enabled: auto, gateway: 'fd12:3456:789a:1::53', host: ''}",
+    "egress-policy: {rules: [{action: allow, guests: [5a:94:ef:e4:0c:ee, link:3]}]}",
     "egress-policy: {rules: [{action: allow, guests: [fd00::2], networks: [fd00::/8]}]}",
     "ipv6: {enabled: ~, prefix: '2001:db8::/64'}",
     "ipv6: {static-leases: {'fd00::5': 5A-94-EF-E4-0C-EE, 'fd00::6': duid:00:03:00:01:5a:94:ef:e4:0c:ee}}",

@@ -1,4 +1,4 @@
-"""Reports to ingress the MAC and the link of each guest's address. With IPv6, egress gets the reports too.
+"""Reports to ingress and egress the MAC and the link of each guest's address.
 
 A guest can give its address another MAC with every packet, and can stop the ring to ingress by not reading
 its frames. Its changes must not fill our memory. So while the ring is full, demux only notes the address, and
@@ -23,8 +23,8 @@ class Bindings:
 
     def __init__(self, network: Network) -> None:
         self._ring = network.ingress_out
-        self._rings = [self._ring, *(network.egress_out if network.ipv6 is not None else ())]
-        """Egress has to know which addresses are one guest's, since rules may name any of them."""
+        self._rings = [self._ring, *network.egress_out]
+        """Rules may name a guest by any of its addresses, its MAC or its link, so egress has to know them."""
         self._counts = network.counts
         self._neighbors = network.neighbors
         self.unreported: dict[int, None] = {}

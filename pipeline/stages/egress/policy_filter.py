@@ -6,7 +6,7 @@ from typing import Final
 
 from pipeline.config.model import EgressPolicy, Network
 from pipeline.counters import INDEX
-from pipeline.engines.policy import Policy
+from pipeline.engines.policy import Decision, Policy
 from pipeline.engines.stations import Stations
 from pipeline.records.services import Named
 from pipeline.stages.worker import Worker
@@ -38,7 +38,12 @@ class PolicyFilter:
                 hosts[network.ipv6_host] = network.host_ip
         self.stations = Stations(static)
         self._config = policy
-        self.policy = Policy(policy, addresses_of=self.stations.addresses_of, also_means=hosts)
+        self.policy = Policy(
+            policy,
+            addresses_of=self.stations.addresses_of,
+            also_means=hosts,
+            station_of=self.stations.station_of,
+        )
         self.active = self.policy.active
         self._counts = worker.counts
         self._log = worker.log
@@ -67,6 +72,10 @@ class PolicyFilter:
             return False
         self._counts[_ENDED] += 1
         return True
+
+    def explain(self, guest: int, address: int, port: int, protocol: str, name: str) -> Decision:
+        """Which rule decides about a flow (Policy.explain). Nothing is counted or logged."""
+        return self.policy.explain(guest, address, port, protocol, monotonic(), name)
 
     def refuses(self, guest: int, address: int, port: int, protocol: str) -> str:
         """What forbids a flow (Policy.refusal), "" if it is allowed. Counts and logs the refusal."""
