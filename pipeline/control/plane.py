@@ -114,8 +114,11 @@ class ControlPlane:
     def _make_api(self, *, token: bool) -> "Api":
         from pipeline.control.http import openapi  # noqa: PLC0415  see servers.py
         from pipeline.control.http.api import Api  # noqa: PLC0415
+        from pipeline.control.http.explainer import Explainer  # noqa: PLC0415
         from pipeline.control.http.observation import Observation  # noqa: PLC0415
+        from pipeline.control.http.policy import PolicyPaths  # noqa: PLC0415
 
+        explainer = Explainer(self._channels.request, self._sums)
         return Api(
             self._forwarder,
             self._channels.request,
@@ -124,6 +127,7 @@ class ControlPlane:
             self._log,
             access=self._access,
             description=openapi.document(self._meter.build.version, token=token),
+            policy=PolicyPaths(self._live, explainer, self.hub),
         )
 
     def _api_connections(self) -> dict[int, int]:

@@ -15,7 +15,8 @@ demux           Cam, Neighbors
 tcp             FlowIds, Flows, EndFlow
 resolver        Names, Leases, DnsAll, DnsAdd, ServeTcp (a socket)
 listen          Expose, Unexpose, Tunnel (a socket)
-egress          FlowIds, Flows, EndFlow; of listen: Accepted (a socket), UdpForward (a socket), UdpUnforward
+egress          FlowIds, Flows, EndFlow, EndForbidden, Explain
+                of listen: Accepted (a socket), UdpForward (a socket), UdpUnforward
 ==============  =========================================================================================
 """
 
@@ -23,7 +24,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from pipeline.ipc import flow_messages
+from pipeline.ipc import flow_messages, policy_messages
 from pipeline.ipc.message import Answer as Answer
 from pipeline.ipc.message import Event as Event
 from pipeline.ipc.message import Message as Message
@@ -407,6 +408,7 @@ _REQUESTS: Final = _by_name(
     *(Stop, Ping, Audit, Reload, Watch, Guests, Attach, Open, Capture, LiveCapture),
     *(Cam, Neighbors, WithdrawRoute, Leases),
     *(flow_messages.FlowIds, flow_messages.Flows, flow_messages.EndFlow, flow_messages.Names),
+    *(policy_messages.EndForbidden, policy_messages.Explain),
     *(DnsAll, DnsAdd, ServeTcp),
     *(Expose, Unexpose, Tunnel, Accepted, UdpForward, UdpUnforward),
 )

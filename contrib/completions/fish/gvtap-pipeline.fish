@@ -8,12 +8,14 @@ complete -c gvtap-pipeline -n __fish_use_subcommand -a leases
 complete -c gvtap-pipeline -n __fish_use_subcommand -a top
 complete -c gvtap-pipeline -n __fish_use_subcommand -a expose
 complete -c gvtap-pipeline -n __fish_use_subcommand -a unexpose
+complete -c gvtap-pipeline -n __fish_use_subcommand -a policy
 complete -c gvtap-pipeline -n __fish_use_subcommand -a attach
 complete -c gvtap-pipeline -n __fish_use_subcommand -a capture
 complete -c gvtap-pipeline -n __fish_use_subcommand -a extcap
 complete -c gvtap-pipeline -n __fish_use_subcommand -a version
 complete -c gvtap-pipeline -n __fish_use_subcommand -a help
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -a 'check show schema'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from policy' -a 'show set explain'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o api-token-file -r -F -d 'file with the token that the API on the host asks for; none if empty'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o busy-poll -r -d 'microseconds to look for more work before sleeping, 0 to 50; -1 means as configured, else 50'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o config -r -F -d 'path of a YAML configuration file'
@@ -151,6 +153,13 @@ complete -c gvtap-pipeline -n '__fish_seen_subcommand_from unexpose' -o api-toke
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from unexpose' -o config -r -F -d 'configuration file of the daemon, which names its API and its token'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from unexpose' -o json -d 'print JSON, for scripts'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from unexpose' -o version -d 'print the version and exit'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from policy' -o api -r -d 'the daemon\'s API: unix:///path, tcp://host:port; else $GVTAP_API, else of -config, else the usual socket'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from policy' -o api-token-file -r -F -d 'file with the token that the API asks for; none if empty'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from policy' -o config -r -F -d 'configuration file of the daemon, which names its API and its token'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from policy' -o json -d 'print JSON, for scripts'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from policy' -o keep -d 'keep open connections that are no longer allowed; else they are cut'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from policy' -o name -r -d 'as if the gateway had told the guest that the address has this name'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from policy' -o version -d 'print the version and exit'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from attach' -o address -r -d 'static address with prefix length instead of DHCP, as 192.168.127.9/24'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from attach' -o gateway -r -d 'default route of a static address, the first address of its network if empty'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from attach' -o iface -r -d 'name of the tap in the namespace'

@@ -14,7 +14,7 @@ from typing import Final
 from pipeline.config.choices import FULL_CONE
 from pipeline.config.model import Config
 from pipeline.engines.nat import Nat
-from pipeline.ipc import flow_messages, messages
+from pipeline.ipc import flow_messages, messages, policy_messages
 from pipeline.ipc.channel import close_all
 from pipeline.ipc.ring import BURST
 from pipeline.records.addresses import addr_of
@@ -37,6 +37,7 @@ from pipeline.records.kinds import (
 from pipeline.records.services import Named
 from pipeline.records.udp import UdpData
 from pipeline.stages import ipv6_addresses
+from pipeline.stages.egress import explanation
 from pipeline.stages.egress.context import EgressContext
 from pipeline.stages.egress.icmp import EchoSockets
 from pipeline.stages.egress.policy_filter import PolicyFilter
@@ -212,7 +213,8 @@ class EgressStage:
     def on_control(self, message: dict[str, object], fds: list[int]) -> dict[str, object]:
         """Requests of listen: ``accepted`` and ``udp_forward`` (each with a socket), ``udp_unforward``.
 
-        Of the supervisor: ``guests``, ``flow_ids``, ``flows`` and ``end_flow``.
+        Of the supervisor: ``guests``, ``flow_ids``, ``flows``, ``end_flow``, ``end_forbidden`` and
+        ``explain``.
         """
         match messages.request_of(message):
             case messages.Accepted() as ask:
@@ -231,6 +233,10 @@ class EgressStage:
                 return flow_messages.FlowsAnswer(self._rows.of_numbers(ask.numbers)).encode()
             case flow_messages.EndFlow() as ask:
                 return flow_messages.EndFlowAnswer(self._rows.end(ask.number)).encode()
+            case policy_messages.EndForbidden():
+                return policy_messages.EndForbiddenAnswer(self._end_forbidden()).encode()
+            case policy_messages.Explain() as ask:
+                return explanation.of(self.context, ask).encode()
             case messages.UdpUnforward() as ask:
                 self.udp.forwards.remove(ask.key)
                 return {"ok": True}
@@ -238,13 +244,17 @@ class EgressStage:
         return {"error": f"egress knows no request {message.get('op')!r}"}
 
     def reload(self, config: Config) -> None:
-        """See Stage.reload: limits and policy. Open flows that a new policy forbids end at once."""
+        """See Stage.reload: limits and policy. Open flows stay until the supervisor asks to end them."""
         self.connections.set_limits(config.limits)
         self.udp.forwards.set_max_clients(config.limits.max_udp_clients_per_forward)
-        if not self.context.policy.replace(config.access.egress_policy):
-            return
-        if ended := self.connections.end_forbidden() + self.udp.end_forbidden() + self.icmp.end_forbidden():
+        self.context.policy.replace(config.access.egress_policy)
+
+    def _end_forbidden(self) -> int:
+        """End the open flows that the policy forbids. Returns how many."""
+        ended = self.connections.end_forbidden() + self.udp.end_forbidden() + self.icmp.end_forbidden()
+        if ended:
             self.context.worker.log.warning("flows ended by the new egress policy", count=ended)
+        return ended
 
     # --- what the stage holds -------------------------------------------------------------
 

@@ -1,0 +1,47 @@
+"""The control messages about the egress policy, to the egress workers (see messages.py)."""
+
+from dataclasses import dataclass
+
+from pipeline.ipc.message import Answer, Request
+
+
+@dataclass(frozen=True, slots=True)
+class EndForbidden(Request):
+    """End the open flows of guests that the policy forbids now."""
+
+    NAME = "end_forbidden"
+
+
+@dataclass(frozen=True, slots=True)
+class EndForbiddenAnswer(Answer):
+    """ended: how many flows."""
+
+    ended: int
+
+
+@dataclass(frozen=True, slots=True)
+class Explain(Request):
+    """Say which rule decides about a flow of a guest. protocol: tcp, udp or icmp.
+
+    guest, address: of either family, as text. name: as if the gateway had told the guest that the address has
+    this name; "" for none.
+    """
+
+    NAME = "explain"
+    guest: str
+    address: str
+    port: int
+    protocol: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainAnswer(Answer):
+    """rule: a path in the configuration, or the counter of a built-in rule, or "" for a service.
+
+    passed: for each rule before it, the part that is not about such a flow.
+    """
+
+    allowed: bool
+    rule: str
+    passed: list[str]
