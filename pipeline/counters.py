@@ -71,6 +71,11 @@ TABLE: Final[tuple[Counter, ...]] = (
         "events",
         "times a guest was not read because its small frames cost more than its part of the time",
     ),
+    Counter(
+        "link_reads_paused_byte_rate",
+        "events",
+        "times a guest was not read because it had sent more bytes than its rate allows",
+    ),
     Counter("link_handshake_failed", "links", "links refused for what they sent before the first frame"),
     Counter("link_refused_too_many", "links", "links refused because too many were open"),
     Counter("link_refused_too_often", "links", "links refused because their guest opens one after the other"),
@@ -339,6 +344,11 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("egress_flows", "flows", "TCP flows with a host socket now", "gauge"),
     Counter(
         "egress_reads_paused_no_slot", "events", "times a host socket was not read because no slot was free"
+    ),
+    Counter(
+        "egress_reads_paused_byte_rate",
+        "events",
+        "times host sockets of a guest were not read because it got more bytes than its rate allows",
     ),
     Counter(
         "egress_flow_evicted_too_many_sockets",

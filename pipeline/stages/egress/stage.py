@@ -13,6 +13,7 @@ from typing import Final
 
 from pipeline.config.choices import FULL_CONE
 from pipeline.config.model import Config
+from pipeline.counters import INDEX
 from pipeline.engines.nat import Nat
 from pipeline.ipc import flow_messages, messages, policy_messages
 from pipeline.ipc.channel import close_all
@@ -54,6 +55,7 @@ BURSTS_A_STEP: Final = 8
 """Bursts of datagrams to take from demux before TCP has its turn again."""
 FEW_DATAGRAMS: Final = 2
 """A step that read at most this many datagrams from hosts counts as a small read."""
+_BYTE_RATE: Final = INDEX["egress_reads_paused_byte_rate"]
 WHOLE_RING: Final = DATA_CAPACITY // BURST + 2
 """Bursts that are enough to take everything that a ring held when the first was taken."""
 
@@ -74,6 +76,7 @@ class EgressStage:
         policy = PolicyFilter(worker, config.access.egress_policy, config.network)
         source = outbound.for_guests(config.network.outbound_address, config.network.outbound_interface)
         self.context = EgressContext(worker, targets, policy, config.workers.tcp_workers, source)
+        self._set_rate(config)
         self.connections = Connections(self.context, config, Opener(self.context, self._drain_demux))
         self.udp = UdpSockets(
             self.context,
@@ -112,7 +115,11 @@ class EgressStage:
             if datagrams <= FEW_DATAGRAMS:
                 connections.on_small_read(now)
         connections.write_gauges()
+        rates = self.context.rates
+        if rates.on:
+            self.context.counts[_BYTE_RATE] = rates.pauses
         if not work:
+            rates.forget_full(now)
             self.context.filler.release_idle()
             connections.release_idle()
         return work
@@ -248,6 +255,13 @@ class EgressStage:
         self.connections.set_limits(config.limits)
         self.udp.forwards.set_max_clients(config.limits.max_udp_clients_per_forward)
         self.context.policy.replace(config.access.egress_policy)
+        self._set_rate(config)
+
+    def _set_rate(self, config: Config) -> None:
+        """Each egress worker has a part of each guest's rate."""
+        self.context.rates.set_rate(
+            config.limits.max_bytes_to_guest_per_second / config.workers.egress_workers
+        )
 
     def _end_forbidden(self) -> int:
         """End the open flows that the policy forbids. Returns how many."""

@@ -120,7 +120,7 @@ class Connections:
         """When the next step is due even without an event; 0 if there is more to read."""
         if self.flows.turns.more:
             return 0.0
-        return min(self._writes.deadline(), self._dials.deadline())
+        return min(self._reads.deadline(), min(self._writes.deadline(), self._dials.deadline()))
 
     def write_gauges(self) -> None:
         """Write the gauges of connections."""

@@ -105,8 +105,8 @@ class UdpSockets:
         return self._reader.read_ready(now) + self.forwards.read_ready(now)
 
     def deadline(self) -> float:
-        """0 if there is more to read at once."""
-        return 0.0 if self._reader.more or self.forwards.more else _NEVER
+        """When there is more to read: 0 for at once."""
+        return 0.0 if self._reader.more or self.forwards.more else self._reader.deadline()
 
     def end_forbidden(self) -> int:
         """End the guests' flows that the policy, which is new, forbids. Returns how many."""
