@@ -363,6 +363,16 @@ TABLE: Final[tuple[Counter, ...]] = (
         "flows refused at the limit of open descriptors, because no other flow could be closed",
     ),
     Counter("egress_flow_refused_policy", "flows", "flows that the egress policy forbids"),
+    Counter(
+        "egress_flow_refused_stated_name",
+        "flows",
+        "flows that the egress policy forbids for the name that they state, or for stating none",
+    ),
+    Counter(
+        "egress_datagram_dropped_held",
+        "datagrams",
+        "datagrams of a flow that states no name in its first ones, while it is held for that",
+    ),
     Counter("egress_flow_closed_policy", "flows", "open flows that a new egress policy forbids"),
     Counter("icmp_echo_dropped_not_permitted", "messages", "pings while the host allows no ICMP sockets"),
     Counter("icmp_echo_dropped_send_failed", "messages", "pings that the host could not send"),
@@ -445,6 +455,16 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("dns_query_refused_edns_version", "messages", "DNS queries of an unknown EDNS version; BADVERS"),
     Counter("dns_query_refused_malformed", "messages", "malformed DNS queries; FORMERR"),
     Counter("dns_query_refused_opcode", "messages", "DNS requests other than queries; NOTIMP"),
+    Counter(
+        "dns_query_refused_policy",
+        "messages",
+        "DNS queries for names that the egress policy does not allow",
+    ),
+    Counter(
+        "dns_query_refused_rebinding",
+        "messages",
+        "DNS queries for outside names that lead to addresses inside; REFUSED",
+    ),
     Counter("dns_query_refused_type", "messages", "DNS queries of a type that is not forwarded; REFUSED"),
     Counter("dns_query_refused_waited_too_long", "messages", "DNS queries whose turn did not come; SERVFAIL"),
     Counter(

@@ -28,6 +28,8 @@ LATE_IMPORTS = {
     "pipeline.engines.dns.message": "dnspython, for records of any type",
     "pipeline.engines.dns.responses": "the same",
     "pipeline.engines.dns.answers": "the same",
+    "pipeline.engines.dns.services": "the same, for HTTPS records",
+    "pipeline.engines.stated.quic": "cryptography, when a policy with names meets a datagram",
     "pipeline.engines.dns.glance": "the same, for names as text",
     "pipeline.engines.dns.hosts": "the same",
     "pipeline.engines.dns.lookup": "the same, for DNS64",

@@ -7,23 +7,34 @@ from typing import TypedDict
 
 from pipeline.client.records import Record
 
+_FileRule = TypedDict("_FileRule", {"name-files": list[str], "stated-ports": list[int | str]}, total=False)
+_FilePolicy = TypedDict("_FilePolicy", {"inner-names": list[str]}, total=False)
 
-class Rule(TypedDict, total=False):
+
+class Rule(_FileRule, total=False):
     """A rule of the egress policy (docs/access.md). A part that is left out fits everything."""
 
     action: str
     guests: list[str]
     networks: list[str]
+    groups: list[str]
     names: list[str]
     ports: list[int | str]
     protocols: list[str]
+    stated: str
 
 
-class Policy(TypedDict, total=False):
-    """The egress policy: the first rule that fits decides, else ``default``."""
+class Policy(_FilePolicy, total=False):
+    """The egress policy: the first rule that fits decides, else ``preset`` or ``default``."""
 
     default: str
+    preset: str
     rules: list[Rule]
+    questions: str
+    rebinding: str
+    quic: str
+    ech: str
+    h3: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +109,8 @@ class Explanation:
     """Which rule decides about a guest and a destination (docs/policy-api.md)."""
 
     allowed: bool
+    depends: bool
+    """Whether the name that the connection states may change the answer."""
     rule: str
     why: str
     guest: str
@@ -110,7 +123,7 @@ class Explanation:
         """The explanation in an answer."""
         passed = tuple((each.text("rule"), each.text("part")) for each in record.records("passed"))
         texts = (record.text("rule"), record.text("why"), record.text("guest"), record.text("address"))
-        return Explanation(record.true("allowed"), *texts, passed)
+        return Explanation(record.true("allowed"), record.true("depends"), *texts, passed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from pipeline.config.choices import DENY
 from pipeline.config.errors import ConfigError
 from pipeline.config.model import EgressPolicy, PortForward, forward_key
 from pipeline.config.scalars import split_network
@@ -16,7 +17,9 @@ from pipeline.system import inet, small_file
 
 
 def check_policy(policy: EgressPolicy) -> EgressPolicy:
-    """The policy. Raises ConfigError for a rule about ports of a protocol without ports."""
+    """The policy. Raises ConfigError for a rule about ports of a protocol without ports, and the like."""
+    if policy.preset and policy.default == DENY:
+        raise ConfigError("egress-policy.default: a preset stands in its place (allowed: one of the two)")
     for index, rule in enumerate(policy.rules):
         if rule.ports and "icmp" in rule.protocols:
             raise ConfigError(f"egress-policy.rules[{index}]: icmp has no ports (allowed: tcp, udp)")

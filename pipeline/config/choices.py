@@ -50,6 +50,17 @@ IPV6: Final = (OFF, ON, AUTO)
 """Whether guests have IPv6 (pipeline.config.ipv6). AUTO: with a default route only while the host has one."""
 NAT64: Final = (OFF, ON, AUTO)
 """Which questions get IPv6 addresses for IPv4 hosts: none, all, or those over IPv6 (pipeline.engines.dns)."""
+GROUPS: Final = ("public", "private", "loopback", "link-local", "metadata", "host", "guests")
+"""Groups of addresses (pipeline.engines.groups)."""
+PUBLIC: Final = "public"
+LOCKED: Final = "locked"
+PRESETS: Final = ("open", PUBLIC, LOCKED)
+"""What the egress policy says if no rule fits: all, the Internet and nothing inside, or nothing."""
+ALLOW: Final = "allow"
+DENY: Final = "deny"
+REMOVE: Final = "remove"
+QUESTIONS: Final = ("refuse", "nxdomain", "answer")
+"""What a guest gets that asks for a name which no rule allows."""
 GUARDED: Final = "guarded"
 ISOLATED: Final = "isolated"
 OPEN: Final = "open"

@@ -15,7 +15,7 @@ from pipeline.config.model import Config
 
 LIVE: Final = frozenset(
     {
-        *("egress_policy", "guest_api", "forwards", "socket_forwards"),
+        *("egress_policy", "name_lists", "guest_api", "forwards", "socket_forwards"),
         *("dns_zones", "dns_search_domains", "log_level"),
         *(limit.name for limit in limits.TABLE),
     }
@@ -56,5 +56,5 @@ def _keys(keys: Map, path: str) -> Iterator[tuple[str, str]]:
             yield each.name, key
 
 
-KEYS: Final = tuple(_keys(FileKeys(), ""))
+KEYS: Final = (*_keys(FileKeys(), ""), ("name_lists", "egress-policy.rules.name-files"))
 """All settings of a file, each with its key."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Final
 from urllib.parse import urlsplit
 
-from pipeline.config import default_mode, derived, forward_words, ipv6, limits, outside
+from pipeline.config import default_mode, derived, forward_words, ipv6, limits, name_lists, outside
 from pipeline.config.access import check_policy, check_token_file, with_proxy_protocol
 from pipeline.config.choices import GUESTS, NAT64, OFF, PLACEMENTS, SEPARATE, STREAM_SCHEMES, UDP_NATS
 from pipeline.config.endpoints import check, further_links, links_of, metrics_url, web_url
@@ -339,9 +339,11 @@ def _one_of(name: str, word: str, allowed: Sequence[str]) -> str:
 
 def _access(parsed: flags.Parsed, keys: FileKeys) -> Settings:
     in_stack = keys.stack.stack_ec2_metadata_access
+    policy = check_policy(keys.egress_policy)
     return {
         "ec2_metadata_access": parsed.true("ec2-metadata-access") or keys.ec2_metadata_access or in_stack,
         "api_token_file": check_token_file(parsed.text("api-token-file") or keys.api_token_file),
-        "egress_policy": check_policy(keys.egress_policy),
+        "egress_policy": policy,
+        "name_lists": name_lists.read_all(policy),
         "guests": _one_of("guests", parsed.text("guests") or keys.guests, GUESTS),
     }

@@ -6,13 +6,27 @@ layout of the same settings in a file. merge.py makes a Config from flags and a 
 
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Final, get_type_hints
 from urllib.parse import urlsplit
 
-from pipeline.config.choices import AUTO, GUARDED, OFF, SYMMETRIC
+from pipeline.config.choices import (
+    ALLOW,
+    AUTO,
+    DENY,
+    GROUPS,
+    GUARDED,
+    LOCKED,
+    OFF,
+    PRESETS,
+    PUBLIC,
+    QUESTIONS,
+    REMOVE,
+    SYMMETRIC,
+)
 from pipeline.config.limits import Limits
 from pipeline.config.scalars import (
+    AbsolutePath,
     AnyNetwork,
     Duid,
     Flag,
@@ -23,6 +37,7 @@ from pipeline.config.scalars import (
     Ports,
     Text,
     one_of,
+    word_or_none,
 )
 from pipeline.system import inet
 from pipeline.wire import ip
@@ -104,7 +119,10 @@ Verdict = Annotated[str, one_of("allow", "deny")]
 
 @dataclass(frozen=True, slots=True)
 class PolicyRule:
-    """One rule of the egress policy. An empty field means "any". networks and names are one condition."""
+    """One rule of the egress policy. An empty field means "any". The destination is one condition.
+
+    It has ``networks``, ``groups`` and ``names``. Names of files are in Access.name_lists.
+    """
 
     action: Verdict
     guests: tuple[GuestWord, ...] = ()
@@ -112,14 +130,68 @@ class PolicyRule:
     names: tuple[NamePattern, ...] = ()
     ports: tuple[Ports, ...] = ()
     protocols: tuple[Annotated[str, one_of("tcp", "udp", "icmp")], ...] = ()
+    groups: tuple[Annotated[str, one_of(*GROUPS)], ...] = ()
+    name_files: tuple[AbsolutePath, ...] = field(default=(), metadata={"alias": "name-files"})
+    stated: Annotated[str, one_of("check", "ignore")] = "check"
+    """Whether a connection must not state another name than the rule's."""
+    stated_ports: tuple[Ports, ...] = field(default=(), metadata={"alias": "stated-ports"})
+    """Where it must state one; none: pipeline.engines.rules.WEB_PORTS."""
+
+    @property
+    def has_names(self) -> bool:
+        """Whether the rule is about names."""
+        return bool(self.names or self.name_files)
 
 
 @dataclass(frozen=True, slots=True)
 class EgressPolicy:
-    """Where guests may connect to. The first rule that fits decides. If none fits, ``default`` does."""
+    """Where guests may connect to. The first rule that fits decides. If none fits, ``default`` does.
+
+    An empty ``rebinding``, ``quic``, ``ech`` or ``h3`` has the value of the preset. The properties have it.
+    """
 
     default: Verdict = "allow"
     rules: tuple[PolicyRule, ...] = ()
+    preset: Annotated[str, word_or_none(*PRESETS)] = ""
+    """Takes the place of ``default``."""
+    questions: Annotated[str, one_of(*QUESTIONS)] = QUESTIONS[0]
+    rebinding: Annotated[str, word_or_none(ALLOW, DENY)] = ""
+    inner_names: tuple[NamePattern, ...] = field(default=(), metadata={"alias": "inner-names"})
+    quic: Annotated[str, word_or_none("read", DENY)] = ""
+    ech: Annotated[str, word_or_none(ALLOW, REMOVE, DENY)] = ""
+    h3: Annotated[str, word_or_none(ALLOW, REMOVE)] = ""
+
+    @property
+    def denies_rebinding(self) -> bool:
+        """Whether no name of the Internet may have an address inside."""
+        return self.rebinding == DENY if self.rebinding else self.preset in (PUBLIC, LOCKED)
+
+    @property
+    def denies_quic(self) -> bool:
+        """Whether no name is read from QUIC, so that clients use TCP."""
+        return self.quic == DENY if self.quic else self.preset == LOCKED
+
+    @property
+    def denies_ech(self) -> bool:
+        """Whether a hello must not have an encrypted one inside."""
+        return self.ech == DENY
+
+    @property
+    def removed(self) -> frozenset[str]:
+        """What is removed from HTTPS and SVCB answers: "ech", "h3"."""
+        ech = self.ech != ALLOW if self.ech else self.preset == LOCKED
+        h3 = self.h3 == REMOVE if self.h3 else self.denies_quic
+        return frozenset(word for word, removes in (("ech", ech), ("h3", h3)) if removes)
+
+    def with_names(self, lists: Mapping[str, tuple[str, ...]]) -> "EgressPolicy":
+        """The policy with the names of files. lists: those of each file."""
+        if not any(rule.name_files for rule in self.rules):
+            return self
+        rules = [
+            replace(rule, names=(*rule.names, *(name for path in rule.name_files for name in lists[path])))
+            for rule in self.rules
+        ]
+        return replace(self, rules=tuple(rules))
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,8 +310,14 @@ class Access:
     api_token_file: str = ""
     guest_api: GuestApi = GuestApi()
     egress_policy: EgressPolicy = EgressPolicy()
+    name_lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # names of name-files, by path
     guests: str = GUARDED  # one of GUESTS
     disable: tuple[str, ...] = ()  # of DISABLED
+
+    @property
+    def policy(self) -> EgressPolicy:
+        """The egress policy with the names of its files, as workers need it."""
+        return self.egress_policy.with_names(self.name_lists)
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ def check_together(config: Config) -> None:
     if DNS in access.disable:
         wanting = [key for key in ("dns_servers", "guest_names") if getattr(network, key)]
         rules = enumerate(access.egress_policy.rules)
-        wanting += [f"egress-policy.rules[{index}].names" for index, rule in rules if rule.names]
+        wanting += [f"egress_policy.rules[{index}].names" for index, rule in rules if rule.has_names]
         if wanting:
             key = wanting[0].replace("_", "-")
             raise ConfigError(f"{key} needs the gateway's name server, {_off(DNS)}")

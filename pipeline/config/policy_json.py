@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from pipeline.config.access import check_policy
 from pipeline.config.errors import ConfigError
 from pipeline.config.mistakes import Data, Document, path_text, unknown_keys, wording
-from pipeline.config.model import EgressPolicy
+from pipeline.config.model import EgressPolicy, PolicyRule
 from pipeline.config.scalars import Scalar
 from pipeline.go import flags
 
@@ -21,6 +21,7 @@ KEY: Final = "egress-policy"
 """The policy's key in a file. Names of rules begin with it."""
 MAX_DEPTH: Final = 8
 _MAX_SHOWN: Final = 100
+_DEFAULT: Final = EgressPolicy(rules=(PolicyRule("allow"),))
 
 Json = dict[str, object]
 
@@ -54,11 +55,22 @@ def patched(policy: EgressPolicy, body: bytes) -> EgressPolicy:
 
 
 def written(policy: EgressPolicy) -> Json:
-    """The policy as read() takes it. Keys of a rule that fit everything are left out."""
-    made: Json = _adapter().dump_python(policy, mode="json", by_alias=True, warnings="error")
-    rules = made["rules"]
-    assert isinstance(rules, list)
-    return {**made, "rules": [{key: value for key, value in rule.items() if value} for rule in rules]}
+    """The policy as read() takes it. Keys that have their defaults are left out, but not the first two."""
+    made, default = _dumped(policy), _dumped(_DEFAULT)
+    usual = default["rules"][0]
+    rules = [
+        {key: value for key, value in rule.items() if key == "action" or value != usual[key]}
+        for rule in made["rules"]
+    ]
+    shown = {
+        key: value for key, value in made.items() if key in ("default", "rules") or value != default[key]
+    }
+    return {**shown, "rules": rules}
+
+
+def _dumped(policy: EgressPolicy) -> dict[str, Any]:
+    made: dict[str, Any] = _adapter().dump_python(policy, mode="json", by_alias=True, warnings="error")
+    return made
 
 
 def _checked(found: Json) -> EgressPolicy:

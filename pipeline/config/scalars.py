@@ -229,6 +229,12 @@ def one_of(*words: str) -> Check:
     return Check(check, schema={"enum": list(words)})
 
 
+def word_or_none(*words: str) -> Check:
+    """One of these texts, or an empty one."""
+    check = one_of(*words)
+    return Check(_optional(check.read, ""), schema={"enum": ["", *words]})
+
+
 def switch(*words: str) -> Check:
     """One of these texts. As YAML 1.1 has it, false and no mean off, and true and yes mean on."""
 
@@ -293,7 +299,15 @@ def _ports(value: object) -> tuple[int, int]:
     return low, high
 
 
-def _name_pattern(value: object) -> str:
+def _absolute_path(value: object) -> str:
+    text = _text(value)
+    if not text.startswith("/"):
+        raise ValueError("must be an absolute path such as /etc/gvtap/names.txt")
+    return text
+
+
+def name_pattern(value: object) -> str:
+    """``example.com`` or ``*.example.com``, in lower case and without the last dot. Raises ValueError."""
     text = _text(value).rstrip(".").lower()
     if not _NAME.fullmatch(text):
         raise ValueError("must be a name such as example.com, or *.example.com for all names below it")
@@ -403,6 +417,7 @@ Ipv6Prefix = Annotated[
     ),
 ]
 GuestZone = Annotated[str, Check(_optional(zone_name, ""))]
+AbsolutePath = Annotated[str, Check(_absolute_path, schema={"pattern": "^/"})]
 Pattern = Annotated[str, Check(_regexp)]
 AnyNetwork = Annotated[
     str, Check(_network, schema=_pattern(_IPV4_NETWORK, rf"{_IPV6_SHAPE}(/[0-9]{{1,3}})?"))
@@ -428,7 +443,7 @@ _ONE_PORT: Final = {"type": "integer", "minimum": 0, "maximum": 65535}
 _PORTS_SCHEMA: Final = {"anyOf": [_ONE_PORT, {"type": "string", **_pattern(f"{_PORT}(-{_PORT})?")}]}
 Ports = Annotated[tuple[int, int], Check(_ports, _port_text, _PORTS_SCHEMA)]
 """First and last port."""
-NamePattern = Annotated[str, Check(_name_pattern, schema={"pattern": f"^{_ANY_CASE_NAME}[.]*$"})]
+NamePattern = Annotated[str, Check(name_pattern, schema={"pattern": f"^{_ANY_CASE_NAME}[.]*$"})]
 GuestAddress = Annotated[
     str, Check(_guest_address, schema={"pattern": rf"^({_IPV4}|\[{_IPV6_SHAPE}\]):{_PORT}$"})
 ]

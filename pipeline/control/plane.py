@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from pipeline import logs
 from pipeline.config.choices import UDP
-from pipeline.config.model import Config, PortForward
-from pipeline.control.flows.flow_log import FlowLog
+from pipeline.config.model import Config, EgressPolicy, PortForward
+from pipeline.control.flows.flow_log import QUESTION, FlowLog
 from pipeline.control.flows.live import LiveFlows
 from pipeline.control.flows.reports import FlowEvents
 from pipeline.control.forward_shares import ForwardShares
@@ -106,6 +106,10 @@ class ControlPlane:
             # Flows that open are needed too: when a flow ends its guest may be gone, with its MAC address.
             self.hub.subscribe(COMPLETED, flow_log.write)
             meter.include("flow_log_lines_dropped", lambda: flow_log.lost)
+        self._flow_log = flow_log
+        self._end_questions: Callable[[], None] | None = None
+        """Ends the lines of the flow log about questions, if there are any."""
+        self._log_questions(config)
         self._flows = LiveFlows(request, fabric.layout.shards(TCP), fabric.layout.shards(EGRESS))
         self._servers = Servers(lambda: self._make_api(token=bool(token)))
         self._fronts: list[Front] = []
@@ -217,6 +221,16 @@ class ControlPlane:
         """Give all workers and the API these settings. Raises ReloadError if they are refused."""
         await self._live.change(config, self._access, self._shares)
         self._flow_events.log_each(on=config.logging.log_level == "debug")
+        self._log_questions(config)
+
+    def _log_questions(self, config: Config) -> None:
+        """Write guests' questions into the flow log while there is an egress policy."""
+        on = self._flow_log is not None and config.access.egress_policy != EgressPolicy()
+        if on and self._end_questions is None and self._flow_log is not None:
+            self._end_questions = self.hub.subscribe((QUESTION,), self._flow_log.write_question)
+        elif not on and self._end_questions is not None:
+            self._end_questions()
+            self._end_questions = None
 
     async def capture(self, fd: int) -> None:
         """Have all frames written to a capture file, whose descriptor stays the caller's."""

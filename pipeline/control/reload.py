@@ -19,7 +19,7 @@ from typing import Final
 
 import structlog
 
-from pipeline.config import outside
+from pipeline.config import name_lists, outside
 from pipeline.config.model import Config, EgressPolicy, PortForward, SocketForward, forward_key
 from pipeline.control.forward_shares import ForwardShares
 from pipeline.control.forward_texts import ForwardError
@@ -226,7 +226,9 @@ class LiveSettings:
 
 
 def _with_policy(config: Config, policy: EgressPolicy) -> Config:
-    return replace(config, access=replace(config.access, egress_policy=policy))
+    """The settings with another policy. Raises ConfigError for a file of names that cannot be read."""
+    lists = name_lists.read_all(policy)
+    return replace(config, access=replace(config.access, egress_policy=policy, name_lists=lists))
 
 
 def _key(forward: PortForward) -> tuple[str, str]:

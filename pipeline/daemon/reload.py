@@ -7,11 +7,14 @@ one line of the log says so. Signals that come during a reload cause one more re
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import Final
 
 import structlog
 
 from pipeline import logs
-from pipeline.config import outside
+from pipeline.config import name_lists, outside
 from pipeline.config.errors import ConfigError
 from pipeline.config.live import reloaded
 from pipeline.config.model import Config
@@ -19,6 +22,8 @@ from pipeline.control.reload import ReloadError
 from pipeline.control.threads import Threads
 from pipeline.system.service_manager import READY, ServiceManager
 
+LOOK_EVERY_S: Final = 2.0
+"""Seconds between two looks at the files with names."""
 Reread = Callable[[], tuple[Config, tuple[str, ...]]]
 """Builds the configuration anew. Returns it with warnings, or raises ConfigError. May wait for a disk."""
 
@@ -43,6 +48,8 @@ class Reloader:
         self._threads = Threads(1)
         self._wanted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
+        """Looks after the files with names, if the policy has some."""
 
     def request(self) -> None:
         """SIGHUP came. Until start() is called, the reload waits."""
@@ -51,13 +58,15 @@ class Reloader:
     def start(self) -> None:
         """The program is ready: serve requests from now on."""
         self._task = asyncio.create_task(self._serve())
+        self._watch_names()
 
     async def stop(self) -> None:
         """The program ends: give up a reload that is under way."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+        for task in (self._watch, self._task):
+            if task is not None:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
 
     async def _serve(self) -> None:
         while True:
@@ -87,3 +96,39 @@ class Reloader:
                 "keys that cannot change while the program runs keep their values", keys=", ".join(new.kept)
             )
         self._log.info("configuration reloaded", changed=", ".join(new.changed))
+        self._watch_names()
+
+    # --- files with names -------------------------------------------------------------------
+
+    def _watch_names(self) -> None:
+        """Look after the files of the present policy from now on."""
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+        if self._config.access.name_lists:
+            self._watch = asyncio.create_task(self._follow_names())
+
+    async def _follow_names(self) -> None:
+        """Read the files with names again when one has changed. The rest of the configuration stays."""
+        policy = self._config.access.egress_policy
+        seen = await self._threads.run(partial(name_lists.stamps, policy))
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            found = await self._threads.run(partial(name_lists.stamps, policy))
+            if found == seen:
+                continue
+            seen = found
+            try:
+                await self._reload_names()
+            except (ConfigError, ReloadError) as error:
+                self._log.error("names not reloaded: nothing has changed", error=str(error))
+
+    async def _reload_names(self) -> None:
+        config = self._config
+        lists = await self._threads.run(partial(name_lists.read_all, config.access.egress_policy))
+        if lists == config.access.name_lists or config is not self._config:
+            return
+        config = replace(config, access=replace(config.access, name_lists=lists))
+        await self._apply(config)
+        self._config = config
+        self._log.info("names reloaded", names=sum(map(len, lists.values())))

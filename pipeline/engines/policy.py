@@ -1,9 +1,19 @@
-"""The egress policy: where a guest may connect to, by network, port, protocol and DNS name.
+"""The egress policy: where a guest may connect to, by network, group, port, protocol and name.
 
-The first rule that fits decides. If none fits, the default decides. A rule fits when each of its conditions
-holds. Networks and names together are one condition: the destination is in one of the networks, or has one of
-the names. An address has a name only for the guest that received it from the gateway's DNS service, and only
-while that answer is valid. Answers of other name servers do not count.
+The first rule that fits decides. If none fits, the preset or the default decides. A rule fits when each of
+its conditions holds. Networks, groups and names together are one condition: the destination is in one of the
+networks or groups, or has one of the names.
+
+A name is checked three times:
+
+1. *The question.* question() says whether a guest may ask the gateway for a name.
+2. *The address.* It has a name only for the guest that received it from the gateway's DNS service, and
+   only while that answer is valid. Answers of other name servers do not count.
+3. *The connection.* If a name decides, judge() first answers that the flow must be held. The caller reads the
+   name that the flow's first bytes state (pipeline.engines.stated), and asks again with it.
+
+A rule that allows names needs the second and the third. A rule that denies names needs one of them. A rule
+that denies fits a flow that contradicts itself.
 
 The policy checks the address that the guest sends to, before any translation. An address of 64:ff9b::/96
 counts as the IPv4 address in it. The policy does not track connections: an allowed connection stays open
@@ -14,48 +24,34 @@ worker reports to another about a pattern must not depend on the rules: its numb
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Final, NamedTuple, Protocol
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
 
-from pipeline.blake2 import blake2b
-from pipeline.engines.guest_set import GuestSet, StationOf, needs_stations
-from pipeline.engines.networks import Networks
+from pipeline.engines.groups import BITS, Groups
+from pipeline.engines.guest_set import StationOf, needs_stations
+from pipeline.engines.rules import (
+    NetworkSets,
+    PolicyConfig,
+    Rule,
+    RuleIndex,
+    has_port,
+    number_of,
+)
 from pipeline.wire import ip
+from pipeline.wire.stated import CONTRADICTION, NAME, OTHER, Stated
 
 MAX_NAMED: Final = 16384
 """The most pairs of guest and named address. One more replaces the oldest."""
 MIN_VALID: Final = 5.0
 """Seconds for which an answer is valid at least: a guest needs time to use an answer with TTL 0."""
+DEFAULT: Final = "egress-policy.default"
+PRESET: Final = "egress-policy.preset"
+"""What decides when no rule fits."""
 
 _LONG_AGO: Final = float("-inf")
-
-Ports = tuple[tuple[int, int], ...]
-
-
-class RuleConfig(Protocol):
-    """One rule of the configuration. An empty field fits everything."""
-
-    @property
-    def action(self) -> str: ...
-    @property
-    def guests(self) -> Sequence[str]: ...
-    @property
-    def networks(self) -> Sequence[str]: ...
-    @property
-    def names(self) -> Sequence[str]: ...
-    @property
-    def ports(self) -> Ports: ...
-    @property
-    def protocols(self) -> Sequence[str]: ...
-
-
-class PolicyConfig(Protocol):
-    """The policy of the configuration."""
-
-    @property
-    def default(self) -> str: ...
-    @property
-    def rules(self) -> Sequence[RuleConfig]: ...
+_PUBLIC: Final = BITS["public"]
+_CLOSED: Final = ("public", "locked")
+"""Presets that refuse what no rule allows."""
 
 
 def has_names(config: PolicyConfig) -> bool:
@@ -68,11 +64,6 @@ def has_stations(config: PolicyConfig) -> bool:
     return any(needs_stations(rule.guests) for rule in config.rules)
 
 
-def number_of(pattern: str) -> int:
-    """The number of a name pattern, in all workers and under all rules: 64 bits of a hash."""
-    return int.from_bytes(blake2b(pattern.encode(), digest_size=8).digest(), "big")
-
-
 class Names:
     """Finds the patterns that a name fits: ``example.com``, or ``*.example.com`` for all names below it."""
 
@@ -83,9 +74,13 @@ class Names:
 
     def replace(self, config: PolicyConfig) -> None:
         """Find the patterns of other rules from now on."""
+        self.set_patterns(name for rule in config.rules for name in rule.names)
+
+    def set_patterns(self, patterns: Iterable[str]) -> None:
+        """Find these patterns from now on."""
         self._exact.clear()
         self._below.clear()
-        for pattern in (name for rule in config.rules for name in rule.names):
+        for pattern in patterns:
             if pattern.startswith("*."):
                 self._below[pattern[2:]] = number_of(pattern)
             else:
@@ -96,7 +91,10 @@ class Names:
 
     def match(self, labels: Sequence[bytes]) -> list[int]:
         """The numbers of the patterns that a name fits. labels: without the root label."""
-        name = b".".join(labels).lower().decode("latin-1")
+        return self.match_text(b".".join(labels).lower().decode("latin-1"))
+
+    def match_text(self, name: str) -> list[int]:
+        """The same for a name in lower case, without the last dot."""
         found = [self._exact[name]] if name in self._exact else []
         while name:
             _, dot, name = name.partition(".")
@@ -115,27 +113,46 @@ def fitting_numbers(name: str) -> list[int]:
 
 
 _NO_NAMES: Final[Mapping[int, float]] = {}
+_NO_PATTERNS: Final[frozenset[int]] = frozenset()
 _ALWAYS: Final = float("inf")
 
 
-class _Rule(NamedTuple):
+class Verdict(NamedTuple):
+    """What the policy says of a flow. ``rule``: what decides, as a path in the configuration.
+
+    ``hold``: the name that the flow states may change the answer. Until then ``allow`` has no meaning.
+    """
+
     allow: bool
-    guests: GuestSet | None
-    networks: Networks | None
-    names: frozenset[int]
-    ports: Ports
-    protocols: frozenset[str]
+    rule: str
+    hold: bool = False
 
 
 class Decision(NamedTuple):
-    """What Policy.explain() finds. rule: the one that decides, as a path in the configuration.
+    """What Policy.explain() finds. passed: for each rule before it, the part that does not fit."""
 
-    passed: for each rule before it, the part that is not about such a flow.
-    """
-
-    allows: bool
-    rule: str
+    verdict: Verdict
     passed: tuple[str, ...]
+
+
+class _Flow(NamedTuple):
+    """What is known of a flow. ``names``: numbers of the patterns that its address has for the guest."""
+
+    guests: Collection[int]
+    addresses: tuple[int, ...]
+    groups: int
+    names: frozenset[int]
+    port: int
+    protocol: str
+    stated: Stated | None
+    patterns: frozenset[int]
+    """Those of the stated name."""
+
+
+_FITS: Final = 1
+_DOES_NOT: Final = 0
+_DEPENDS: Final = 2
+"""It fits if the flow states the right name."""
 
 
 class Policy:
@@ -147,40 +164,59 @@ class Policy:
         max_named: int = MAX_NAMED,
         addresses_of: Callable[[int], Collection[int]] = lambda addr: (addr,),
         also_means: Mapping[int, int] | None = None,
+        groups: Groups | None = None,
         station_of: StationOf = lambda _addr: None,
     ) -> None:
         """addresses_of: all addresses of the station that has one (pipeline.engines.stations).
 
-        also_means: destinations for which the rules about another one hold too. station_of: see guest_set.
+        also_means: destinations for which the rules about another one hold too. groups: of addresses.
+        station_of: see pipeline.engines.guest_set.
         """
         self._station_of = station_of
         self._also_means = also_means or {}
-        self._rules: list[_Rule] = []
+        self._groups = groups or Groups()
+        self._rules: list[Rule] = []
+        self._index = RuleIndex(())
+        self._denied_names: list[int] = []
+        """The rules that deny names."""
+        self._asks_groups = False
+        self._names_allowed = False
+        """Rules allow names, so questions for names that no rule allows are refused."""
         self._default = True
+        self._preset = ""
         self._max_named = max_named
         self._addresses_of = addresses_of
         self._named: OrderedDict[tuple[int, int], dict[int, float]] = OrderedDict()
+        self._patterns = Names(config)
         self.replace(config)
 
     def replace(self, config: PolicyConfig) -> None:
         """Apply other rules from now on. The names of addresses stay known."""
         self._default = config.default == "allow"
+        self._preset = config.preset
+        networks = NetworkSets(self._station_of)
         self._rules = [
-            _Rule(
-                rule.action == "allow",
-                GuestSet(rule.guests, self._station_of) if rule.guests else None,
-                Networks(rule.networks) if rule.networks else None,
-                frozenset(map(number_of, rule.names)),
-                rule.ports,
-                frozenset(rule.protocols),
-            )
-            for rule in config.rules
+            Rule(rule, f"egress-policy.rules[{index}]", networks) for index, rule in enumerate(config.rules)
         ]
+        self._index = RuleIndex(self._rules)
+        self._patterns.replace(config)
+        self._denied_names = [
+            index for index, rule in enumerate(self._rules) if rule.names and not rule.allow
+        ]
+        self._asks_groups = self._preset == "public" or any(rule.groups for rule in self._rules)
+        self._names_allowed = any(rule.names and rule.allow for rule in self._rules)
 
     @property
     def active(self) -> bool:
         """Whether the policy can refuse anything."""
-        return bool(self._rules) or not self._default
+        return bool(self._rules) or not self._default or self._preset in _CLOSED
+
+    @property
+    def judges_questions(self) -> bool:
+        """Whether question() can refuse anything."""
+        return self._names_allowed or bool(self._denied_names) or self._preset == "locked"
+
+    # --- names of addresses -------------------------------------------------------------------
 
     def learn(self, guest: int, address: int, pattern: int, ttl: float, now: float) -> None:
         """The gateway answered a guest that a name of this pattern has this address for ttl seconds."""
@@ -193,80 +229,183 @@ class Policy:
         names[pattern] = max(names.get(pattern, 0.0), now + max(ttl, MIN_VALID))
         self._named[key] = names
 
-    def allows(self, guest: int, address: int, port: int, protocol: str, now: float) -> bool:
-        """Whether a guest may reach an address. protocol: "tcp", "udp" or "icmp" (which has no port)."""
-        return not self.refusal(guest, address, port, protocol, now)
+    # --- flows --------------------------------------------------------------------------------
 
-    def refusal(self, guest: int, address: int, port: int, protocol: str, now: float) -> str:
-        """What forbids a guest to reach an address, as a path in the configuration; "" if it is allowed."""
+    def judge(
+        self,
+        guest: int,
+        address: int,
+        port: int,
+        protocol: str,
+        now: float,
+        stated: Stated | None = None,
+    ) -> Verdict:
+        """What the policy says of a flow. protocol: "tcp", "udp" or "icmp" (which has no port).
+
+        stated: what the first bytes of the flow state; None while they are not known.
+        """
+        flow = self._flow(guest, address, port, protocol, now, stated)
+        index = self._index
+        names = flow.names | flow.patterns
+        depends: list[int] = []
+        verdict: Verdict | None = None
+        decided_at = len(self._rules)
+        for at in index.candidates(flow.guests, flow.addresses, flow.groups, names):
+            rule = self._rules[at]
+            if not rule.is_about(flow.guests, port, protocol):
+                continue
+            fits = self._fits(rule, flow)
+            if fits == _FITS:
+                verdict, decided_at = Verdict(rule.allow, rule.path), at
+                break
+            if fits == _DEPENDS:
+                depends.append(at)
+        if stated is not None:
+            denied = self._denied_at(flow, decided_at) if stated.kind == CONTRADICTION else -1
+            if denied >= 0:
+                return Verdict(False, self._rules[denied].path)
+            return verdict or self._otherwise(flow.groups)
+        verdict = verdict or self._otherwise(flow.groups)
+        if any(self._rules[at].allow != verdict.allow for at in depends):
+            return verdict._replace(hold=True)
+        if verdict.allow and protocol != "icmp" and self._denied_at(flow, decided_at) >= 0:
+            return verdict._replace(hold=True)
+        return verdict
+
+    def _flow(
+        self, guest: int, address: int, port: int, protocol: str, now: float, stated: Stated | None
+    ) -> _Flow:
         address = ip.embedded(address)
         other = self._also_means.get(address)
         addresses = (address,) if other is None else (address, other)
         guests = self._addresses_of(guest)
-        for index, rule in enumerate(self._rules):
-            if not self._misfit(rule, guests, addresses, port, protocol, now):
-                return "" if rule.allow else f"egress-policy.rules[{index}]"
-        return "" if self._default else "egress-policy.default"
+        groups = 0
+        if self._asks_groups:
+            for each in addresses:
+                groups |= self._groups.of(each)
+        names = frozenset(
+            number
+            for each in guests
+            for one in addresses
+            for number, expires in self._named.get((each, one), _NO_NAMES).items()
+            if expires > now
+        )
+        patterns = (
+            frozenset(self._patterns.match_text(stated.name))
+            if stated is not None and stated.kind == NAME
+            else _NO_PATTERNS
+        )
+        return _Flow(guests, addresses, groups, names, port, protocol, stated, patterns)
+
+    def _fits(self, rule: Rule, flow: _Flow) -> int:
+        """Whether the destination is one of the rule's."""
+        if rule.anywhere or rule.has_address(flow.addresses, flow.groups):
+            return _FITS
+        if not rule.names:
+            return _DOES_NOT
+        named = not rule.names.isdisjoint(flow.names)
+        if not rule.allow:
+            if named or not rule.names.isdisjoint(flow.patterns):
+                return _FITS
+            return _DOES_NOT
+        if not named:
+            return _DOES_NOT
+        if not rule.checks_stated or flow.protocol == "icmp":
+            return _FITS
+        stated = flow.stated
+        if stated is None:
+            return _DEPENDS
+        if stated.kind == NAME:
+            return _DOES_NOT if rule.names.isdisjoint(flow.patterns) else _FITS
+        return _FITS if stated.kind == OTHER and not has_port(rule.stated_ports, flow.port) else _DOES_NOT
+
+    def _denied_at(self, flow: _Flow, before: int) -> int:
+        """The first rule before this one that may deny names to such a flow; -1 if there is none."""
+        for at in self._denied_names:
+            if at >= before:
+                break
+            if self._rules[at].is_about(flow.guests, flow.port, flow.protocol):
+                return at
+        return -1
+
+    def _otherwise(self, groups: int) -> Verdict:
+        """What is said of a flow that no rule fits."""
+        if not self._preset:
+            return Verdict(self._default, DEFAULT)
+        public = self._preset == "public" and groups & _PUBLIC != 0
+        return Verdict(self._preset == "open" or public, PRESET)
 
     def explain(
         self, guest: int, address: int, port: int, protocol: str, now: float, name: str = ""
     ) -> Decision:
-        """Which rule decides about a flow. name: as if the gateway had told the guest the address for it."""
+        """Which rule decides about a flow.
+
+        name: as if the gateway had told the guest that the address has it, and as if the flow stated it.
+        """
         key = (guest, ip.embedded(address))
         told = self._named.get(key)
         if name:
             self._named[key] = {**(told or {}), **dict.fromkeys(fitting_numbers(name), _ALWAYS)}
+        stated = Stated(NAME, name) if name else None
         try:
-            return self._decision(guest, key[1], port, protocol, now)
+            verdict = self.judge(guest, address, port, protocol, now, stated)
+            flow = self._flow(guest, address, port, protocol, now, stated)
         finally:
             if told is not None:
                 self._named[key] = told
             elif name:
                 del self._named[key]
-
-    def _decision(self, guest: int, address: int, port: int, protocol: str, now: float) -> Decision:
-        other = self._also_means.get(address)
-        addresses = (address,) if other is None else (address, other)
-        guests = self._addresses_of(guest)
         passed: list[str] = []
-        for index, rule in enumerate(self._rules):
-            part = self._misfit(rule, guests, addresses, port, protocol, now)
-            if not part:
-                return Decision(rule.allow, f"egress-policy.rules[{index}]", tuple(passed))
-            passed.append(part)
-        return Decision(self._default, "egress-policy.default", tuple(passed))
+        for rule in self._rules:
+            if rule.path == verdict.rule:
+                break
+            passed.append(self._misfit(rule, flow))
+        return Decision(verdict, tuple(passed))
 
-    def still_allows(self, guest: int, address: int, port: int, protocol: str) -> bool:
-        """Whether a flow that is open may go on. A name counts although its answer may have expired."""
-        return self.allows(guest, address, port, protocol, _LONG_AGO)
-
-    def _misfit(
-        self,
-        rule: _Rule,
-        guests: Collection[int],
-        addresses: Collection[int],
-        port: int,
-        protocol: str,
-        now: float,
-    ) -> str:
-        """The part of the rule that is not about such a flow, "" if all of it is.
-
-        guests, addresses: what the flow's two ends are called.
-        """
-        if rule.protocols and protocol not in rule.protocols:
+    def _misfit(self, rule: Rule, flow: _Flow) -> str:
+        """The part of the rule that is not about such a flow. "names" if it may be about it."""
+        if rule.protocols and flow.protocol not in rule.protocols:
             return "protocols"
-        if rule.ports and (protocol == "icmp" or not any(low <= port <= high for low, high in rule.ports)):
-            return "ports"
-        if rule.guests is not None and not any(guest in rule.guests for guest in guests):
-            return "guests"
-        if rule.networks is None and not rule.names:
-            return ""
-        if rule.networks is not None and any(address in rule.networks for address in addresses):
-            return ""
-        named = any(
-            number in rule.names and expires > now
-            for guest in guests
-            for address in addresses
-            for number, expires in self._named.get((guest, address), _NO_NAMES).items()
-        )
-        return "" if named else "names" if rule.names else "networks"
+        if not rule.is_about(flow.guests, flow.port, flow.protocol):
+            return "guests" if not rule.is_for(flow.guests) else "ports"
+        return "names" if rule.names else "groups" if rule.groups else "networks"
+
+    def allows(self, guest: int, address: int, port: int, protocol: str, now: float) -> bool:
+        """Whether a guest may open a flow to an address. Of some flows, the stated name decides later."""
+        return not self.refusal(guest, address, port, protocol, now)
+
+    def refusal(self, guest: int, address: int, port: int, protocol: str, now: float) -> str:
+        """What forbids a guest to reach an address, as a path in the configuration; "" if it is allowed."""
+        verdict = self.judge(guest, address, port, protocol, now)
+        return "" if verdict.hold or verdict.allow else verdict.rule
+
+    def still_allows(
+        self, guest: int, address: int, port: int, protocol: str, stated: Stated | None = None
+    ) -> bool:
+        """Whether a flow that is open may go on. A name counts although its answer may have expired."""
+        verdict = self.judge(guest, address, port, protocol, _LONG_AGO, stated)
+        return verdict.hold or verdict.allow
+
+    # --- questions ----------------------------------------------------------------------------
+
+    def question(self, guest: int, name: str) -> Verdict:
+        """Whether a guest may ask for a name, which is in lower case and has no last dot.
+
+        A rule that is about some ports or protocols alone allows the question, and does not forbid it.
+        """
+        guests = self._addresses_of(guest)
+        patterns = self._patterns.match_text(name)
+        for at in self._index.candidates(guests, (), _PUBLIC, patterns):
+            rule = self._rules[at]
+            if not rule.is_for(guests):
+                continue
+            if not rule.names.isdisjoint(patterns):
+                if rule.allow or not (rule.ports or rule.protocols):
+                    return Verdict(rule.allow, rule.path)
+            elif rule.allow and (rule.anywhere or rule.groups & _PUBLIC):
+                return Verdict(True, rule.path)
+            elif rule.anywhere and self._names_allowed and not (rule.ports or rule.protocols):
+                return Verdict(False, rule.path)
+        if self._preset:
+            return Verdict(self._preset != "locked", PRESET)
+        return Verdict(self._default or not self._names_allowed, DEFAULT)

@@ -34,9 +34,11 @@ _END: Final = {
     "reason": "fin, reset, timeout, idle, orphan, limit, policy, error or deleted",
     "errno": "name of the error, such as ECONNREFUSED, or null",
     "duration_seconds": "from the first packet to the end",
+    "rule": "what has decided: egress-policy.rules[N], .default, .preset, .quic or .ech; else the counter of "
+    "a built-in rule; or null",
+    "stated_name": "name that the flow stated (SNI, Host), if the egress policy asked for it; or null",
 }
 _REFUSAL: Final = {
-    "rule": "egress-policy.rules[N] or egress-policy.default; else the counter of a built-in rule; or null",
     "limit": "configuration key of the limit, else its counter; or null",
 }
 

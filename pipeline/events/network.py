@@ -124,6 +124,8 @@ DNS: Final = (
         rcode="response code (RFC 1035 section 4.1.1), such as NOERROR",
         answers="number of answer records",
         addresses=f"the addresses among them, at most {MAX_ADDRESSES}",
+        rule="what has refused the question or its answer: egress-policy.rules[N], .default, .preset or "
+        ".rebinding; else null",
         source=f"{ZONE}: zones and the host's files; {CACHE}; {UPSTREAM}; {GATEWAY}: an error of the gateway",
         seconds="time from asking upstream servers to their answer; null for other sources",
     ),

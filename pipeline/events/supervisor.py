@@ -94,6 +94,16 @@ RELOAD: Final = (
         error=_ERROR,
     ),
     logged(
+        *("names-reloaded", INFO, "names reloaded"),
+        "A file with names of the egress policy has changed: its names are in force.",
+        names="the number of names in all files",
+    ),
+    logged(
+        *("names-refused", ERROR, "names not reloaded: nothing has changed"),
+        "A file with names of the egress policy has changed, and has a mistake.",
+        error=_ERROR,
+    ),
+    logged(
         *("reload-keys-kept", WARNING, "keys that cannot change while the program runs keep their values"),
         "SIGHUP: some changes need a new start.",
         keys="the keys",

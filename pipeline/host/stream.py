@@ -125,6 +125,38 @@ class HostStream:
             wanted = sum(map(len, parts))
         return parts, wanted
 
+    @property
+    def finishes(self) -> bool:
+        """Whether no further run will be queued."""
+        return self._finish_when_empty
+
+    def first(self, most: int) -> bytes:
+        """The first bytes of the queue, at least ``most`` if it has them. They stay in it."""
+        parts: list[memoryview] = []
+        found = 0
+        for run in self._queue:
+            parts += run.views(self._slots[run.slot])
+            found += run.length
+            if found >= most:
+                break
+        return b"".join(parts)
+
+    def take(self, free: Callable[[int], None]) -> bytes:
+        """Take all queued bytes out of the queue and their slots. put_back() queues them again."""
+        self.spill(free)
+        taken = b"".join(self._spilled)
+        self._spilled.clear()
+        self._spilled_bytes = 0
+        self.queued_bytes = 0
+        return taken
+
+    def put_back(self, data: bytes) -> None:
+        """Queue bytes before all that is queued. Nothing of them was sent."""
+        if data:
+            self._spilled.appendleft(memoryview(data))
+            self._spilled_bytes += len(data)
+            self.queued_bytes += len(data)
+
     def spill(self, free: Callable[[int], None]) -> int:
         """Copy all queued bytes out of their slots, and free the slots. For a host that does not read now.
 

@@ -60,9 +60,11 @@ class FlowReport(NamedTuple):
     error: int = 0
     """An errno; 0 for none."""
     rule: str = ""
-    """The rule that refused it."""
+    """The rule that refused it, or the rule of the egress policy that allowed it."""
     limit: str = ""
     """The counter of the limit that refused or ended it."""
+    stated_name: str = ""
+    """The name that its first bytes stated, if it was held for that."""
 
 
 def row_of(found: list[object]) -> FlowRow:

@@ -39,9 +39,11 @@ class Explain(Request):
 class ExplainAnswer(Answer):
     """rule: a path in the configuration, or the counter of a built-in rule, or "" for a service.
 
-    passed: for each rule before it, the part that is not about such a flow.
+    passed: for each rule before it, the part that is not about such a flow. depends: the name that the flow
+    states may change the answer.
     """
 
     allowed: bool
     rule: str
     passed: list[str]
+    depends: bool | None = None

@@ -50,6 +50,7 @@ ORPHANED         FlowNotice      tcp -> egress                               -
 CONNECT          Connect         tcp -> egress                               -
 CONNECTED        FlowNotice      egress -> tcp                               -
 CONNECT_FAILED   ConnectFailed   egress -> tcp                               -
+DECIDED          Decided         egress -> tcp                               -
 SOCKETS_USED_UP  SocketsUsedUp   egress -> tcp                               -
 TO_HOST          ToHost          tcp -> egress                               moves
 TAKEN            Taken           egress -> tcp                               -
@@ -193,6 +194,8 @@ EVICTED: Final = 50
 """As ABORT. The host socket made room for another flow."""
 FORBIDDEN: Final = 51
 """As ABORT. A new egress policy forbids the connection."""
+DECIDED: Final = 52
+"""The egress policy has decided on the connection."""
 CLOSED: Final = 38
 """Both directions have ended, and tcp has forgotten the flow. Egress still writes what it has queued."""
 

@@ -11,6 +11,7 @@ from pipeline.records.flows import FlowKey
 from pipeline.records.kinds import (
     CONNECT,
     CONNECT_FAILED,
+    DECIDED,
     GUEST_ANSWERED,
     GUEST_MOVED,
     SHUTDOWN,
@@ -30,8 +31,11 @@ _USED_UP: Final = Struct("<B3xH10xI76x")  # kind, guest, make_way
 _TO_HOST: Final = Struct("<B3xHHIIIII68x")  # kind, stride, piece_size, slot, off, length, skip, flow
 _TO_GUEST: Final = Struct("<B7xIII4xI68x")  # kind, slot, off, length, flow
 _AMOUNT: Final = Struct("<B15xI4xI68x")  # kind, count or window, flow
+_DECIDED: Final = Struct("<B??21xIBx66s")  # kind, allowed, is_name, flow, length, text
 _SHUTDOWN: Final = Struct("<B23xI32x?35x")  # kind, flow, both
 
+DECIDED_TEXT: Final = 66
+"""Characters of a text in one record."""
 MAKE_WAY_NO: Final = 0
 """The failure has another cause than a lack of sockets."""
 MAKE_WAY_OWN: Final = 1
@@ -138,6 +142,42 @@ class ConnectFailed:
     def pack(flow: int, error: int, make_way: int = MAKE_WAY_NO, refused: bool = False) -> bytes:
         """A record with these fields."""
         return _FAILED.pack(CONNECT_FAILED, make_way, refused, flow, error)
+
+
+class Decided:
+    """DECIDED: the egress policy allows the connection, or not. A text may need several records.
+
+    is_name: the text is the name that the guest's first bytes stated; else what has decided, as a path in the
+    configuration.
+    """
+
+    def __init__(self, flow: int, allowed: bool, is_name: bool, text: str) -> None:
+        self.flow = flow
+        self.allowed = allowed
+        self.is_name = is_name
+        self.text = text
+
+    @staticmethod
+    def unpack(burst: memoryview, at: int) -> "Decided":
+        """The record at burst[at:]."""
+        _, allowed, is_name, flow, length, text = _DECIDED.unpack_from(burst, at)
+        return Decided(flow, allowed, is_name, text[:length].decode("latin-1"))
+
+    @staticmethod
+    def pack(flow: int, allowed: bool, is_name: bool, text: str) -> bytes:
+        """A record with these fields. text: at most DECIDED_TEXT characters."""
+        part = text.encode("latin-1", "replace")
+        padded = part.ljust(DECIDED_TEXT, b"\0")
+        return _DECIDED.pack(DECIDED, allowed, is_name, flow, len(part), padded)
+
+    @staticmethod
+    def pack_all(flow: int, allowed: bool, rule: str, name: str) -> list[bytes]:
+        """The records of a decision. name: the stated one, "" for none."""
+        return [
+            Decided.pack(flow, allowed, is_name, text[at : at + DECIDED_TEXT])
+            for is_name, text in ((False, rule), (True, name))
+            for at in range(0, len(text), DECIDED_TEXT)
+        ]
 
 
 class SocketsUsedUp:

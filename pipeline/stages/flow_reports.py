@@ -38,21 +38,41 @@ class FlowReports:
         """A flow is open."""
         self._report(OPENED, FlowReport(flow))
 
-    def closed(self, flow: FlowRow, by: str, reason: str, error: int = 0) -> None:
-        """A flow that was open has ended. error: an errno, 0 for none."""
-        self._report(CLOSED, FlowReport(flow, by, reason, error))
+    def closed(
+        self, flow: FlowRow, by: str, reason: str, error: int = 0, *, rule: str = "", name: str = ""
+    ) -> None:
+        """A flow that was open has ended. error: an errno, 0 for none.
 
-    def failed(self, flow: FlowRow, by: str, reason: str, error: int = 0) -> None:
+        rule: what has allowed it. name: what it stated, if it was held for that.
+        """
+        self._report(CLOSED, FlowReport(flow, by, reason, error, rule, stated_name=name))
+
+    def failed(self, flow: FlowRow, by: str, reason: str, error: int = 0, rule: str = "") -> None:
         """A flow ended before it was open."""
-        self._report(FAILED, FlowReport(flow, by, reason, error))
+        self._report(FAILED, FlowReport(flow, by, reason, error, rule))
+
+    def refused_open(self, flow: FlowRow, rule: str, name: str) -> None:
+        """A flow that was held states a name that the rule refuses, or none."""
+        self._report(REFUSED, FlowReport(flow, GATEWAY, POLICY, errno.EACCES, rule, stated_name=name))
 
     def refused(
-        self, protocol: str, guest: int, ends: Ends, *, rule: str = "", limit: str = "", error: int = 0
+        self,
+        protocol: str,
+        guest: int,
+        ends: Ends,
+        *,
+        rule: str = "",
+        limit: str = "",
+        error: int = 0,
+        name: str = "",
     ) -> None:
-        """A guest may not open a flow. rule: what forbids it. limit: the counter of the limit."""
+        """A guest may not open a flow. rule: what forbids it. limit: the counter of the limit.
+
+        name: what the flow stated.
+        """
         if self._events.wants(REFUSED):
             reason = LIMIT if limit else POLICY
-            report = FlowReport(_asked(protocol, guest, ends), GATEWAY, reason, error, rule, limit)
+            report = FlowReport(_asked(protocol, guest, ends), GATEWAY, reason, error, rule, limit, name)
             self._report(REFUSED, report)
 
     def not_opened(self, protocol: str, guest: int, ends: Ends, error: int) -> None:

@@ -46,6 +46,8 @@ GOOD = [
     "egress-policy: {rules: [{action: deny, networks: [10.0.0.0/8, 10.1.1.1], guests: [192.168.127.2]}]}",
     "egress-policy: {rules: [{action: allow, names: ['*.example.com', Example.ORG., a_b]}]}",
     "egress-policy: {rules: [{action: allow, names: ~}]}",
+    "egress-policy: {preset: locked, questions: refuse, rebinding: allow, quic: read, ech: deny, h3: allow}",
+    "egress-policy: {rules: [{action: allow, groups: [public], stated: check, stated-ports: [443]}]}",
     "guest-api: {enabled: false, unix: on, addresses: [127.0.0.0/8, '::1', 'fd00::/8'], ports: [1024-65535]}",
     "ipv6: {enabled: on, nat64: auto}",
     "ipv6: {nat64: no}",
@@ -95,6 +97,13 @@ BAD = [
     "stack: {dns: [{name: b., records: [{name: x, ip: 1.2.3}]}]}",
     "stack: {dns: {name: b.}}",
     "egress-policy: {default: maybe}",
+    "egress-policy: {preset: shut}",
+    "egress-policy: {quic: allow}",
+    "egress-policy: {h3: deny}",
+    "egress-policy: {questions: drop}",
+    "egress-policy: {rules: [{action: allow, groups: [internet]}]}",
+    "egress-policy: {rules: [{action: allow, name-files: [names.txt]}]}",
+    "egress-policy: {rules: [{action: allow, stated: never}]}",
     "egress-policy: {rules: [{ports: [443]}]}",
     "egress-policy: {rules: [{action: ~}]}",
     "egress-policy: {rules: [{action: allow, ports: [65536]}]}",
@@ -212,7 +221,9 @@ SHOWN = {
         "ports: [80]}\n"
         "egress-policy: {default: deny, rules: [{action: allow, guests: [192.168.127.2], "
         "networks: [10.0.0.0/8], names: ['*.example.com'], ports: [443, 8000-8100], "
-        "protocols: [tcp, udp]}]}\n"
+        "protocols: [tcp, udp], groups: [public, metadata], name-files: [NAMES], stated: ignore, "
+        "stated-ports: [8443]}], questions: nxdomain, rebinding: deny, inner-names: [a.example], quic: deny, "
+        "ech: remove, h3: remove}\n"
     ),
     "logging": (
         "log-level: debug\nlog-file: /l\npid-file: /p\nflow-log: /f\nstack: {debug: true, capture-file: /c}\n"
@@ -229,6 +240,8 @@ def test_what_config_show_prints_of_a_group_reads_back_and_conforms(group: str, 
         path.write_text("0123456789abcdef0123456789abcdef\n")
         path.chmod(0o600)
         text = text.replace(name, str(path))
+    (tmp_path / "names").write_text("# a list\n\nb.example # one\n*.C.example.\n")
+    text = text.replace("NAMES", str(tmp_path / "names"))
     (tmp_path / "given.yaml").write_text(text)
     made, notes = build("-config", str(tmp_path / "given.yaml"))
     assert all("stack.debug has no effect" in note for note in notes)

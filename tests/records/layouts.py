@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from pipeline.records import kinds
 from pipeline.records.run import Run
+from pipeline.records.streams import DECIDED_TEXT
 from pipeline.records.tcp import MAX_SACK, MAX_SACK_WITH_DATA
 from tests.support.layouts import CLASSES, fields_of
 
@@ -31,7 +32,7 @@ _WORDS = (
 )
 _BOOLEANS = (
     "vnet", "borrowed", "has_timestamps", "has_other_options", "sack_permitted", "after_steered", "both",
-    "final", "dont_fragment", "shared", "crowded", "insists", "on", "refused",
+    "final", "dont_fragment", "shared", "crowded", "insists", "on", "refused", "allowed", "is_name",
 )  # fmt: skip
 
 
@@ -43,6 +44,8 @@ def _extremes(cls: type, name: str) -> tuple[Any, Any]:
         return bytes(36), b"\xff" * 36
     if name == "client":
         return bytes(18), b"\xff" * 18
+    if name == "text":
+        return "", "\xff" * DECIDED_TEXT
     if name == "mac":
         return bytes(6), b"\xff" * 6
     if name == "window_scale":
@@ -62,6 +65,8 @@ def _field(cls: type, name: str) -> st.SearchStrategy[Any]:
         return st.booleans()
     if isinstance(least, bytes):
         return st.binary(min_size=len(least), max_size=len(least))
+    if isinstance(least, str):
+        return st.text(st.characters(min_codepoint=1, max_codepoint=255), max_size=len(largest))
     if isinstance(least, tuple):
         number = st.integers(0, U32)
         return st.lists(st.tuples(number, number), max_size=len(largest)).map(tuple)

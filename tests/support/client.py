@@ -11,7 +11,9 @@ PORT SIZE                   reads to the end, then sends: {"answer": text, "sha2
 ADDRESS PORT                        {"errno": name} after the server's reset stop ADDRESS PORT
 connects, sends, and resets the connection itself resolve SERVER NAME TYPE udp|tcp          {"rcode": name,
 "answers": [text], "truncated": bool} fetch ADDRESS PORT                        {"status": n, "sha256": of the
-page} beside NOWHERE COUNT ADDRESS PORT         connects beside COUNT attempts to NOWHERE: {"pending": n, ...}
+page} say ADDRESS PORT HEX PIECE PAUSE          sends the bytes in pieces: {"received": n, "errno": name}
+datagrams ADDRESS PORT HEX...             sends each, and counts answers: {"received": n}
+beside NOWHERE COUNT ADDRESS PORT         connects beside COUNT attempts to NOWHERE: {"pending": n, ...}
 """
 
 import argparse
@@ -236,6 +238,40 @@ def starve(address: str, port: str, count: str) -> dict[str, Any]:
     return {}
 
 
+def say(address: str, port: str, text: str, piece: str = "65536", pause: str = "0") -> dict[str, Any]:
+    """Send bytes in pieces, to a server that sends them back. Returns how many came, and the error."""
+    data = bytes.fromhex(text)
+    received = 0
+    name = ""
+    try:
+        with _open(address, port, 20.0) as sock:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for at in range(0, len(data), int(piece)):
+                sock.sendall(data[at : at + int(piece)])
+                time.sleep(float(pause))
+            while received < len(data) and (part := sock.recv(65536)):
+                received += len(part)
+    except TimeoutError:
+        name = "timeout"
+    except OSError as error:
+        name = errno.errorcode.get(error.errno or 0, str(error))
+    return {"received": received, "errno": name}
+
+
+def datagrams(address: str, port: str, *texts: str) -> dict[str, Any]:
+    """Send datagrams to a server that sends them back. Returns how many came."""
+    received = 0
+    with _datagrams(address) as sock, contextlib.suppress(OSError):
+        sock.settimeout(2.0)
+        sock.connect((address, int(port)))
+        for text in texts:
+            sock.send(bytes.fromhex(text))
+        while received < len(texts):
+            sock.recv(65536)
+            received += 1
+    return {"received": received}
+
+
 def _reset(socks: list[socket.socket]) -> None:
     """Reset connections. After an orderly close the kernel would try for minutes to send their bytes."""
     for sock in socks:
@@ -280,6 +316,8 @@ COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {
         fetch,
         fill,
         starve,
+        say,
+        datagrams,
         beside,
     )
 }

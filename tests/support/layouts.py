@@ -37,6 +37,7 @@ CLASSES: dict[int, type] = {
     kinds.CONNECT: streams.Connect,
     kinds.CONNECTED: flows.FlowNotice,
     kinds.CONNECT_FAILED: streams.ConnectFailed,
+    kinds.DECIDED: streams.Decided,
     kinds.SOCKETS_USED_UP: streams.SocketsUsedUp,
     kinds.TO_HOST: streams.ToHost,
     kinds.TAKEN: streams.Taken,

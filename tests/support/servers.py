@@ -50,6 +50,7 @@ DNS = 53
 PAGE = b"a page from outside\n" * 100
 SLOW_SECONDS = 1.0
 LONG_TEXT = "x" * 250
+ECH = "AEX+DQBBpQAgACB/RU5hAC5mXe3uOZtNY58Bc8UU1dv4QBn5iG7ZWAv9EgAEAAEAAQASY2xvdWRmbGFyZS1lY2guY29tAAA="
 
 RECORDS = (
     ("www.example.test.", 300, "IN", "A", "198.18.0.2"),
@@ -57,6 +58,16 @@ RECORDS = (
     ("alias.example.test.", 300, "IN", "CNAME", "www.example.test."),
     ("example.test.", 300, "IN", "MX", "10 mail.example.test."),
     ("_http._tcp.example.test.", 300, "IN", "SRV", "0 1 80 www.example.test."),
+    ("rebound.example.test.", 300, "IN", "A", "10.0.0.1"),
+    ("half.example.test.", 300, "IN", "A", "198.18.0.2", "192.168.127.254"),
+    ("metadata.example.test.", 300, "IN", "A", "169.254.169.254"),
+    ("mapped.example.test.", 300, "IN", "AAAA", "::ffff:10.0.0.1"),
+    ("nat64.example.test.", 300, "IN", "AAAA", "64:ff9b::10.0.0.1"),
+    ("chain.example.test.", 300, "IN", "CNAME", "rebound.example.test."),
+    ("inward.example.test.", 300, "IN", "CNAME", "host.containers.internal."),
+    ("hint.example.test.", 300, "IN", "HTTPS", "1 . ipv4hint=10.0.0.1"),
+    ("www.example.test.", 300, "IN", "HTTPS", f"1 . alpn=h2,h3 ipv4hint=198.18.0.2 ech={ECH}"),
+    ("shared.other.test.", 300, "IN", "A", "198.18.0.2"),
     ("many.example.test.", 300, "IN", "A", *(f"198.18.1.{n}" for n in range(1, 101))),
     ("text.example.test.", 300, "IN", "TXT", *(f'"{n}{LONG_TEXT}"' for n in range(8))),
 )

@@ -1,5 +1,7 @@
 """The flow log: a line of JSON for each flow that has ended, failed or was refused, at any level of the log.
 
+While there is an egress policy, it has a line for each question to the name server too.
+
 The lines have the fields of the events (docs/events.md). Writing never blocks (pipeline.system.outlet). A
 line that does not fit, or that cannot be written, is lost and counted. The next line that fits follows a line
 ``{"kind": "flow-log-lines-lost", "count": N}``.
@@ -14,6 +16,8 @@ from pipeline.events.flows import EVERY_END
 from pipeline.system import output_file
 from pipeline.system.outlet import Outlet
 
+QUESTION: Final = "question-answered"
+"""The event of a guest's question."""
 FILE_MODE: Final = 0o600
 """Lines name guests, and the hosts that they reach."""
 MAX_QUEUED: Final = 1 << 20
@@ -33,8 +37,11 @@ class FlowLog:
 
     def write(self, happened: Happened) -> None:
         """Queue the line of an event, unless a flow has only opened."""
-        if happened.kind not in EVERY_END:
-            return
+        if happened.kind in EVERY_END:
+            self.write_question(happened)
+
+    def write_question(self, happened: Happened) -> None:
+        """Queue the line of an event about a guest's question."""
         line = json.dumps(happened.as_object(), default=str, separators=(",", ":"))
         self._outlet.put(self._fd, line.encode() + b"\n")
 

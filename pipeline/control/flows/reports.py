@@ -144,7 +144,9 @@ def _fields(kind: str, report: FlowReport, flow: Shown) -> Shown:
         "reason": report.reason,
         "errno": errno.errorcode.get(report.error) if report.error else None,
         "duration_seconds": flow["age_seconds"],
+        "rule": report.rule or None,
+        "stated_name": report.stated_name or None,
     }
     if kind == REFUSED:
-        flow |= {"rule": report.rule or None, "limit": KEYS.get(report.limit) or report.limit or None}
+        flow |= {"limit": KEYS.get(report.limit) or report.limit or None}
     return flow

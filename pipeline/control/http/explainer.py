@@ -21,6 +21,7 @@ from pipeline.topology import EGRESS
 MAX_PASSED: Final = 100
 """Rules before the deciding one that an answer lists: the last ones."""
 _HELP: Final = {counter.name: counter.help for counter in TABLE}
+PRESET: Final = f"{policy_json.KEY}.preset"
 _UNOWNED: Final = "nat_flow_refused_unowned"
 _RULE: Final = re.compile(rf"{policy_json.KEY}\.rules\[([0-9]+)\]")
 
@@ -58,6 +59,7 @@ class Explainer:
         passed = list(enumerate(answer.passed))[first:]
         return Explanation(
             allowed=answer.allowed,
+            depends=answer.depends is True,
             rule=answer.rule,
             why=_why(answer, len(rules)),
             decides=rules[index] if 0 <= index < len(rules) else None,
@@ -106,12 +108,16 @@ def _address(key: str, text: str) -> str:
 
 
 def _why(answer: policy_messages.ExplainAnswer, count: int) -> str:
+    if answer.rule == PRESET:
+        return f"none of the {count} rules fits, so the preset decides"
     if not answer.rule:
         return "a service of the gateway: the policy does not apply"
     if answer.rule == _UNOWNED:
         return "an address of the guests' own network: the key guests decides who sees whom, not the policy"
     if answer.rule in _HELP:
         return f"a built-in rule, counted as {answer.rule}: {_HELP[answer.rule]}"
+    if answer.depends:
+        return "the name that the connection states decides: ask with name"
     if _RULE.fullmatch(answer.rule):
         return f"rule {len(answer.passed)} is the first of {count} that fits"
     return f"none of the {count} rules fits, so the default decides" if count else "there are no rules"

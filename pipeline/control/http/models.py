@@ -234,8 +234,9 @@ class Explanation(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     allowed: bool
+    depends: bool = Field(description="whether the name that the connection states may change the answer")
     rule: str = Field(
-        description="egress-policy.rules[N] or egress-policy.default, the counter of a built-in rule, "
+        description="egress-policy.rules[N], .default or .preset, the counter of a built-in rule, "
         'or "" for a service of the gateway'
     )
     why: str = Field(description="the same for people")

@@ -44,22 +44,25 @@ def asked(payload: bytes) -> list[bytes]:
 
 
 def given(payload: bytes) -> Given:
-    """The addresses in the answer section."""
+    """The addresses in the answer section, and those that HTTPS and SVCB records hint at."""
     import dns.exception  # noqa: PLC0415  see message.py
     import dns.message  # noqa: PLC0415  see message.py
     from dns.rdtypes.IN.A import A  # noqa: PLC0415  see message.py
     from dns.rdtypes.IN.AAAA import AAAA  # noqa: PLC0415  see message.py
+    from dns.rdtypes.svcbbase import ParamKey, SVCBBase  # noqa: PLC0415  see message.py
 
     try:
         message = dns.message.from_wire(payload)
     except dns.exception.DNSException:
         return Given((), 0)
-    found = [
-        ip.parse(record.address)
-        for rrset in message.answer
-        for record in rrset
-        if isinstance(record, (A, AAAA))
-    ]
+    found: list[int] = []
+    for record in (record for rrset in message.answer for record in rrset):
+        if isinstance(record, (A, AAAA)):
+            found.append(ip.parse(record.address))
+        elif isinstance(record, SVCBBase):
+            # Clients connect to the hints before they ask for the addresses (RFC 9460 section 7.3).
+            hints = [record.params.get(key) for key in (ParamKey.IPV4HINT, ParamKey.IPV6HINT)]
+            found += (ip.parse(text) for hint in hints if hint is not None for text in hint.addresses)
     return Given(tuple(found), min((rrset.ttl for rrset in message.answer), default=0))
 
 

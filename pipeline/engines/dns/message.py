@@ -83,7 +83,7 @@ class Body(NamedTuple):
     ``counts``: records of the answer, authority and additional sections (no OPT). ``ends``: where in
     ``records`` each of them ends. ``ttls``: where its TTL is. ``flags``: AD and TC. ``lifetime``: seconds for
     which the body may answer other queries; 0 if it may not. ``negative``: the lowest negative TTL of its SOA
-    records; -1 without one.
+    records; -1 without one. ``forbidden``: the egress policy has refused the records (filters.py).
     """
 
     rcode: int
@@ -94,6 +94,7 @@ class Body(NamedTuple):
     flags: int = 0
     lifetime: int = 0
     negative: int = -1
+    forbidden: bool = False
 
 
 class Malformed(NamedTuple):

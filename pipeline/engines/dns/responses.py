@@ -7,9 +7,11 @@ other responses, which takes ten times as long.
 """
 
 import struct
+from collections.abc import Set
 from typing import Final, NamedTuple
 
 from pipeline.engines.dns import message as m
+from pipeline.engines.dns import services
 from pipeline.engines.dns.message import HEADER, RECORD, TAIL, Body, Query
 from pipeline.wire.errors import WireError
 
@@ -50,14 +52,16 @@ class _Found(NamedTuple):
     edns: bool
 
 
-def upstream_body(query: Query, wire: bytes, *, max_ttl: int, max_negative_ttl: int) -> Body:
+def upstream_body(
+    query: Query, wire: bytes, *, max_ttl: int, max_negative_ttl: int, removed: Set[str] = frozenset()
+) -> Body:
     """Check an upstream server's response to upstream_query(), and return its records.
 
     A positive answer may be cached for its shortest TTL. A negative one may be cached for the time in its SOA
     record (RFC 2308 section 5). max_ttl and max_negative_ttl bound these times. No other response may be
-    cached. Raises WireError.
+    cached. removed: what HTTPS and SVCB records lose (services.py). Raises WireError.
     """
-    found = _read_common(query, wire) or _read_any(query, wire)
+    found = _read_common(query, wire) or _read_any(query, wire, removed)
     lifetime = 0
     if not found.flags & m.TC:
         if found.rcode == m.NOERROR and found.answers:
@@ -172,7 +176,7 @@ def _name_end(wire: bytes, at: int) -> int:
 # --- any types ------------------------------------------------------------------------------
 
 
-def _read_any(query: Query, wire: bytes) -> _Found:
+def _read_any(query: Query, wire: bytes, removed: Set[str] = frozenset()) -> _Found:
     """The records of a response as dnspython rewrites them. Raises WireError."""
     import dns.exception  # noqa: PLC0415  see message.py
     import dns.message  # noqa: PLC0415  see message.py
@@ -190,6 +194,8 @@ def _read_any(query: Query, wire: bytes) -> _Found:
         if [label.lower() for label in asked.name.labels[:-1]] != [label.lower() for label in query.labels]:
             raise malformed
         edns = message.edns >= 0
+        if removed:
+            services.remove(message, removed)
         message.id = 0
         message.use_edns(False)
         rendered = message.to_wire(max_size=m.MAX_TCP, want_shuffle=False)

@@ -32,6 +32,7 @@ from pipeline.engines.dns import message as m
 from pipeline.engines.dns import turns
 from pipeline.engines.dns.cache import Cached
 from pipeline.engines.dns.dns64 import Dns64
+from pipeline.engines.dns.filters import FORBIDDEN, AnswerFilter
 from pipeline.engines.dns.hosts import Hosts
 from pipeline.engines.dns.lookup import Lookup
 from pipeline.engines.dns.pending import Key, Pending, W, Waiting, Wanted, key_of
@@ -113,11 +114,13 @@ class Dns(Generic[W]):
         max_begun: int = turns.MAX_BEGUN,
         per_second: int = turns.MAX_PER_SECOND,
         dns64: Dns64 | None = None,
+        answer_filter: AnswerFilter | None = None,
     ) -> None:
         """max_begun: the most questions under way. per_second: a client's rate, see set_crowded().
 
-        dns64: None for no synthetic addresses.
+        dns64: None for no synthetic addresses. answer_filter: judges answers of upstream servers.
         """
+        self._filter = answer_filter or AnswerFilter()
         self.zones = zones
         self.dns64 = dns64
         self._lookup = Lookup(dns64)
@@ -218,6 +221,8 @@ class Dns(Generic[W]):
         else:
             found = self._lookup.find(wanted, now)
             counter = "dns_query_answered_from_cache"
+            if isinstance(found, Cached) and found.body.forbidden:
+                counter = FORBIDDEN
         if isinstance(found, Wanted):
             return self._wait(found, waiter, client, now, now)
         payload = m.render(query, found.body, found.age)
@@ -319,9 +324,18 @@ class Dns(Generic[W]):
         body = m.Body(m.SERVFAIL)
         if wire is not None:
             try:
-                body = upstream_body(pending.query, wire, max_ttl=MAX_TTL, max_negative_ttl=MAX_NEGATIVE_TTL)
+                body = upstream_body(
+                    pending.query,
+                    wire,
+                    max_ttl=MAX_TTL,
+                    max_negative_ttl=MAX_NEGATIVE_TTL,
+                    removed=self._filter.removed,
+                )
+                body = self._filter.judge(pending.query, body)
             except WireError as error:
                 counter = error.reason
+        if body.forbidden:
+            counter = FORBIDDEN
         if body.rcode == m.SERVFAIL:
             body = body._replace(lifetime=FAILURE_TTL)
         self.cache.put(key, body, now)
@@ -342,6 +356,10 @@ class Dns(Generic[W]):
             if isinstance(decision, Answer):
                 replies.append((waiter, decision.payload))
         return replies, counter
+
+    def is_local(self, query: m.Query) -> bool:
+        """Whether the gateway answers the query itself, so that it does not leave the host."""
+        return self._local(query) is not None
 
     def _own_answer(self, wanted: Wanted) -> m.Body | None:
         """The gateway's own answer; None if it must ask upstream."""

@@ -20,7 +20,8 @@ def of(context: EgressContext, ask: policy_messages.Explain) -> policy_messages.
     if target.service:
         return policy_messages.ExplainAnswer(True, SERVICE, [])
     found = context.policy.explain(guest, addr, ask.port, ask.protocol, ask.name)
-    return policy_messages.ExplainAnswer(found.allows, found.rule, list(found.passed))
+    verdict = found.verdict
+    return policy_messages.ExplainAnswer(verdict.allow, verdict.rule, list(found.passed), verdict.hold)
 
 
 def _target(context: EgressContext, addr: int, ask: policy_messages.Explain) -> Target:

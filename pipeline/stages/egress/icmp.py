@@ -60,14 +60,20 @@ Key = tuple[Addr, int, Addr]
 class EchoFlow(GuestSocket):
     """One pinger's socket."""
 
-    def __init__(self, flows: "EchoSockets", key: Key, sock: socket.socket, guest: int, ident: int) -> None:
-        """ident: the identifier to use towards the host; 0 where the system chooses it."""
+    def __init__(
+        self, flows: "EchoSockets", key: Key, sock: socket.socket, guest: int, ident: int, rule: str
+    ) -> None:
+        """ident: the identifier to use towards the host; 0 where the system chooses it.
+
+        rule: what has allowed the flow, if the egress policy was asked.
+        """
         super().__init__(guest)
         self.number = flows.next_number()
         self.key = key
         self.sock = sock
         self.ident = ident
         self.traffic = Traffic(monotonic())
+        self.rule = rule
         self._flows = flows
         self._path = (0, False)
         """The TTL and the don't-fragment bit that are set on the socket."""
@@ -186,7 +192,9 @@ class EchoSockets:
             reports.refused("icmp", guest, ends, rule=target.refused, error=target.errno)
             return None
         policy = self._context.policy
-        if policy.active and (rule := policy.refuses(guest_addr, remote_addr, 0, "icmp")):
+        verdict = policy.judge(guest_addr, remote_addr, 0, "icmp") if policy.active else None
+        rule = verdict.rule if verdict is not None else ""
+        if verdict is not None and not verdict.allow:
             reports.refused("icmp", guest, ends, rule=rule, error=REFUSED)
             code = refusal.answer_to_datagram(REFUSED)
             self._notify_error(key, host_icmp.EchoError(icmp.UNREACHABLE, code, 0, 0, sequence))
@@ -207,7 +215,7 @@ class EchoSockets:
         if sock is None:
             reports.refused("icmp", guest, ends, limit=TOO_MANY_SOCKETS, error=errno.EMFILE)
             return None
-        flow = EchoFlow(self, key, sock, guest, self._free_ident())
+        flow = EchoFlow(self, key, sock, guest, self._free_ident(), rule)
         if reports.wants_opened():
             reports.opened(flow.row(monotonic()))
         return flow
@@ -216,7 +224,8 @@ class EchoSockets:
         """A flow ends for this reason."""
         reports = self._context.reports
         if reports.wants_ended():
-            reports.closed(flow.row(monotonic())._replace(state="closed"), GATEWAY, reason)
+            row = flow.row(monotonic())._replace(state="closed")
+            reports.closed(row, GATEWAY, reason, rule=flow.rule)
 
     def _free_ident(self) -> int:
         """An identifier that no flow has; 0 where sockets have their own."""

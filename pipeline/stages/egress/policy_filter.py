@@ -6,11 +6,15 @@ from typing import Final
 
 from pipeline.config.model import EgressPolicy, Network
 from pipeline.counters import INDEX
-from pipeline.engines.policy import Decision, Policy
+from pipeline.engines.groups import Groups
+from pipeline.engines.policy import Decision, Policy, Verdict
 from pipeline.engines.stations import Stations
+from pipeline.records.flows import Ends
 from pipeline.records.services import Named
+from pipeline.stages import address_groups
 from pipeline.stages.worker import Worker
 from pipeline.wire import ip
+from pipeline.wire.stated import CONTRADICTION, QUIC, Stated
 
 REFUSED: Final = errno.EACCES
 """The errno of a refusal. The guest gets the ICMP code "administratively prohibited"."""
@@ -21,6 +25,9 @@ MAX_LOGGED: Final = 1024
 
 _REFUSED: Final = INDEX["egress_flow_refused_policy"]
 _ENDED: Final = INDEX["egress_flow_closed_policy"]
+_CONTRADICTS: Final = INDEX["egress_flow_refused_stated_name"]
+_ECH: Final = "egress-policy.ech"
+_QUIC: Final = "egress-policy.quic"
 
 
 class PolicyFilter:
@@ -38,10 +45,12 @@ class PolicyFilter:
                 hosts[network.ipv6_host] = network.host_ip
         self.stations = Stations(static)
         self._config = policy
+        groups = Groups() if network is None else address_groups.of(network)
         self.policy = Policy(
             policy,
             addresses_of=self.stations.addresses_of,
             also_means=hosts,
+            groups=groups,
             station_of=self.stations.station_of,
         )
         self.active = self.policy.active
@@ -66,9 +75,12 @@ class PolicyFilter:
         """Whether a guest may receive from an address to which it sent nothing: if it could send there."""
         return self.policy.allows(guest, address, port, protocol, monotonic())
 
-    def ends(self, guest: int, address: int, port: int, protocol: str) -> bool:
-        """Whether the policy, which is new, forbids a flow that is open. Counts it. The caller ends it."""
-        if self.policy.still_allows(guest, address, port, protocol):
+    def ends(self, guest: int, address: int, port: int, protocol: str, stated: Stated | None = None) -> bool:
+        """Whether the policy, which is new, forbids a flow that is open. Counts it. The caller ends it.
+
+        stated: what the flow has stated, if somebody has read it.
+        """
+        if self.policy.still_allows(guest, address, port, protocol, stated):
             return False
         self._counts[_ENDED] += 1
         return True
@@ -77,26 +89,64 @@ class PolicyFilter:
         """Which rule decides about a flow (Policy.explain). Nothing is counted or logged."""
         return self.policy.explain(guest, address, port, protocol, monotonic(), name)
 
+    @property
+    def denies_quic(self) -> bool:
+        """Whether a QUIC connection counts as one that states no name."""
+        return self._config.denies_quic
+
     def refuses(self, guest: int, address: int, port: int, protocol: str) -> str:
         """What forbids a flow (Policy.refusal), "" if it is allowed. Counts and logs the refusal."""
+        verdict = self.judge(guest, address, port, protocol)
+        return "" if verdict.hold or verdict.allow else verdict.rule
+
+    def judge(self, guest: int, address: int, port: int, protocol: str) -> Verdict:
+        """What the policy says of a new flow. Counts and logs a refusal."""
         now = monotonic()
-        rule = self.policy.refusal(guest, address, port, protocol, now)
-        if not rule:
-            return ""
+        verdict = self.policy.judge(guest, address, port, protocol, now)
+        if not (verdict.hold or verdict.allow):
+            self._count(
+                guest, ip.host_port(address, port) if port else ip.text(address), protocol, verdict, now
+            )
+        return verdict
+
+    def decide(self, ends: Ends, protocol: str, stated: Stated) -> Verdict:
+        """What the policy says of a flow that was held, now that its name is known. Counts a refusal."""
+        now = monotonic()
+        wrong = _ECH if stated.ech and self._config.denies_ech else ""
+        if stated.protocol == QUIC and not stated.name and self._config.denies_quic:
+            wrong = _QUIC
+        asked = stated._replace(kind=CONTRADICTION) if wrong else stated
+        # The address was one of the name's when the flow began. Its answer may have expired since.
+        verdict = self.policy.judge(
+            ends.guest_addr, ends.remote_addr, ends.remote_port, protocol, float("-inf"), asked
+        )
+        if verdict.allow:
+            return verdict
+        if wrong:
+            verdict = verdict._replace(rule=wrong)
+        self._counts[_CONTRADICTS] += 1
+        to = ip.host_port(ends.remote_addr, ends.remote_port)
+        self._count(ends.guest_addr, to, protocol, verdict, now, stated.name)
+        return verdict
+
+    def _count(
+        self, guest: int, to: str, protocol: str, verdict: Verdict, now: float, stated: str = ""
+    ) -> None:
+        """Count a refusal, and log it if no other line of this guest is too young."""
         self._counts[_REFUSED] += 1
         due, unlogged = self._logged.get(guest, (now, 0))
         if now < due:
             self._logged[guest] = due, unlogged + 1
-            return rule
+            return
         if len(self._logged) >= MAX_LOGGED:
             self._logged.clear()
         self._logged[guest] = now + LOG_SPACING, 0
         self._log.warning(
             "flow refused by the egress policy",
             guest_address=ip.text(guest),
-            to=ip.host_port(address, port) if port else ip.text(address),
+            to=to,
             protocol=protocol,
-            rule=rule,
+            rule=verdict.rule,
             unlogged=unlogged,
+            **({"stated_name": stated} if stated else {}),
         )
-        return rule

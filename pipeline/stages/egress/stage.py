@@ -73,7 +73,7 @@ class EgressStage:
             ipv6=ipv6_addresses.of(config),
             name_server=config.network.dns_address,
         )
-        policy = PolicyFilter(worker, config.access.egress_policy, config.network)
+        policy = PolicyFilter(worker, config.access.policy, config.network)
         source = outbound.for_guests(config.network.outbound_address, config.network.outbound_interface)
         self.context = EgressContext(worker, targets, policy, config.workers.tcp_workers, source)
         self._set_rate(config)
@@ -108,6 +108,7 @@ class EgressStage:
         work += self._drain_demux(BURSTS_A_STEP)
         work += self._drain_steered()
         self.icmp.expire(now)
+        self.udp.expire(now)
         connections.write(now)
         work += connections.read(now)
         if datagrams := self.udp.read_ready(now):
@@ -254,7 +255,7 @@ class EgressStage:
         """See Stage.reload: limits and policy. Open flows stay until the supervisor asks to end them."""
         self.connections.set_limits(config.limits)
         self.udp.forwards.set_max_clients(config.limits.max_udp_clients_per_forward)
-        self.context.policy.replace(config.access.egress_policy)
+        self.context.policy.replace(config.access.policy)
         self._set_rate(config)
 
     def _set_rate(self, config: Config) -> None:

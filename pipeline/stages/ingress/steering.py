@@ -101,11 +101,11 @@ class Steering:
         self.neighbors: dict[Addr, Whereabouts] = {}
         self.routes: dict[FlowKey, Route] = {}
         self.fragmented: dict[FlowKey, None] = {}
-        self._not_past = _not_past(config.access.egress_policy)
+        self._not_past = _not_past(config.access.policy)
 
     def reload(self, config: Config) -> None:
         """Follow a new egress policy."""
-        self._not_past = _not_past(config.access.egress_policy)
+        self._not_past = _not_past(config.access.policy)
 
     def has_room(self) -> bool:
         """Whether every ring has room for a record (see Producer.has_room)."""

@@ -4,11 +4,14 @@ from typing import Final
 
 from pipeline.engines.dhcp.lease import Change
 from pipeline.engines.dns import answers
+from pipeline.engines.dns.filters import FORBIDDEN
 from pipeline.events.network import CACHE, MAX_ADDRESSES, ZONE
 from pipeline.stages.reporter import Reporter
 from pipeline.wire import ethernet, ip
 
 QUESTION: Final = "question-answered"
+RULES: Final = {FORBIDDEN: "egress-policy.rebinding"}
+"""What has refused an answer, by its counter."""
 SOURCES: Final = {"dns_query_answered_local": ZONE, "dns_query_answered_from_cache": CACHE}
 """Where an answer comes from that the name server gives at once, by its counter."""
 
@@ -40,8 +43,12 @@ def report_answer(
     transport: str,
     source: str,
     seconds: float | None,
+    rule: str,
 ) -> None:
-    """The reply ``payload`` is about to be sent to a guest with this number and address."""
+    """The reply ``payload`` is about to be sent to a guest with this number and address.
+
+    rule: what has refused the question, or its answer; "" if nothing has.
+    """
     found = answers.summary(payload, MAX_ADDRESSES)
     events.report(
         QUESTION,
@@ -53,6 +60,7 @@ def report_answer(
         rcode=found.rcode,
         answers=found.records,
         addresses=found.addresses,
+        rule=rule or None,
         source=source,
         seconds=None if seconds is None else round(seconds, 6),
     )

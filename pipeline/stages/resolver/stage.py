@@ -26,7 +26,7 @@ from pipeline.ipc import flow_messages, messages
 from pipeline.ipc.channel import close_all
 from pipeline.records import kinds
 from pipeline.records.flows import Ends, FlowKey
-from pipeline.records.guests import UNKNOWN_GUESTS, LinkNotice
+from pipeline.records.guests import UNKNOWN_GUESTS, LinkNotice, Neighbor, NeighborGone
 from pipeline.records.kinds import RECORD_BYTES
 from pipeline.records.services import ServiceDatagram
 from pipeline.stages.resolver.descriptors import question_sockets
@@ -34,8 +34,9 @@ from pipeline.stages.resolver.dhcp import DhcpService
 from pipeline.stages.resolver.dns64 import dns64_of
 from pipeline.stages.resolver.guest_names import GuestNames
 from pipeline.stages.resolver.names import NameReports
+from pipeline.stages.resolver.questions import QuestionPolicy, filter_of, set_filter
 from pipeline.stages.resolver.replies import Replies
-from pipeline.stages.resolver.reports import QUESTION, SOURCES, report_answer
+from pipeline.stages.resolver.reports import QUESTION, RULES, SOURCES, report_answer
 from pipeline.stages.resolver.streams import DnsStreams, StreamClient
 from pipeline.stages.resolver.told import ToldNames
 from pipeline.stages.resolver.zones import LocalZones
@@ -51,6 +52,7 @@ BURSTS_A_STEP: Final = 4
 
 _UNKNOWN_PORT: Final = INDEX["resolver_datagram_dropped_unknown_port"]
 _OVER_RATE: Final = INDEX["dns_query_dropped_rate_limit"]
+_REFUSED: Final = INDEX["dns_query_refused_policy"]
 _PENDING: Final = INDEX["dns_pending"]
 _QUEUED: Final = INDEX["dns_queued"]
 _WAITED: Final = INDEX["dns_query_refused_waited_too_long"]
@@ -101,12 +103,15 @@ class ResolverStage:
         )
         self.leases = self.dhcp.keeper
         sockets = question_sockets()
+        self.filter = filter_of(config, lambda: self.dns.zones)
         self.dns: dns.Dns[Client] = dns.Dns(
             zones,
             min(MAX_QUESTIONS, sockets),
             config.limits.max_dns_questions_per_second,
             dns64_of(config.network),
+            self.filter,
         )
+        self.questions = QuestionPolicy(config, self.dns.is_local)
         self.rates = Buckets(*for_questions(config.limits.max_dns_queries_per_second))
         self.rates_alone = Buckets(*for_questions(config.limits.max_dns_queries_alone_per_second))
         """What is left of each guest's rate of queries for TCP. Demux limits queries over UDP."""
@@ -130,7 +135,7 @@ class ResolverStage:
         )
         self.streams = DnsStreams(worker, self.counts, self._on_stream_query, monotonic)
         self.names = NameReports(
-            config.access.egress_policy,
+            config.access.policy,
             worker.ports.rings_out["demux"],
             has_ipv6=config.network.ipv6_first != 0,
         )
@@ -201,8 +206,14 @@ class ResolverStage:
             elif kind == kinds.LINK_UP:
                 up = LinkNotice.unpack(burst, at)
                 self.guests[up.link] = up.guest
+            elif kind == kinds.NEIGHBOR:
+                neighbor = Neighbor.unpack(burst, at)
+                self.questions.stations.learn(neighbor.guest_addr, neighbor.mac, neighbor.link)
+            elif kind == kinds.NEIGHBOR_GONE:
+                self.questions.stations.forget(NeighborGone.unpack(burst, at).guest_addr)
             elif kind == kinds.LINK_DOWN:
                 link = LinkNotice.unpack(burst, at).link
+                self.questions.stations.forget_link(link)
                 self.dhcp.on_link_down(link)
                 self._update_guest_names("", now)
                 guest = self.guests.pop(link, 0)
@@ -251,11 +262,19 @@ class ResolverStage:
     def _on_query(self, wire: bytes, client: Client, guest: int, now: float, *, tcp: bool) -> bool:
         """Decide on a query of the guest with this number. Returns whether a reply was or will be sent."""
         self._reload_files(now)
+        refused = None
+        if self.questions.judges:
+            refused = self.questions.refusal(wire, self._asker(client)[0], tcp=tcp)
+        if refused is not None:
+            self.counts[_REFUSED] += 1
+            self._reply(client, refused.payload, GATEWAY, rule=refused.rule)
+            return True
         over_ipv6 = self.dns.dns64 is not None and _is_ipv6(self._asker(client)[0])
         decision = self.dns.on_query(wire, client, guest, now, tcp=tcp, over_ipv6=over_ipv6)
         self.counts[INDEX[decision.counter]] += 1
         if isinstance(decision, dns.Answer):
-            self._reply(client, decision.payload, SOURCES.get(decision.counter, GATEWAY))
+            counter = decision.counter
+            self._reply(client, decision.payload, SOURCES.get(counter, GATEWAY), rule=RULES.get(counter, ""))
         elif isinstance(decision, dns.Forward):
             self._ask(decision, now)
         return not isinstance(decision, dns.Ignored)
@@ -298,7 +317,7 @@ class ResolverStage:
         if response is not None:
             _UPSTREAM_TIME.observe_seconds(self.counts, now - asked_at)
         for client, payload in replies:
-            self._reply(client, payload, UPSTREAM, now - asked_at)
+            self._reply(client, payload, UPSTREAM, now - asked_at, RULES.get(counter, ""))
         if (response is None) != self._failing:
             self._failing = response is None
             servers = [server.address[0] for server in self.servers.servers]
@@ -307,8 +326,10 @@ class ResolverStage:
             else:
                 self.worker.log.info("upstream name servers answer again", servers=servers)
 
-    def _reply(self, client: Client, payload: bytes, source: str, seconds: float | None = None) -> None:
-        """Answer a query. source, seconds: see the event question-answered."""
+    def _reply(
+        self, client: Client, payload: bytes, source: str, seconds: float | None = None, rule: str = ""
+    ) -> None:
+        """Answer a query. source, seconds, rule: see the event question-answered."""
         events = self.worker.events
         address, guest = self._asker(client)
         self.told.on_reply(address, payload)
@@ -323,6 +344,7 @@ class ResolverStage:
                 transport="udp" if isinstance(client, UdpClient) else "tcp",
                 source=source,
                 seconds=seconds,
+                rule=rule,
             )
         if isinstance(client, UdpClient):
             self.replies.send(client.link, client.key, payload)
@@ -393,7 +415,10 @@ class ResolverStage:
         self.rates.set_rate(*for_questions(config.limits.max_dns_queries_per_second))
         self.rates_alone.set_rate(*for_questions(config.limits.max_dns_queries_alone_per_second))
         self.dhcp.set_search_domains(config.network.dns_search_domains)
-        self.names.replace(config.access.egress_policy)
+        self.names.replace(config.access.policy)
+        self.questions.replace(config.access.policy)
+        if set_filter(self.filter, config.access.policy):
+            self.dns.forget_answers()
 
     # --- what the worker asks for ------------------------------------------------------------
 

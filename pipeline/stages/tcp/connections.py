@@ -80,7 +80,7 @@ class Connections:
         self.releases = Releases(worker, self._ingress_out)
         self._orphans = Orphans(config.limits.max_orphan_seconds)
         self._memory_freed_at = 0.0
-        self._reports = TcpReports(worker)
+        self.reports = TcpReports(worker)
         self.time_waits = TimeWaits()
         self._eviction = Eviction(self.guests, self._orphans, self.time_waits)
 
@@ -140,7 +140,7 @@ class Connections:
         guest = on_link.guest
         if reason := self.guests.refuses_syn(guest, now) or self._full(guest, now):
             self._counts[INDEX[reason]] += 1
-            self._reports.refused(key, guest.number, reason)
+            self.reports.refused(key, guest.number, reason)
             return None
         if self.guests.too_many_half_open(guest):
             self._evict(self._eviction.oldest_half_open(guest), now)
@@ -193,7 +193,7 @@ class Connections:
         if flow.established:
             measure_end(flow, self._counts, now)
         if flow not in self.time_waits:
-            self._reports.ended(flow, now)
+            self.reports.ended(flow, now)
         if self.by_key.get(flow.key) is flow:
             del self.by_key[flow.key]
         self.time_waits.forget(flow)
@@ -365,7 +365,7 @@ class Connections:
                 host.connect(flow.key, flow.link.number, flow.guest.number, conn.snd_mss, conn.irs)
             elif isinstance(action, actions.Established):
                 flow.opened(now)
-                self._reports.opened(flow, now)
+                self.reports.opened(flow, now)
                 if action.active:
                     host.guest_answered(flow.guest.number, conn.snd_mss)
             elif isinstance(action, actions.HostShutdown):
@@ -378,7 +378,7 @@ class Connections:
             host.close()
             if not gone and self.by_id.get(host.id) is flow:
                 self.time_waits.add(flow)
-                self._reports.ended(flow, now)
+                self.reports.ended(flow, now)
         if delivered:
             self.memory.charge(flow, delivered, now)
             if flow.guest.pressed and self._orphans:

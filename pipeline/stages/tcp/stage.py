@@ -35,6 +35,7 @@ from pipeline.records.streams import (
     MAKE_WAY_ANY,
     MAKE_WAY_NO,
     ConnectFailed,
+    Decided,
     Shutdown,
     SocketsUsedUp,
     Taken,
@@ -265,10 +266,11 @@ class TcpStage:
         """Handle a record about a connection. Returns whether the connection needs a flush."""
         kind = burst[at]
         conn = flow.conn
+        connections = self.connections
         if kind == kinds.TAKEN:
             before = conn.rcv_untaken
             conn.on_taken(Taken.unpack(burst, at).count, now)
-            self.connections.memory.taken(flow, before - conn.rcv_untaken, now)
+            connections.memory.taken(flow, before - conn.rcv_untaken, now)
         elif isinstance(conn, TimeWait):
             if kind in _ABORTS:
                 conn.finish()
@@ -289,6 +291,9 @@ class TcpStage:
             return self._on_connect_failed(flow, conn, ConnectFailed.unpack(burst, at), now)
         elif kind in _ABORTS:
             self._on_abort(flow, conn, _ABORTS[kind], now)
+        elif kind == kinds.DECIDED:
+            connections.reports.decided(flow, Decided.unpack(burst, at))
+            return False
         return True
 
     def _on_connect_failed(self, flow: Flow, conn: Connection, failure: ConnectFailed, now: float) -> bool:

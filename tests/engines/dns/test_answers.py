@@ -2,7 +2,7 @@
 
 import dns.message
 import dns.rrset
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.engines.dns import answers
@@ -30,6 +30,19 @@ def test_an_empty_answer_gives_nothing() -> None:
     assert answers.given(reply()) == ((), 0)
 
 
+def test_hints_of_https_records_are_addresses_of_the_name() -> None:
+    row = (
+        "www.example.com.",
+        30,
+        "HTTPS",
+        "1 . alpn=h2 ipv4hint=203.0.113.9,203.0.113.8 ipv6hint=2001:db8::1",
+    )
+    found = tuple(map(ip.parse, ("203.0.113.9", "203.0.113.8", "2001:db8::1")))
+    assert answers.given(reply(row)) == (found, 30)
+    assert answers.given(reply(("www.example.com.", 30, "HTTPS", "0 cdn.example.net."))) == ((), 30)
+
+
+@settings(deadline=None)  # the first one imports dnspython
 @given(st.binary(max_size=200))
 def test_bytes_that_are_no_reply_give_nothing_and_do_no_harm(wire: bytes) -> None:
     answers.asked(wire)

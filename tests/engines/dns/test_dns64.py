@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.config.model import EgressPolicy, PolicyRule
 from pipeline.engines import policy
 from pipeline.engines.dns import answers
 from pipeline.engines.dns import message as m
@@ -222,10 +223,7 @@ def test_reverse_names_of_ipv4only_arpa_are_answered_here() -> None:
 
 
 def test_a_policy_by_name_holds_for_synthetic_addresses() -> None:
-    rule = SimpleNamespace(
-        action="allow", guests=(), networks=(), names=("www.example.com",), ports=(), protocols=()
-    )
-    rules_ = SimpleNamespace(default="deny", rules=(rule,))
+    rules_ = EgressPolicy("deny", (PolicyRule("allow", names=("www.example.com",)),))
     judge = policy.Policy(rules_)
     wire = synthesized(engine(), A_ROW).to_wire()
     guest, synthetic = ip.parse("fd00::9"), ip.parse(SYNTHETIC)

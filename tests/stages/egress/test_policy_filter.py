@@ -1,5 +1,6 @@
 """Refusals of the egress policy: each is counted, and each guest has log lines of its own."""
 
+from ipaddress import IPv4Network
 from types import SimpleNamespace
 from typing import Any
 
@@ -54,7 +55,13 @@ def test_the_addresses_that_are_remembered_have_a_bound() -> None:
 def test_a_rule_about_a_static_address_of_a_duid_holds_from_the_first_report_of_its_station_on() -> None:
     mac, of_mac, of_duid, own = b"\2\0\0\0\0\1", *(ip.parse(f"fd00::{n}") for n in (5, 6, 7))
     network: Any = SimpleNamespace(
-        dhcp_static_leases={}, ipv6_mac_leases={of_mac: mac}, ipv6_host=0, host_ip=0
+        dhcp_static_leases={},
+        ipv6_mac_leases={of_mac: mac},
+        **dict.fromkeys(("host_ip", "gateway_ip", "name_server"), 0),
+        **dict.fromkeys(("ipv6_host", "ipv6_gateway", "name_server6", "ipv6_first"), 0),
+        gateway_virtual_ips=(),
+        nat={},
+        subnet=IPv4Network("192.168.127.0/24"),
     )
     worker: Any = SimpleNamespace(counts=[0] * len(TABLE), log=structlog.get_logger())
     rules = (PolicyRule("deny", guests=("fd00::6",)),)

@@ -95,7 +95,7 @@ class Connections:
             ends = flow.ends
             if ends is None or self._targets.tcp_target(ends.remote_addr, ends.remote_port).service:
                 continue
-            if self._policy.ends(ends.guest_addr, ends.remote_addr, ends.remote_port, "tcp"):
+            if self._policy.ends(ends.guest_addr, ends.remote_addr, ends.remote_port, "tcp", flow.stated):
                 flow.forbid()
                 ended += 1
         return ended
@@ -179,13 +179,17 @@ class Connections:
             flow.close(reset=False)
 
     def _connect(self, shard: int, request: Connect) -> None:
-        sock, error, refused = self._opener.open(request)
+        sock, error, verdict, refused = self._opener.open(request)
         if sock is None:
             make_way = self._bound.way(request.guest) if error in NO_DESCRIPTOR else MAKE_WAY_NO
             self.flows.notify_connect_failed(shard, request, error, make_way, refused)
             return
         share = self._shares.of(request.guest)
-        flow = Flow(self.flows, request.flow, shard, HostStream(sock, self._slots), share, request)
+        hold = verdict is not None and verdict.hold
+        stream = HostStream(sock, self._slots)
+        flow = Flow(self.flows, request.flow, shard, stream, share, request, hold=hold)
+        if verdict is not None and not hold:
+            self.flows.report_decision(flow, verdict)
         if host_tcp.is_connected(sock):
             flow.connected()
             # The guest waits for CONNECTED, not for tune().
@@ -249,6 +253,7 @@ class Connections:
             "stalled": len(flows.stalled),
             "ready": len(flows.turns.ready),
             "waiting_for_slots": flows.turns.waiting_count,
+            "held_flows": len(flows.holds),
             "closing": len(self._closing),
             "closing_bytes": self._closing.charged_bytes,
             "shares": len(self._shares),

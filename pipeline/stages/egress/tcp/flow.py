@@ -6,6 +6,7 @@ from time import monotonic
 from typing import Final
 
 from pipeline.counters import INDEX
+from pipeline.engines.policy import Verdict
 from pipeline.histograms import BY_NAME
 from pipeline.host import tcp as host_tcp
 from pipeline.host.credit import ReadCredit
@@ -14,23 +15,27 @@ from pipeline.ipc import events as ev
 from pipeline.records.flows import FLOW_FROM_EGRESS, Ends, FlowNotice
 from pipeline.records.kinds import ABORT, CONNECTED, EVICTED, FORBIDDEN
 from pipeline.records.run import Run
-from pipeline.records.streams import MAKE_WAY_NO, Connect, ConnectFailed, Shutdown
+from pipeline.records.streams import MAKE_WAY_NO, Connect, ConnectFailed, Decided, Shutdown
 from pipeline.stages.egress.context import EgressContext
 from pipeline.stages.egress.policy_filter import REFUSED
 from pipeline.stages.egress.sockets import GuestSocket
 from pipeline.stages.egress.tcp.closing import ClosingFlows
 from pipeline.stages.egress.tcp.dials import PendingDials
+from pipeline.stages.egress.tcp.holds import Hold, Holds
 from pipeline.stages.egress.tcp.share import Share
 from pipeline.stages.egress.tcp.turns import ReadTurns
+from pipeline.wire.stated import Stated
 
 MAX_READ: Final = 65536
 
 CONNECTING: Final = "CONNECTING"
 DIALLING: Final = "DIALLING"
+HELD: Final = "HELD"
 OPEN: Final = "OPEN"
 CLOSING: Final = "CLOSING"
 DEAD: Final = "DEAD"
 
+_ESTABLISHED: Final = frozenset((OPEN, HELD))
 _EVENTS: Final = ev.READ | ev.URGENT | ev.WRITE | ev.READ_HANGUP | ev.EDGE
 _CONNECT_EVENTS: Final = ev.WRITE | ev.HANGUP | ev.ERROR
 _END_EVENTS: Final = ev.HANGUP | ev.ERROR
@@ -53,6 +58,7 @@ class Flow(GuestSocket):
     ========== ====================================================================
     CONNECTING a guest asked; the host connection is under way
     DIALLING   accepted from the host; the guest has not answered, nothing is read
+    HELD       both sides are established; the guest's bytes wait until they state a name (holds.py)
     OPEN       both sides are established
     CLOSING    the guest's connection is over; queued bytes still go to the host
     DEAD       closed; in no table
@@ -67,8 +73,13 @@ class Flow(GuestSocket):
         stream: HostStream,
         share: Share,
         request: Connect | None = None,
+        *,
+        hold: bool = False,
     ) -> None:
-        """request: the guest's CONNECT. None for a dialled flow, whose shard is not known yet."""
+        """request: the guest's CONNECT. None for a dialled flow, whose shard is not known yet.
+
+        hold: the name that the guest's bytes state decides whether the host may get them.
+        """
         super().__init__(share.guest)
         self.key = number if number & FLOW_FROM_EGRESS else shard << 32 | number
         self.number = number
@@ -86,6 +97,9 @@ class Flow(GuestSocket):
         self.used_at = flows.now
         self._hung_up = False
         """The host closed both directions in order, so it will not read what the guest sends."""
+        self._hold = Hold() if hold else None
+        self.stated: Stated | None = None
+        """What the guest's bytes stated, if the flow was held for it."""
         share.join()
         flows.add(self)
         if request is not None:
@@ -102,7 +116,7 @@ class Flow(GuestSocket):
         """The host has accepted the connection that the guest asked for."""
         flows = self._flows
         flows.bound.keep(self)
-        self.state = OPEN
+        self.state = OPEN if self._hold is None else HELD
         flows.counts[_OPENED] += 1
         _CONNECT_TIME.observe_seconds(flows.counts, monotonic() - self._began_at)
         self._notify(CONNECTED)
@@ -132,7 +146,7 @@ class Flow(GuestSocket):
         self.share = share
         share.join()
         self._flows.bound.moved(self, share.guest)
-        if self.stream.readable and self.state == OPEN:
+        if self.stream.readable and self.state in _ESTABLISHED:
             turns.add(self)
 
     def evict(self) -> None:
@@ -151,7 +165,7 @@ class Flow(GuestSocket):
         if self.state == CONNECTING:
             self._fail(error)
             return
-        if self.state == OPEN:
+        if self.state in _ESTABLISHED:
             self._notify(kind)
         self.close(reset=True)
 
@@ -243,6 +257,11 @@ class Flow(GuestSocket):
 
     def guest_closed(self) -> None:
         """The guest's connection is over. Bytes that it sent may still wait for the host socket."""
+        if self.state == HELD:
+            self.finish_writing()
+            self.examine()
+            if self.state == DEAD:
+                return
         if self.state == OPEN:
             self.state = CLOSING
             if self.read_finished:
@@ -251,9 +270,37 @@ class Flow(GuestSocket):
 
     def guest_aborted(self) -> None:
         """The guest's connection was reset. Of the queued bytes, the host gets what its socket takes now."""
-        with suppress(OSError):
-            self._flows.counts[_TO_HOST] += self.stream.flush(self._flows.worker.free)
+        if self.state != HELD:
+            with suppress(OSError):
+                self._flows.counts[_TO_HOST] += self.stream.flush(self._flows.worker.free)
         self.close(reset=self.state != DIALLING)
+
+    # --- the name that the guest's bytes state ----------------------------------------------
+
+    def examine(self, *, last: bool = False) -> bool:
+        """The flow is held, and bytes of the guest or its FIN have come. Returns whether it is open now.
+
+        last: there is no more time for further bytes.
+        """
+        flows = self._flows
+        hold, ends = self._hold, self.ends
+        if hold is None or ends is None:
+            return False
+        stated = hold.read(self.stream, flows.worker.free, last=last)
+        if stated is None:
+            flows.holds.wait(self, hold.size, flows.now)
+            return False
+        self.stated = stated
+        verdict = flows.policy.decide(ends, "tcp", stated)
+        flows.report_decision(self, verdict)
+        if not verdict.allow:
+            self.forbid()
+            return False
+        hold.release(self.stream)
+        self._hold = None
+        flows.holds.remove(self)
+        self.state = OPEN
+        return True
 
     # --- the end ----------------------------------------------------------------------------
 
@@ -308,6 +355,10 @@ class FlowTable:
         """Flows with bytes or a FIN for the host that HostWrites has not tried to write yet."""
         self.stalled: dict[Flow, float] = {}
         """Flows whose host socket left bytes in slots, and since when. The oldest comes first."""
+        self.holds: Holds[Flow] = Holds()
+        """Flows that have sent some bytes which state no name yet."""
+        self.policy = context.policy
+        self._reports = context.reports
         self._notices = context.notices
         self._prewakes = prewakes
 
@@ -324,9 +375,17 @@ class FlowTable:
         self.turns.remove(flow)
         self.stalled.pop(flow, None)
         self.closing.remove(flow)
+        self.holds.remove(flow)
         self.dials.remove(flow.number)
         self.bound.closed(flow)
         del self.by_key[flow.key]
+
+    def report_decision(self, flow: Flow, verdict: Verdict) -> None:
+        """The policy has decided on a flow. Tcp, which reports its end, is told, if anyone wants that."""
+        if self._reports.wants_ended():
+            name = flow.stated.name if flow.stated is not None else ""
+            for record in Decided.pack_all(flow.number, verdict.allow, verdict.rule, name):
+                self.tcp_out[flow.shard].push(record)
 
     def prewake(self) -> None:
         """A host has answered: wake ingress now, so that it is awake when tcp is done."""

@@ -3,9 +3,11 @@
 import errno
 import socket
 from collections.abc import Callable
+from typing import NamedTuple
 
 from pipeline.counters import INDEX
 from pipeline.engines import nat
+from pipeline.engines.policy import Verdict
 from pipeline.host import tcp as host_tcp
 from pipeline.ipc import messages
 from pipeline.records.flows import Ends
@@ -15,6 +17,18 @@ from pipeline.stages.egress.policy_filter import REFUSED
 from pipeline.stages.egress.sockets import NO_DESCRIPTOR
 from pipeline.stages.worker import Worker
 from pipeline.wire import ip
+
+
+class Opened(NamedTuple):
+    """A socket whose connection is under way, or None and an errno.
+
+    ``verdict``: what the egress policy says, if it was asked. ``refused``: a rule forbids the connection.
+    """
+
+    sock: socket.socket | None
+    error: int = 0
+    verdict: Verdict | None = None
+    refused: bool = False
 
 
 class Opener:
@@ -30,31 +44,29 @@ class Opener:
         self._outbound = context.outbound
         self._read_names = read_names
 
-    def open(self, request: Connect) -> tuple[socket.socket | None, int, bool]:
-        """As pipeline.host.tcp.connect(): the socket and 0, or None and an errno.
-
-        The last part of the result says whether a rule forbids the connection, which is reported then.
-        """
+    def open(self, request: Connect) -> Opened:
+        """Begin a host connection, if nothing forbids it. A refusal by a rule is reported."""
         ends = Ends.of(request.key)
         target = self._targets.tcp_target(ends.remote_addr, ends.remote_port)
         if target.refused:
             self._worker.counts[INDEX[target.refused]] += 1
             self._reports.refused("tcp", request.guest, ends, rule=target.refused, error=target.errno)
-            return None, target.errno, True
+            return Opened(None, target.errno, refused=True)
+        verdict: Verdict | None = None
         if self._policy.active and not target.service:
             # The resolver's NAMED was published before the guest could send this SYN. It is in demux's ring.
             self._read_names()
-            rule = self._policy.refuses(ends.guest_addr, ends.remote_addr, ends.remote_port, "tcp")
-            if rule:
-                self._reports.refused("tcp", request.guest, ends, rule=rule, error=REFUSED)
-                return None, REFUSED, True
+            verdict = self._policy.judge(ends.guest_addr, ends.remote_addr, ends.remote_port, "tcp")
+            if not (verdict.allow or verdict.hold):
+                self._reports.refused("tcp", request.guest, ends, rule=verdict.rule, error=REFUSED)
+                return Opened(None, REFUSED, refused=True)
         insists = request.insists
         if self._bound.refuses(request.guest, insists=insists):
-            return None, errno.EMFILE, False
+            return Opened(None, errno.EMFILE)
         sock, error = self._try(target, ends, request)
         if error in NO_DESCRIPTOR and self._bound.make_room(request.guest, insists=insists):
             sock, error = self._try(target, ends, request)
-        return sock, error, False
+        return Opened(sock, error, verdict)
 
     def _try(self, target: nat.Target, ends: Ends, request: Connect) -> tuple[socket.socket | None, int]:
         if target.service:

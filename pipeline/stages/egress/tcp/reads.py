@@ -14,7 +14,7 @@ from pipeline.counter_block import add
 from pipeline.counters import INDEX
 from pipeline.records.streams import ToGuest
 from pipeline.stages.egress.context import EgressContext
-from pipeline.stages.egress.tcp.flow import MAX_READ, OPEN, Flow, FlowTable
+from pipeline.stages.egress.tcp.flow import HELD, MAX_READ, OPEN, Flow, FlowTable
 from pipeline.stages.egress.tcp.share import TIGHT_READ
 from pipeline.stages.loop import yield_core
 
@@ -93,7 +93,7 @@ class HostReads:
                 break
             # Each flow goes to the end of the queue, so that all get their turn.
             del turns.ready[flow]
-            if flow.state != OPEN:
+            if flow.state != OPEN and flow.state != HELD:
                 turns.pass_on(flow)
                 continue
             # A flow that is alone may use the whole step. Tcp then gets more at once.
@@ -128,7 +128,7 @@ class HostReads:
             chunk = self._may_read(flow)
         if not turns.waits(flow):
             turns.pass_on(flow)
-            if chunk and flow.stream.readable and flow.state == OPEN:
+            if chunk and flow.stream.readable and (flow.state == OPEN or flow.state == HELD):
                 turns.add(flow)
                 turns.more = True
         return reads, size

@@ -10,7 +10,7 @@ from pipeline.counter_block import add
 from pipeline.counters import INDEX
 from pipeline.records.streams import Taken
 from pipeline.stages.egress.context import EgressContext
-from pipeline.stages.egress.tcp.flow import CLOSING, OPEN, Flow, FlowTable
+from pipeline.stages.egress.tcp.flow import CLOSING, HELD, OPEN, Flow, FlowTable
 from pipeline.stages.egress.tcp.reads import HostReads
 
 SPILL_AFTER_S: Final = 0.05
@@ -45,6 +45,8 @@ class HostWrites:
         flows = self._flows
         if flows.closing.deadline() <= now:
             self._end_closing(now)
+        if flows.holds.deadline() <= now:
+            self._end_holds(now)
         if flows.needs_flush:
             self._flush(now)
         if flows.stalled:
@@ -54,12 +56,12 @@ class HostWrites:
         """When write() is due even without an event."""
         stalled = self._flows.stalled
         spill_at = next(iter(stalled.values())) + SPILL_AFTER_S if stalled else _NEVER
-        return min(spill_at, self._flows.closing.deadline())
+        return min(spill_at, self._flows.closing.deadline(), self._flows.holds.deadline())
 
     def _flush(self, now: float) -> None:
         needs_flush = self._flows.needs_flush
         for flow in needs_flush:
-            if flow.state == OPEN or flow.state == CLOSING:
+            if flow.state == OPEN or flow.state == CLOSING or (flow.state == HELD and flow.examine()):
                 self._flush_one(flow, now)
         needs_flush.clear()
 
@@ -95,6 +97,13 @@ class HostWrites:
                 break
             del stalled[flow]
             self._counts[_SPILLED] += flow.stream.spill(self._free)
+
+    def _end_holds(self, now: float) -> None:
+        """Decide on connections whose first bytes have stated no name for too long."""
+        flows = self._flows
+        for flow in flows.holds.due(now):
+            if flow.examine(last=True):
+                flows.needs_flush[flow] = None
 
     def _end_closing(self, now: float) -> None:
         """Reset closing connections that have waited too long for their hosts, after a last try to write.

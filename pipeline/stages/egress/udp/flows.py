@@ -32,6 +32,7 @@ from pipeline.stages.egress.sockets import USED_AGAIN_S, GuestSocket
 from pipeline.stages.egress.traffic import Traffic
 from pipeline.stages.flow_reports import ERROR, LIMIT, POLICY
 from pipeline.system import inet
+from pipeline.wire.stated import Stated
 
 SOCKET_BUFFER_BYTES: Final = 1 << 20
 TYPICAL_BYTES: Final = 1472
@@ -67,6 +68,10 @@ class DatagramFlow(Traffic):
         self.source = source
         self.address = address
         # Demux counts the answers to DNS questions. Other answers do not pass demux.
+        self.rule = ""
+        """What has allowed the flow, if the egress policy was asked."""
+        self.stated: Stated | None = None
+        """What its first datagrams stated, if they were held for that."""
         self.past_demux = number == NO_NUMBER or Ends.of(key).remote_port != nat.DNS_PORT
         self._notify_at = 0.0
 
@@ -113,7 +118,9 @@ class DatagramFlow(Traffic):
             row = self.row(monotonic())
             if not reason:
                 reason = why_ended(row, here=context.bound.is_here(self.socket.guest))
-            context.reports.closed(row._replace(state="closed"), by, reason, error)
+            name = self.stated.name if self.stated is not None else ""
+            row = row._replace(state="closed")
+            context.reports.closed(row, by, reason, error, rule=self.rule, name=name)
 
 
 def why_ended(row: FlowRow, *, here: bool) -> str:

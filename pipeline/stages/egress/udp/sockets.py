@@ -17,9 +17,11 @@ from pipeline.stages.egress.udp.cone import Cones
 from pipeline.stages.egress.udp.connected import ConnectedSockets
 from pipeline.stages.egress.udp.flows import NO_SOCKET, DatagramFlow, DatagramSockets, DatagramTable
 from pipeline.stages.egress.udp.forwards import UdpForwards
+from pipeline.stages.egress.udp.holds import Hold, Holds, Request
 from pipeline.stages.egress.udp.reader import DatagramReader
+from pipeline.wire.stated import Stated
 
-_NEVER: Final = float("inf")
+_HELD_LOST: Final = INDEX["egress_datagram_dropped_held"]
 
 
 class UdpSockets:
@@ -32,13 +34,14 @@ class UdpSockets:
         self._reader = DatagramReader(context, self.table, sources=full_cone)
         self._cones = Cones(context, self.table)
         self._sockets: DatagramSockets = self._cones if full_cone else ConnectedSockets(context, self.table)
+        self._holds = Holds()
         self.forwards = UdpForwards(context, self.table.sender, max_clients)
 
     # --- guest -> host ------------------------------------------------------------------
 
     def on_steered(self, data: UdpData, now: float) -> None:
         """Datagrams that ingress steered past demux. If their flow is over, they do not open it again."""
-        if data.flow in self.table.flows_by_id:
+        if data.flow in self.table.flows_by_id or data.flow in self._holds:
             self.to_host(data, now)
         else:
             self._context.counts[NO_SOCKET] += 1
@@ -53,7 +56,8 @@ class UdpSockets:
         else:
             flow = self.table.flows_by_id.get(data.flow)
             if flow is None:
-                flow = self._open(data, now)
+                hold = self._holds.get(data.flow)
+                flow = self._ask(data, pieces, now) if hold is None else self._held(hold, pieces)
             if flow is not None:
                 if flow.socket.use(now):
                     context.bound.adopt(flow.socket, data.link)
@@ -61,8 +65,8 @@ class UdpSockets:
                 flow.socket.send(flow, pieces, data.piece_size)
         context.worker.free(data.slot)
 
-    def _open(self, data: UdpData, now: float) -> DatagramFlow | None:
-        """A new flow. None if it cannot be opened: demux then tells the guest, if ICMP has a message."""
+    def _ask(self, data: UdpData, pieces: list[memoryview], now: float) -> DatagramFlow | None:
+        """A new flow. None if it is not open now: it is held, or demux tells the guest, if ICMP can."""
         context = self._context
         ends = Ends.of(data.key)
         target = context.targets.udp_target(ends.remote_addr, ends.remote_port)
@@ -70,28 +74,73 @@ class UdpSockets:
             context.counts[INDEX[target.refused]] += 1
             context.notices.notify_udp_closed(data.flow)
             return None
-        guest = context.bound.guest_of(data.link)
-        rule = ""
-        if context.policy.active:
-            rule = context.policy.refuses(ends.guest_addr, ends.remote_addr, ends.remote_port, "udp")
-        if rule:
-            error = REFUSED
-            context.reports.refused("udp", guest, ends, rule=rule, error=error)
-        else:
-            try:
-                sock = self._sockets.socket_for(guest, ends, target.addr, now)
-                flow = sock.open_flow(data.flow, data.key, target.addr, now)
-            except OSError as failure:
-                context.counts[NO_SOCKET] += 1
-                error = failure.errno or errno.EIO
-                context.reports.not_opened("udp", guest, ends, error)
-            else:
-                if context.reports.wants_opened():
-                    context.reports.opened(flow.row(now))
-                return flow
-        context.notices.notify_datagram_failed(data.key, error)
-        context.notices.notify_udp_closed(data.flow)
-        return None
+        request = Request(data.flow, data.key, data.link, target.addr)
+        if not context.policy.active:
+            return self._open(request, "", None, now)
+        verdict = context.policy.judge(ends.guest_addr, ends.remote_addr, ends.remote_port, "udp")
+        if verdict.hold:
+            return self._held(self._holds.add(request, now, denies=context.policy.denies_quic), pieces)
+        if not verdict.allow:
+            self._refuse(request, verdict.rule, "")
+            return None
+        return self._open(request, verdict.rule, None, now)
+
+    def _held(self, hold: Hold, pieces: list[memoryview], *, last: bool = False) -> DatagramFlow | None:
+        """Datagrams of a held flow. Returns the flow if it is open now: its earlier datagrams are sent."""
+        context = self._context
+        request = hold.request
+        before = hold.count
+        stated = hold.read(pieces, last=last)
+        if stated is None:
+            context.counts[_HELD_LOST] += len(pieces) - (hold.count - before)
+            return None
+        self._holds.remove(request.number)
+        verdict = context.policy.decide(Ends.of(request.key), "udp", stated)
+        if not verdict.allow:
+            context.counts[_HELD_LOST] += before + len(pieces)
+            self._refuse(request, verdict.rule, stated.name)
+            return None
+        flow = self._open(request, verdict.rule, stated, hold.since)
+        if flow is not None:
+            for datagram in hold.datagrams[:before]:
+                flow.from_guest(1, len(datagram), hold.since)
+                flow.socket.send(flow, [memoryview(datagram)], len(datagram))
+        return flow
+
+    def _refuse(self, request: Request, rule: str, name: str) -> None:
+        context = self._context
+        guest = context.bound.guest_of(request.link)
+        context.reports.refused("udp", guest, Ends.of(request.key), rule=rule, error=REFUSED, name=name)
+        self._end(request, REFUSED)
+
+    def _end(self, request: Request, error: int) -> None:
+        """Tell demux that the flow is over before it was open."""
+        self._context.notices.notify_datagram_failed(request.key, error)
+        self._context.notices.notify_udp_closed(request.number)
+
+    def _open(self, request: Request, rule: str, stated: Stated | None, now: float) -> DatagramFlow | None:
+        """Open a socket for a flow that may have one. None if there is none."""
+        context = self._context
+        ends = Ends.of(request.key)
+        guest = context.bound.guest_of(request.link)
+        try:
+            sock = self._sockets.socket_for(guest, ends, request.host_addr, now)
+            flow = sock.open_flow(request.number, request.key, request.host_addr, now)
+        except OSError as failure:
+            context.counts[NO_SOCKET] += 1
+            error = failure.errno or errno.EIO
+            context.reports.not_opened("udp", guest, ends, error)
+            self._end(request, error)
+            return None
+        flow.rule, flow.stated = rule, stated
+        if context.reports.wants_opened():
+            context.reports.opened(flow.row(now))
+        return flow
+
+    def expire(self, now: float) -> None:
+        """Decide on flows whose datagrams have stated no name for too long."""
+        for hold in self._holds.due(now):
+            self._held(hold, [], last=True)
 
     # --- host -> guest ------------------------------------------------------------------
 
@@ -105,8 +154,10 @@ class UdpSockets:
         return self._reader.read_ready(now) + self.forwards.read_ready(now)
 
     def deadline(self) -> float:
-        """When there is more to read: 0 for at once."""
-        return 0.0 if self._reader.more or self.forwards.more else self._reader.deadline()
+        """When there is more to read, or expire() is due."""
+        if self._reader.more or self.forwards.more:
+            return 0.0
+        return min(self._reader.deadline(), self._holds.deadline())
 
     def end_forbidden(self) -> int:
         """End the guests' flows that the policy, which is new, forbids. Returns how many."""
@@ -114,7 +165,7 @@ class UdpSockets:
         ended = 0
         for flow in list(self.table.flows_by_id.values()):
             ends = Ends.of(flow.key)
-            if policy.ends(ends.guest_addr, ends.remote_addr, ends.remote_port, "udp"):
+            if policy.ends(ends.guest_addr, ends.remote_addr, ends.remote_port, "udp", flow.stated):
                 flow.forbid()
                 ended += 1
         return ended
@@ -127,6 +178,8 @@ class UdpSockets:
             self.forwards.close(number)
         elif (flow := self.table.flows_by_id.get(number)) is not None:
             flow.close()
+        elif number in self._holds:
+            self._holds.remove(number)
 
     def end(self, number: int) -> bool:
         """An operator ends a flow. False if there is none with this number."""
@@ -142,6 +195,7 @@ class UdpSockets:
         """How many of each thing there is for guests."""
         return {
             "udp_flows": len(self.table.flows_by_id),
+            "held_udp_flows": len(self._holds),
             "cones": len(self._cones),
             "forward_clients": len(self.forwards.clients_by_id),
             "ready_datagram_sockets": len(self.table.ready) + len(self.forwards.ready),

@@ -1,0 +1,84 @@
+"""Applies the egress policy to guests' questions, and to the answers of upstream servers.
+
+A question for a name that no rule allows does not leave the host. What the gateway knows itself (its zones,
+the hosts file) is answered all the same. The policy about a guest holds for all its addresses.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from pipeline.config.model import Config, EgressPolicy
+from pipeline.engines.dns import message as m
+from pipeline.engines.dns.filters import AnswerFilter, Labels
+from pipeline.engines.dns.zones import A, Zones
+from pipeline.engines.policy import Names, Policy
+from pipeline.engines.stations import Stations
+from pipeline.stages import address_groups
+
+_ANSWER = "answer"
+_RCODES = {"refuse": m.REFUSED, "nxdomain": m.NXDOMAIN, _ANSWER: m.REFUSED}
+
+
+class Refused(NamedTuple):
+    """The reply to a question that is not allowed, and what refuses it."""
+
+    payload: bytes
+    rule: str
+
+
+class QuestionPolicy:
+    """``judges``: whether any question may be refused."""
+
+    def __init__(self, config: Config, is_local: Callable[[m.Query], bool]) -> None:
+        """is_local: whether the gateway answers a question itself."""
+        network = config.network
+        self.stations = Stations({**network.dhcp_static_leases, **network.ipv6_mac_leases})
+        self._is_local = is_local
+        self._policy = Policy(
+            config.access.policy,
+            addresses_of=self.stations.addresses_of,
+            station_of=self.stations.station_of,
+        )
+        self._rcode = m.REFUSED
+        self.judges = False
+        self.replace(config.access.policy)
+
+    def replace(self, policy: EgressPolicy) -> None:
+        """Judge by this policy from now on."""
+        self._policy.replace(policy)
+        self._rcode = _RCODES[policy.questions]
+        self.judges = self._policy.judges_questions and policy.questions != _ANSWER
+
+    def refusal(self, wire: bytes, guest_addr: int, *, tcp: bool) -> Refused | None:
+        """The refusal of a guest's message; None if the name server may answer it."""
+        query = m.parse_query(wire, tcp=tcp)
+        if isinstance(query, m.Malformed):
+            return None
+        name = b".".join(query.labels).lower().decode("latin-1")
+        verdict = self._policy.question(guest_addr, name)
+        if verdict.allow or self._is_local(query):
+            return None
+        return Refused(m.render(query, m.Body(self._rcode)), verdict.rule)
+
+
+def filter_of(config: Config, zones: Callable[[], Zones]) -> AnswerFilter:
+    """The filter of answers. zones: the gateway's, whose names are those of this network."""
+
+    def is_inner_name(labels: Labels) -> bool:
+        return zones().resolve(tuple(labels), A) is not None
+
+    made = AnswerFilter(address_groups.of(config.network).is_inner, is_inner_name)
+    set_filter(made, config.access.policy)
+    return made
+
+
+def set_filter(answers: AnswerFilter, policy: EgressPolicy) -> bool:
+    """Filter by this policy from now on. Returns whether that may change an answer."""
+    inner = Names(EgressPolicy())
+    inner.set_patterns(policy.inner_names)
+    before = answers.denies, answers.removed, answers.rcode
+    answers.denies = policy.denies_rebinding
+    answers.removed = policy.removed
+    answers.rcode = _RCODES[policy.questions]
+    answers.may_be_inner = lambda labels: bool(inner.match(labels))
+    return before != (answers.denies, answers.removed, answers.rcode) or bool(inner)
