@@ -19,7 +19,7 @@ from pipeline.ipc.fabric import Fabric
 from pipeline.records.addresses import NO_MAC
 from pipeline.records.flows import Ends, flow_key
 from pipeline.records.kinds import RECORD_BYTES
-from pipeline.records.services import ServiceDatagram
+from pipeline.records.services import Named, ServiceDatagram
 from pipeline.stages.resolver.stage import ResolverStage
 from pipeline.topology import Layout
 from pipeline.wire import ip
@@ -165,6 +165,8 @@ class Rig:
         while burst := self.from_stage.peek():
             for at in range(0, len(burst), RECORD_BYTES):
                 answer = decode(burst[at : at + RECORD_BYTES])
+                if isinstance(answer, Named):
+                    continue  # for egress
                 assert isinstance(answer, ServiceDatagram)
                 assert answer.off >= 64
                 ends = Ends.of(answer.key)
