@@ -373,6 +373,11 @@ TABLE: Final[tuple[Counter, ...]] = (
         "datagrams",
         "datagrams of a flow that states no name in its first ones, while it is held for that",
     ),
+    Counter(
+        "egress_flow_refused_too_many_asks",
+        "flows",
+        "flows refused because too many of their guest wait for an approval",
+    ),
     Counter("egress_flow_closed_policy", "flows", "open flows that a new egress policy forbids"),
     Counter("icmp_echo_dropped_not_permitted", "messages", "pings while the host allows no ICMP sockets"),
     Counter("icmp_echo_dropped_send_failed", "messages", "pings that the host could not send"),

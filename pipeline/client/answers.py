@@ -8,7 +8,7 @@ from typing import TypedDict
 from pipeline.client.records import Record
 
 _FileRule = TypedDict("_FileRule", {"name-files": list[str], "stated-ports": list[int | str]}, total=False)
-_FilePolicy = TypedDict("_FilePolicy", {"inner-names": list[str]}, total=False)
+_FilePolicy = TypedDict("_FilePolicy", {"inner-names": list[str], "ask-seconds": int}, total=False)
 
 
 class Rule(_FileRule, total=False):
@@ -124,6 +124,32 @@ class Explanation:
         passed = tuple((each.text("rule"), each.text("part")) for each in record.records("passed"))
         texts = (record.text("rule"), record.text("why"), record.text("guest"), record.text("address"))
         return Explanation(record.true("allowed"), record.true("depends"), *texts, passed)
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """A flow that waits for an approval (docs/policy-api.md). name: "" if the guest asked for none."""
+
+    id: str
+    guest: int
+    guest_mac: str
+    guest_address: str
+    address: str
+    port: int
+    protocol: str
+    name: str
+    rule: str
+    seconds: float
+
+    @staticmethod
+    def of(record: Record) -> "Approval":
+        """The approval in an answer, or in an event."""
+        return Approval(
+            *(record.text("id"), int(record.number("guest")), record.text("guest_mac")),
+            *(record.text("guest_address"), record.text("address"), int(record.number("port"))),
+            *(record.text("protocol"), record.text("name"), record.text("rule")),
+            record.number("seconds"),
+        )
 
 
 @dataclass(frozen=True, slots=True)

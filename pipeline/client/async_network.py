@@ -17,10 +17,11 @@ from typing import Final, Literal, Self, TypeVar
 import aiohttp
 
 from pipeline.client import api, scripts
-from pipeline.client.answers import Event, Explanation, Flow, Forward, Guest, Policy
+from pipeline.client.answers import Approval, Event, Explanation, Flow, Forward, Guest, Policy
 from pipeline.client.api import MAX_ANSWER, MAX_TEXT, TIMEOUT, ApiError
 from pipeline.client.child import LOOK_SECONDS, START_SECONDS, Child
-from pipeline.client.network import NO_SETTINGS, SILENCE_SECONDS, find_api, start_child
+from pipeline.client.network import APPROVAL_ASKED, NO_SETTINGS, SILENCE_SECONDS, Scope, find_api, start_child
+from pipeline.client.records import Record
 from pipeline.config.forward_words import WordError
 from pipeline.links.addresses import unix_path
 
@@ -169,6 +170,32 @@ class AsyncNetwork:
     ) -> Explanation:
         """As Network.explain()."""
         return await self._run(scripts.explain(guest, host, port, protocol, name))
+
+    async def waiting(self) -> list[Approval]:
+        """As Network.waiting()."""
+        return await self._run(scripts.approvals())
+
+    @asynccontextmanager
+    async def approvals(self) -> AsyncIterator[AsyncIterator[Approval]]:
+        """The flows that wait for an approval, now and within the block."""
+        async with self.events(APPROVAL_ASKED) as events:
+            yield self._approvals(await self.waiting(), events)
+
+    async def _approvals(
+        self, waiting: Sequence[Approval], events: AsyncIterator[Event]
+    ) -> AsyncIterator[Approval]:
+        for approval in waiting:
+            yield approval
+        known = {approval.id for approval in waiting}
+        async for event in events:
+            approval = Approval.of(Record(dict(event.fields)))
+            if approval.id not in known:
+                yield approval
+
+    async def decide(self, approval: Approval | str, allow: bool, scope: Scope = "once") -> None:
+        """As Network.decide()."""
+        name = approval.id if isinstance(approval, Approval) else approval
+        await self._run(scripts.decide(name, allow=allow, scope=scope))
 
     @asynccontextmanager
     async def events(self, *kinds: str) -> AsyncIterator[AsyncIterator[Event]]:

@@ -17,12 +17,15 @@ from types import TracebackType
 from typing import Final, Literal, Self, TypeVar
 
 from pipeline.client import api, options, scripts
-from pipeline.client.answers import Event, Explanation, Flow, Forward, Guest, Policy
+from pipeline.client.answers import Approval, Event, Explanation, Flow, Forward, Guest, Policy
 from pipeline.client.api import Answer, Api, ApiError
 from pipeline.client.child import LOOK_SECONDS, START_SECONDS, Child, attach
+from pipeline.client.records import Record
 from pipeline.config.forward_words import WordError
 from pipeline.go import flags as go_flags
 
+APPROVAL_ASKED: Final = "approval-asked"
+Scope = Literal["once", "session", "always"]
 SILENCE_SECONDS: Final = 45.0
 """The daemon sends a comment every 15 seconds. After this time without one, events() ends with an error."""
 
@@ -203,6 +206,22 @@ class Network:
         """
         return self._run(scripts.explain(guest, host, port, protocol, name))
 
+    def waiting(self) -> list[Approval]:
+        """The flows that wait for an approval now."""
+        return self._run(scripts.approvals())
+
+    def approvals(self) -> "Approvals":
+        """The flows that wait for an approval, now and from now on, as an iterator."""
+        return Approvals(self.events(APPROVAL_ASKED), self.waiting())
+
+    def decide(self, approval: Approval | str, allow: bool, scope: Scope = "once") -> None:
+        """Allow or refuse a flow that waits. RefusedError with status 404 means that it waits no more.
+
+        scope: session: this guest, until its link ends; always: all guests. Both add a rule to the policy.
+        """
+        name = approval.id if isinstance(approval, Approval) else approval
+        self._run(scripts.decide(name, allow=allow, scope=scope))
+
     # --- events -------------------------------------------------------------------------------
 
     def events(self, *kinds: str) -> "Events":
@@ -265,6 +284,36 @@ class Events(Iterator[Event]):
     ) -> None:
         self.close()
         self._release()
+
+
+class Approvals(Iterator[Approval]):
+    """Flows that wait for an approval. It ends as Events does."""
+
+    def __init__(self, events: Events, waiting: Sequence[Approval]) -> None:
+        self._events = events
+        self._waiting = list(waiting)
+        self._known = {approval.id for approval in waiting}
+
+    def __next__(self) -> Approval:
+        """The next one. Raises as Events does."""
+        if self._waiting:
+            return self._waiting.pop(0)
+        while True:
+            approval = Approval.of(Record(dict(next(self._events).fields)))
+            if approval.id not in self._known:
+                return approval
+
+    def close(self) -> None:
+        """End the subscription, from any thread."""
+        self._events.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._events.__exit__(kind, error, trace)
 
 
 class Attachment:

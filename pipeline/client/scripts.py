@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias, TypeVar
 from urllib.parse import quote, urlencode
 
-from pipeline.client.answers import Explanation, Flow, Forward, Guest, Policy
+from pipeline.client.answers import Approval, Explanation, Flow, Forward, Guest, Policy
 from pipeline.client.api import ApiError
 from pipeline.client.records import Record, records
 from pipeline.config import forward_words
@@ -138,6 +138,18 @@ def explain(guest: str, host: str, port: int, protocol: str, name: str) -> Scrip
         "POST", "/policy/explain", asked | ({"address": host} if is_address else {"name": host})
     )
     return Explanation.of(Record(answer))
+
+
+def approvals() -> Script[list[Approval]]:
+    """All flows that wait for an approval."""
+    answer = yield Call("GET", "/approvals")
+    return [Approval.of(each) for each in records(answer)]
+
+
+def decide(approval: str, *, allow: bool, scope: str) -> Script[None]:
+    """Answer the question with this id."""
+    target = f"/approvals/{quote(approval, safe='')}"
+    yield Call("POST", target, {"allow": allow, "scope": scope})
 
 
 def events(kinds: Sequence[str]) -> Call:

@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 
 from pipeline.config.choices import (
     ALLOW,
+    ASK,
+    ASK_SECONDS,
     AUTO,
     DENY,
     GROUPS,
@@ -36,6 +38,7 @@ from pipeline.config.scalars import (
     Pattern,
     Ports,
     Text,
+    number,
     one_of,
     word_or_none,
 )
@@ -114,7 +117,8 @@ class GuestApi:
     """Closing forwards that others opened, and opening forwards that lead to other guests."""
 
 
-Verdict = Annotated[str, one_of("allow", "deny")]
+Verdict = Annotated[str, one_of(ALLOW, DENY)]
+Action = Annotated[str, one_of(ALLOW, DENY, ASK)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +128,7 @@ class PolicyRule:
     It has ``networks``, ``groups`` and ``names``. Names of files are in Access.name_lists.
     """
 
-    action: Verdict
+    action: Action
     guests: tuple[GuestWord, ...] = ()
     networks: tuple[AnyNetwork, ...] = ()
     names: tuple[NamePattern, ...] = ()
@@ -160,6 +164,8 @@ class EgressPolicy:
     quic: Annotated[str, word_or_none("read", DENY)] = ""
     ech: Annotated[str, word_or_none(ALLOW, REMOVE, DENY)] = ""
     h3: Annotated[str, word_or_none(ALLOW, REMOVE)] = ""
+    ask_seconds: Annotated[int, number(*ASK_SECONDS)] = field(default=30, metadata={"alias": "ask-seconds"})
+    """For which a flow waits for an answer, if a rule asks for one."""
 
     @property
     def denies_rebinding(self) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from pipeline import logs
 from pipeline.config.choices import UDP
 from pipeline.config.model import Config, EgressPolicy, PortForward
+from pipeline.control.approvals import Approvals
 from pipeline.control.flows.flow_log import QUESTION, FlowLog
 from pipeline.control.flows.live import LiveFlows
 from pipeline.control.flows.reports import FlowEvents
@@ -92,6 +93,8 @@ class ControlPlane:
         udp = UDP not in config.access.disable
         self._forwarder = Forwarder(request, self._sockets, self.hub, self._shares, udp=udp)
         self._live = LiveSettings(config, self._channels, self._forwarder, self._sockets, self._log)
+        egress = fabric.layout.shards(EGRESS)
+        self._approvals = Approvals(request, egress, self._live, self.hub, self._log)
         self._not_handed_over = Repeated(self._log, "a guest's DNS connection cannot be handed over")
         meter.connect(request)
         self._limits = LimitReports(meter.counters, self.hub)
@@ -118,6 +121,7 @@ class ControlPlane:
     def _make_api(self, *, token: bool) -> "Api":
         from pipeline.control.http import openapi  # noqa: PLC0415  see servers.py
         from pipeline.control.http.api import Api  # noqa: PLC0415
+        from pipeline.control.http.approvals import ApprovalPaths  # noqa: PLC0415
         from pipeline.control.http.explainer import Explainer  # noqa: PLC0415
         from pipeline.control.http.observation import Observation  # noqa: PLC0415
         from pipeline.control.http.policy import PolicyPaths  # noqa: PLC0415
@@ -131,7 +135,7 @@ class ControlPlane:
             self._log,
             access=self._access,
             description=openapi.document(self._meter.build.version, token=token),
-            policy=PolicyPaths(self._live, explainer, self.hub),
+            policy=(PolicyPaths(self._live, explainer, self.hub), ApprovalPaths(self._approvals)),
         )
 
     def _api_connections(self) -> dict[int, int]:
@@ -256,6 +260,7 @@ class ControlPlane:
         """End every connection of the API and the channels to the workers."""
         self._limits.stop()
         await self._flow_events.stop()
+        await self._approvals.stop()
         for front in (*self._fronts, self._guest_front):
             if front is not None:
                 await front.close()

@@ -177,6 +177,8 @@ class Policy:
         self._groups = groups or Groups()
         self._rules: list[Rule] = []
         self._index = RuleIndex(())
+        self._asking: frozenset[str] = frozenset()
+        """The rules about whose flows somebody has to decide, by their paths."""
         self._denied_names: list[int] = []
         """The rules that deny names."""
         self._asks_groups = False
@@ -201,10 +203,11 @@ class Policy:
         self._index = RuleIndex(self._rules)
         self._patterns.replace(config)
         self._denied_names = [
-            index for index, rule in enumerate(self._rules) if rule.names and not rule.allow
+            index for index, rule in enumerate(self._rules) if rule.names and not rule.allow and not rule.ask
         ]
+        self._asking = frozenset(rule.path for rule in self._rules if rule.ask)
         self._asks_groups = self._preset == "public" or any(rule.groups for rule in self._rules)
-        self._names_allowed = any(rule.names and rule.allow for rule in self._rules)
+        self._names_allowed = any(rule.names and (rule.allow or rule.ask) for rule in self._rules)
 
     @property
     def active(self) -> bool:
@@ -271,6 +274,10 @@ class Policy:
         if verdict.allow and protocol != "icmp" and self._denied_at(flow, decided_at) >= 0:
             return verdict._replace(hold=True)
         return verdict
+
+    def asks(self, verdict: Verdict) -> bool:
+        """Whether somebody has to decide about the flow."""
+        return verdict.rule in self._asking and not (verdict.allow or verdict.hold)
 
     def _flow(
         self, guest: int, address: int, port: int, protocol: str, now: float, stated: Stated | None
@@ -382,9 +389,12 @@ class Policy:
     def still_allows(
         self, guest: int, address: int, port: int, protocol: str, stated: Stated | None = None
     ) -> bool:
-        """Whether a flow that is open may go on. A name counts although its answer may have expired."""
+        """Whether a flow that is open may go on. A name counts although its answer may have expired.
+
+        A flow goes on if it would have to be asked about: it may be one that was approved.
+        """
         verdict = self.judge(guest, address, port, protocol, _LONG_AGO, stated)
-        return verdict.hold or verdict.allow
+        return verdict.hold or verdict.allow or self.asks(verdict)
 
     # --- questions ----------------------------------------------------------------------------
 
@@ -400,9 +410,9 @@ class Policy:
             if not rule.is_for(guests):
                 continue
             if not rule.names.isdisjoint(patterns):
-                if rule.allow or not (rule.ports or rule.protocols):
-                    return Verdict(rule.allow, rule.path)
-            elif rule.allow and (rule.anywhere or rule.groups & _PUBLIC):
+                if rule.allow or rule.ask or not (rule.ports or rule.protocols):
+                    return Verdict(rule.allow or rule.ask, rule.path)
+            elif (rule.allow or rule.ask) and (rule.anywhere or rule.groups & _PUBLIC):
                 return Verdict(True, rule.path)
             elif rule.anywhere and self._names_allowed and not (rule.ports or rule.protocols):
                 return Verdict(False, rule.path)

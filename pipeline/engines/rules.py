@@ -70,6 +70,8 @@ class Rule:
         """path: of the rule in the configuration. networks: makes the sets of addresses."""
         self.path = path
         self.allow = config.action == "allow"
+        self.ask = config.action == "ask"
+        """Somebody decides while the flow waits."""
         self.ports = config.ports
         self.protocols = frozenset(config.protocols)
         self.names = frozenset(map(number_of, config.names))

@@ -15,7 +15,7 @@ demux           Cam, Neighbors
 tcp             FlowIds, Flows, EndFlow
 resolver        Names, Leases, DnsAll, DnsAdd, ServeTcp (a socket)
 listen          Expose, Unexpose, Tunnel (a socket)
-egress          FlowIds, Flows, EndFlow, EndForbidden, Explain
+egress          FlowIds, Flows, EndFlow, EndForbidden, Explain, Asks, Decide
                 of listen: Accepted (a socket), UdpForward (a socket), UdpUnforward
 ==============  =========================================================================================
 """
@@ -409,6 +409,7 @@ _REQUESTS: Final = _by_name(
     *(Cam, Neighbors, WithdrawRoute, Leases),
     *(flow_messages.FlowIds, flow_messages.Flows, flow_messages.EndFlow, flow_messages.Names),
     *(policy_messages.EndForbidden, policy_messages.Explain),
+    *(policy_messages.Asks, policy_messages.Decide),
     *(DnsAll, DnsAdd, ServeTcp),
     *(Expose, Unexpose, Tunnel, Accepted, UdpForward, UdpUnforward),
 )

@@ -1,8 +1,23 @@
 """The control messages about the egress policy, to the egress workers (see messages.py)."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pipeline.ipc.message import Answer, Request
+
+
+class AskRow(NamedTuple):
+    """A flow that waits for an approval. number: of the question, in its worker. seconds: that are left."""
+
+    number: int
+    guest: int
+    link: int
+    guest_address: str
+    address: str
+    port: int
+    protocol: str
+    rule: str
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +62,34 @@ class ExplainAnswer(Answer):
     rule: str
     passed: list[str]
     depends: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Asks(Request):
+    """Report the flows that wait for an approval."""
+
+    NAME = "asks"
+
+
+@dataclass(frozen=True, slots=True)
+class AsksAnswer(Answer):
+    """asks: each the values of an AskRow."""
+
+    asks: list[list[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Decide(Request):
+    """Answer a question. name: what the connection must state, if it states a name; "" for anything."""
+
+    NAME = "decide"
+    number: int
+    allow: bool
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class DecideAnswer(Answer):
+    """found: whether such a question has waited."""
+
+    found: bool

@@ -13,12 +13,14 @@ import aiohttp
 import structlog
 
 from pipeline.config import merge, options
+from pipeline.control.approvals import Approvals
 from pipeline.control.facts import Facts, Process
 from pipeline.control.flows.live import LiveFlows
 from pipeline.control.forwarder import Forwarder
 from pipeline.control.guests import GuestSums
 from pipeline.control.http.access import Access
 from pipeline.control.http.api import Api
+from pipeline.control.http.approvals import ApprovalPaths
 from pipeline.control.http.explainer import Explainer
 from pipeline.control.http.front import Front, TakeOver
 from pipeline.control.http.observation import Observation
@@ -104,6 +106,8 @@ class Workers:
             "neighbors": {"neighbors": {"192.168.127.2": ["5a:94:ef:e4:0c:ee", 3]}},
             "names": lambda op: {"names": ["www.example.com"] + [""] * (len(op["pairs"]) - 1)},
             "end_forbidden": {"ended": 2},
+            "asks": {"asks": []},
+            "decide": {"found": True},
             "explain": {"allowed": False, "rule": "egress-policy.default", "passed": []},
             "guests": {"guests": {"3": {"links": 1}}, "peers": {"3": "process 12"}},
         }
@@ -178,14 +182,21 @@ def observation(workers: Workers, hub: Hub | None = None) -> Observation:
     return Observation(hub or Hub(lambda _watch: None, LOG), flows, GuestSums(workers, ("ingress",), {}))
 
 
-def policy_paths(workers: Workers, hub: Hub | None = None) -> PolicyPaths:
-    """The paths of the egress policy, for a daemon that was started without a file."""
+def live_settings(workers: Workers) -> LiveSettings:
+    """Of a daemon that was started without a file."""
     config, _ = merge.build(flags.parse(options.START, ["-ssh-port", "-1"]), resolv_conf=os.devnull)
     channels: Any = SimpleNamespace(request=workers, channels=dict.fromkeys(NAMES))
     sockets: Any = None
-    live = LiveSettings(config, channels, Forwarder(workers), sockets, LOG)
+    return LiveSettings(config, channels, Forwarder(workers), sockets, LOG)
+
+
+def policy_paths(workers: Workers, hub: Hub | None = None) -> tuple[PolicyPaths, ApprovalPaths]:
+    """The paths of the egress policy and of approvals."""
+    live = live_settings(workers)
+    hub = hub or Hub(lambda _watch: None, LOG)
     explainer = Explainer(workers, GuestSums(workers, ("ingress",), {}))
-    return PolicyPaths(live, explainer, hub or Hub(lambda _watch: None, LOG))
+    approvals = Approvals(workers, ("egress0", "egress1"), live, hub, LOG)
+    return PolicyPaths(live, explainer, hub), ApprovalPaths(approvals)
 
 
 @contextlib.asynccontextmanager

@@ -456,3 +456,26 @@ def test_a_flow_meets_few_of_ten_thousand_rules(kind: str) -> None:
         [ip.parse("10.4.1.9")], [ip.parse("10.4.1.9")], BITS["public"], [number_of("n1025.test")]
     )
     assert found == [4 * 256 + 1]
+
+
+ASK = PolicyRule("ask", networks=("203.0.113.0/24",))
+
+
+def test_a_rule_may_ask_and_an_open_flow_goes_on_then() -> None:
+    made = policy("deny", PolicyRule("allow", ports=((80, 80),)), ASK)
+    verdict = made.judge(GUEST, WEB, 443, "tcp", 0.0)
+    assert (verdict.allow, made.asks(verdict)) == (False, True)
+    assert not made.asks(made.judge(GUEST, WEB, 80, "tcp", 0.0))
+    assert not made.asks(made.judge(GUEST, TEN, 443, "tcp", 0.0))
+    assert made.still_allows(GUEST, WEB, 443, "tcp")
+    assert not made.allows(GUEST, WEB, 443, "tcp", 0.0), "a stranger's datagram is no reason to ask"
+    made.replace(EgressPolicy("deny"))
+    assert not made.still_allows(GUEST, WEB, 443, "tcp")
+
+
+def test_a_guest_may_ask_for_the_names_of_flows_about_which_somebody_decides() -> None:
+    named = policy("deny", PolicyRule("ask", names=("a.test",)))
+    assert named.question(GUEST, "a.test").allow
+    assert not named.question(GUEST, "b.test").allow
+    anything = policy("deny", PolicyRule("allow", names=("a.test",)), PolicyRule("ask"))
+    assert anything.question(GUEST, "b.test").allow

@@ -26,6 +26,7 @@ from pipeline.control.forwarder import (
 from pipeline.control.http import answers, body, forward_answers, models, openapi, stats, status, traffic
 from pipeline.control.http.access import Access, AccessError
 from pipeline.control.http.answers import PLAIN, READING, ApiError
+from pipeline.control.http.approvals import ApprovalPaths
 from pipeline.control.http.connection import TOO_LONG
 from pipeline.control.http.observation import Observation
 from pipeline.control.http.policy import PolicyPaths
@@ -76,11 +77,11 @@ class Api:
         *,
         access: Access | None = None,
         description: openapi.Json | None = None,
-        policy: PolicyPaths | None = None,
+        policy: Sequence[PolicyPaths | ApprovalPaths] = (),
     ) -> None:
         """access: by default every client may do everything. description: the answer of /openapi.json.
 
-        policy: the paths of the egress policy, which only endpoints on the host have.
+        policy: the paths of the egress policy and of approvals, which only endpoints on the host have.
         """
         self.access = Access(log) if access is None else access
         """Who may do what."""
@@ -102,7 +103,7 @@ class Api:
             **self._probes(),
             **self._live(),
             **self._observation.streams(),
-            **(self._policy.paths() if self._policy is not None else {}),
+            **{path: handler for each in self._policy for path, handler in each.paths().items()},
             "/openapi.json": self._openapi,
             "/stats": self._stats,
             "/cam": self._cam,

@@ -246,6 +246,47 @@ class Explanation(BaseModel):
     passed: list[PassedRule] = Field(description="the rules before it, at most the last 100")
 
 
+class Approval(BaseModel):
+    """A flow that waits for an approval."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str
+    guest: int = Field(description="the guest's number, as in /guests")
+    guest_mac: str | None
+    guest_address: str
+    address: str = Field(description="the destination")
+    port: int
+    protocol: Annotated[str, WithJsonSchema({"enum": ["tcp", "udp"]})]
+    name: str | None = Field(description="DNS name for which the guest got the address from the gateway")
+    rule: str
+    seconds: _Seconds = Field(description="until the answer is no")
+
+
+class Approvals(RootModel[list[Approval]]):
+    """All flows that wait for an approval."""
+
+
+class ApprovalRequest(BaseModel):
+    """The answer to a question."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    allow: bool
+    scope: Literal["once", "session", "always"] = Field(
+        "once",
+        description="session: a rule about the guest's link until it ends; always: a rule about all guests",
+    )
+
+
+class ApprovalGiven(BaseModel):
+    """The question is decided."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    rule_added: bool = Field(description="whether the policy has a new rule")
+
+
 class Problem(BaseModel):
     """Why a request about the policy is refused."""
 
@@ -367,8 +408,8 @@ class Traffic(BaseModel):
     guests: list[GuestTraffic]
 
 
-REQUESTS: Final = (ExposeRequest, UnexposeRequest, ZoneRequest, Policy, ExplainRequest)
+REQUESTS: Final = (ExposeRequest, UnexposeRequest, ZoneRequest, Policy, ExplainRequest, ApprovalRequest)
 ANSWERS: Final = (
     *(Forwards, Zones, Leases, Cam, Guests, Flows, Counters, Version, Status, Traffic),
-    *(PolicyChanged, Explanation, Problem),
+    *(PolicyChanged, Explanation, Problem, Approvals, ApprovalGiven),
 )

@@ -88,9 +88,10 @@ _READ_ERRORS: Final[Mapping[str, tuple[int, ...]]] = {"/healthz": (503,), "/flow
 _ERRORS: Final[Mapping[int, str]] = {
     400: "Not a POST, the body is not such an object, or the query is wrong.",
     403: "A web page may have sent it: see Host, Origin and Sec-Fetch-Site in docs/access.md.",
-    404: "There is no such flow, guest or name.",
+    404: "There is no such flow, guest, name or approval.",
     401: "The token is missing or wrong.",
     408: "The body did not come in time.",
+    409: "The policy has too many rules.",
     412: "It has changed since the client read it.",
     413: "The body is too long.",
     429: "Too many captures are running.",
@@ -115,6 +116,8 @@ def document(version: str, *, token: bool) -> Json:
         paths[path] = {"post": operation}
     paths["/policy"] = _policy(token)
     paths["/policy/explain"] = {"post": _explain(token)}
+    paths["/approvals"] = {"get": _approvals(token)}
+    paths["/approvals/{id}"] = {"post": _decide(token)}
     paths["/tunnel"] = {"post": _tunnel(token)}
     paths["/connect"] = {"post": _connect()}
     paths["/capture"] = {"get": _capture(token)}
@@ -192,6 +195,23 @@ def _explain(token: bool) -> Json:
         (400, 404, 408, 413, 503, *((401,) if token else ())),
     )
     operation["requestBody"] = _json_body(_ref(models.ExplainRequest))
+    return _with_problems(operation)
+
+
+def _approvals(token: bool) -> Json:
+    errors = (503, *((401,) if token else ()))
+    summary = "Flows that wait for an approval: a rule with the action ask fits them."
+    return _with_problems(_operation(summary, _answer(models.Approvals, "/approvals"), errors))
+
+
+def _decide(token: bool) -> Json:
+    operation = _operation(
+        "Answer a question. The answer decides all flows of the guest to this destination that wait.",
+        _answer(models.ApprovalGiven, "/approvals/{id}"),
+        (400, 404, 408, 409, 413, 503, *((401,) if token else ())),
+    )
+    operation["parameters"] = [{"name": "id", "in": "path", "required": True, "schema": _TEXT}]
+    operation["requestBody"] = _json_body(_ref(models.ApprovalRequest))
     return _with_problems(operation)
 
 

@@ -38,7 +38,7 @@ class Settings(Protocol):
     async def change_policy(self, make: MakePolicy, *, cut: bool) -> int: ...
 
 
-class _ProblemError(Exception):
+class ProblemError(Exception):
     """An answer that is an error, in JSON."""
 
     def __init__(self, status: int, text: str, key: str = "") -> None:
@@ -66,10 +66,10 @@ class PolicyPaths:
             if request.method in READING:
                 return self._shown()
             if request.method not in ("PUT", "PATCH"):
-                raise _ProblemError(405, "only GET, PUT and PATCH")
+                raise ProblemError(405, "only GET, PUT and PATCH")
             return await self._changed(request)
-        except _ProblemError as problem:
-            return _answer(problem)
+        except ProblemError as problem:
+            return problem_answer(problem)
 
     def _shown(self) -> web.Response:
         shown = policy_json.written(self._settings.policy)
@@ -79,12 +79,12 @@ class PolicyPaths:
 
     async def _changed(self, request: web.Request) -> web.Response:
         cut = _cut(request.query.items())
-        text = await _body(request)
+        text = await read_body(request)
         expected = request.headers.get("If-Match", "*")
 
         async def make(policy: EgressPolicy) -> EgressPolicy:
             if expected not in ("*", _tag(policy_json.written(policy))):
-                raise _ProblemError(412, "the policy has changed meanwhile")
+                raise ProblemError(412, "the policy has changed meanwhile")
             if request.method == "PATCH":
                 return await self._threads.run(lambda: policy_json.patched(policy, text))
             return await self._threads.run(lambda: policy_json.read(text))
@@ -93,11 +93,11 @@ class PolicyPaths:
             ended = await self._settings.change_policy(make, cut=cut)
         except ConfigError as error:
             found = error if isinstance(error, PolicyError) else policy_json.of_config(error)
-            raise _ProblemError(400, str(found), found.key) from None
+            raise ProblemError(400, str(found), found.key) from None
         except ReloadError as error:
-            raise _ProblemError(503, str(error)) from None
+            raise ProblemError(503, str(error)) from None
         except (RequestError, OSError) as error:
-            raise _ProblemError(500, str(error)) from None
+            raise ProblemError(500, str(error)) from None
         policy = self._settings.policy
         self._hub.report(
             "policy-changed", operator=True, default=policy.default, rules=len(policy.rules), ended=ended
@@ -107,27 +107,28 @@ class PolicyPaths:
     async def _explain(self, request: web.Request) -> web.Response:
         try:
             if request.method != "POST":
-                raise _ProblemError(405, "only POST")
-            asked = models.read_strictly(models.ExplainRequest, await _body(request))
+                raise ProblemError(405, "only POST")
+            asked = models.read_strictly(models.ExplainRequest, await read_body(request))
             found = await self._explainer.explain(self._settings.policy, asked)
         except models.FieldError as error:
-            return _answer(_ProblemError(400, str(error), error.key))
+            return problem_answer(ProblemError(400, str(error), error.key))
         except UnknownError as error:
-            return _answer(_ProblemError(404, str(error), error.key))
+            return problem_answer(ProblemError(404, str(error), error.key))
         except RequestError as error:
-            return _answer(_ProblemError(503, str(error)))
-        except _ProblemError as problem:
-            return _answer(problem)
+            return problem_answer(ProblemError(503, str(error)))
+        except ProblemError as problem:
+            return problem_answer(problem)
         return answers.json(found.model_dump())
 
 
-async def _body(request: web.Request) -> bytes:
+async def read_body(request: web.Request) -> bytes:
+    """The whole body. Raises ProblemError."""
     try:
         return await body.read(request)
     except ApiError as error:
-        raise _ProblemError(error.status, str(error)) from None
+        raise ProblemError(error.status, str(error)) from None
     except web.HTTPRequestEntityTooLarge:
-        raise _ProblemError(413, "the body is too long") from None
+        raise ProblemError(413, "the body is too long") from None
 
 
 def _cut(query: Iterable[tuple[str, str]]) -> bool:
@@ -143,13 +144,14 @@ def _cut(query: Iterable[tuple[str, str]]) -> bool:
 
 
 def _refuse(key: str, text: str) -> NoReturn:
-    raise _ProblemError(400, text, key)
+    raise ProblemError(400, text, key)
 
 
 def _tag(shown: policy_json.Json) -> str:
     return f'"{blake2b(json.dumps(shown).encode(), digest_size=8).hexdigest()}"'
 
 
-def _answer(problem: _ProblemError) -> web.Response:
+def problem_answer(problem: ProblemError) -> web.Response:
+    """The error as an answer."""
     found = models.Problem(error=str(problem), key=problem.key)
     return answers.json(found.model_dump(), problem.status)

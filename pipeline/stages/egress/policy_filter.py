@@ -8,13 +8,15 @@ from pipeline.config.model import EgressPolicy, Network
 from pipeline.counters import INDEX
 from pipeline.engines.groups import Groups
 from pipeline.engines.policy import Decision, Policy, Verdict
+from pipeline.engines.rules import WEB_PORTS, has_port
 from pipeline.engines.stations import Stations
 from pipeline.records.flows import Ends
 from pipeline.records.services import Named
 from pipeline.stages import address_groups
+from pipeline.stages.egress.asks import Answer
 from pipeline.stages.worker import Worker
 from pipeline.wire import ip
-from pipeline.wire.stated import CONTRADICTION, QUIC, Stated
+from pipeline.wire.stated import CONTRADICTION, NAME, OTHER, QUIC, Stated
 
 REFUSED: Final = errno.EACCES
 """The errno of a refusal. The guest gets the ICMP code "administratively prohibited"."""
@@ -103,22 +105,47 @@ class PolicyFilter:
         """What the policy says of a new flow. Counts and logs a refusal."""
         now = monotonic()
         verdict = self.policy.judge(guest, address, port, protocol, now)
-        if not (verdict.hold or verdict.allow):
+        # A ping does not wait for an answer.
+        waits = protocol != "icmp" and self.policy.asks(verdict)
+        if not (verdict.hold or verdict.allow or waits):
             self._count(
                 guest, ip.host_port(address, port) if port else ip.text(address), protocol, verdict, now
             )
         return verdict
 
-    def decide(self, ends: Ends, protocol: str, stated: Stated) -> Verdict:
-        """What the policy says of a flow that was held, now that its name is known. Counts a refusal."""
+    def may_ask(self, ends: Ends, protocol: str) -> bool:
+        """Whether the policy does not refuse such a flow without asking."""
+        verdict = self.policy.judge(
+            ends.guest_addr, ends.remote_addr, ends.remote_port, protocol, monotonic()
+        )
+        return verdict.allow or verdict.hold or self.policy.asks(verdict)
+
+    def asks(self, verdict: Verdict) -> bool:
+        """Whether somebody has to decide about a flow."""
+        return self.policy.asks(verdict)
+
+    def refuse(self, ends: Ends, protocol: str, rule: str) -> None:
+        """Somebody, or nobody in time, has refused a flow that this rule asks about. Counts and logs it."""
+        to = ip.host_port(ends.remote_addr, ends.remote_port)
+        self._count(ends.guest_addr, to, protocol, Verdict(False, rule), monotonic())
+
+    def decide(self, ends: Ends, protocol: str, stated: Stated, approval: Answer | None = None) -> Verdict:
+        """What the policy says of a flow that was held, now that its name is known. Counts a refusal.
+
+        approval: what somebody has said about it. Then the flow must not state another name.
+        """
         now = monotonic()
         wrong = _ECH if stated.ech and self._config.denies_ech else ""
         if stated.protocol == QUIC and not stated.name and self._config.denies_quic:
             wrong = _QUIC
         asked = stated._replace(kind=CONTRADICTION) if wrong else stated
         # The address was one of the name's when the flow began. Its answer may have expired since.
-        verdict = self.policy.judge(
-            ends.guest_addr, ends.remote_addr, ends.remote_port, protocol, float("-inf"), asked
+        verdict = (
+            self.policy.judge(
+                ends.guest_addr, ends.remote_addr, ends.remote_port, protocol, float("-inf"), asked
+            )
+            if approval is None
+            else Verdict(_states(asked, approval.name, ends.remote_port), approval.rule)
         )
         if verdict.allow:
             return verdict
@@ -150,3 +177,10 @@ class PolicyFilter:
             unlogged=unlogged,
             **({"stated_name": stated} if stated else {}),
         )
+
+
+def _states(stated: Stated, name: str, port: int) -> bool:
+    """Whether a flow states this name, or speaks another protocol where it need not state any."""
+    if stated.kind == NAME:
+        return stated.name == name
+    return stated.kind == OTHER and not has_port(WEB_PORTS, port)

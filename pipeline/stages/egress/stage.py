@@ -9,6 +9,7 @@ of its references are in use. No socket is read while the records for another wo
 """
 
 import socket
+from time import monotonic
 from typing import Final
 
 from pipeline.config.choices import FULL_CONE
@@ -81,8 +82,10 @@ class EgressStage:
         self.udp = UdpSockets(
             self.context,
             config.limits.max_udp_clients_per_forward,
+            self.connections.asks,
             full_cone=config.network.udp_nat == FULL_CONE,
         )
+        self._asks = self.connections.asks
         self.icmp = EchoSockets(self.context)
         self._rows = FlowRows(self.udp, self.icmp)
         self._tcp_in = [ports.rings_in[f"tcp{index}"] for index in range(config.workers.tcp_workers)]
@@ -109,6 +112,7 @@ class EgressStage:
         work += self._drain_steered()
         self.icmp.expire(now)
         self.udp.expire(now)
+        self._asks.expire(now)
         connections.write(now)
         work += connections.read(now)
         if datagrams := self.udp.read_ready(now):
@@ -129,7 +133,8 @@ class EgressStage:
         """When the next step is due even without an event; 0 if there is more to read."""
         if self._demux_in.pending() or self._ingress_in.pending():
             return 0.0
-        return min(self.connections.deadline(), min(self.udp.deadline(), self.icmp.deadline()))
+        others = min(self._asks.deadline(), min(self.udp.deadline(), self.icmp.deadline()))
+        return min(self.connections.deadline(), others)
 
     # --- records from demux and ingress ---------------------------------------------------
 
@@ -207,6 +212,7 @@ class EgressStage:
                 link = LinkNotice.unpack(burst, at).link
                 self.context.bound.link_down(link)
                 self.context.policy.stations.forget_link(link)
+                self._asks.forget_link(link, self._now)
             elif kind == NEIGHBOR:
                 neighbor = Neighbor.unpack(burst, at)
                 self.context.policy.stations.learn(neighbor.guest_addr, neighbor.mac, neighbor.link)
@@ -221,8 +227,8 @@ class EgressStage:
     def on_control(self, message: dict[str, object], fds: list[int]) -> dict[str, object]:
         """Requests of listen: ``accepted`` and ``udp_forward`` (each with a socket), ``udp_unforward``.
 
-        Of the supervisor: ``guests``, ``flow_ids``, ``flows``, ``end_flow``, ``end_forbidden`` and
-        ``explain``.
+        Of the supervisor: ``guests``, ``flow_ids``, ``flows``, ``end_flow``, ``end_forbidden``, ``explain``,
+        ``asks`` and ``decide``.
         """
         match messages.request_of(message):
             case messages.Accepted() as ask:
@@ -241,6 +247,12 @@ class EgressStage:
                 return flow_messages.FlowsAnswer(self._rows.of_numbers(ask.numbers)).encode()
             case flow_messages.EndFlow() as ask:
                 return flow_messages.EndFlowAnswer(self._rows.end(ask.number)).encode()
+            case policy_messages.Asks():
+                rows = self._asks.rows(monotonic())
+                return policy_messages.AsksAnswer([list(row) for row in rows]).encode()
+            case policy_messages.Decide() as ask:
+                found = self._asks.decide(ask.number, ask.allow, ask.name, monotonic())
+                return policy_messages.DecideAnswer(found).encode()
             case policy_messages.EndForbidden():
                 return policy_messages.EndForbiddenAnswer(self._end_forbidden()).encode()
             case policy_messages.Explain() as ask:
@@ -256,6 +268,7 @@ class EgressStage:
         self.connections.set_limits(config.limits)
         self.udp.forwards.set_max_clients(config.limits.max_udp_clients_per_forward)
         self.context.policy.replace(config.access.policy)
+        self._asks.seconds = config.access.egress_policy.ask_seconds
         self._set_rate(config)
 
     def _set_rate(self, config: Config) -> None:
@@ -282,6 +295,7 @@ class EgressStage:
         return {
             **self.connections.held(),
             **self.udp.held(),
+            "asks": len(self._asks),
             "pings": len(self.icmp.flows),
             "sockets": len(self.context.bound),
             "stations": len(self.context.policy.stations),

@@ -122,7 +122,7 @@ def test_a_policy_changes_only_if_it_is_the_one_that_the_client_has_read(tmp_pat
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("path", ["/policy", "/policy/explain"])
+@pytest.mark.parametrize("path", ["/policy", "/policy/explain", "/approvals", "/approvals/egress0-1"])
 @pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "POST"])
 def test_a_guest_reaches_no_path_of_the_policy(tmp_path: Path, method: str, path: str) -> None:
     async def run() -> None:
