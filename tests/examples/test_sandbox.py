@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from subprocess import PIPE
 
 import pytest
 
@@ -12,7 +13,7 @@ from tests.support.servers import DATA, ECHO, Servers
 
 pytestmark = pytest.mark.e2e
 
-PROGRAM = f"""
+REACH = """
 import socket
 def reach(host, port):
     try:
@@ -20,6 +21,8 @@ def reach(host, port):
         return "reached"
     except OSError as error:
         return "refused"
+"""
+PROGRAM = f"""{REACH}
 print(reach("{INTERNET_ADDR}", {ECHO}), reach("www.example.test", {ECHO}), reach("www.example.test", {DATA}))
 print(reach("{SECOND_ADDR}", {ECHO}), reach("192.168.127.1", 80))
 raise SystemExit(7)
@@ -41,4 +44,20 @@ def test_a_program_reaches_what_is_allowed_and_nothing_else(network: Network) ->
     assert done.returncode == 7, done.stderr
     assert f"sandbox: refused: {SECOND_ADDR} port {ECHO}" in done.stderr
     assert f"sandbox: refused: www.example.test port {DATA}" in done.stderr
+    servers.close()
+
+
+def test_a_person_decides_about_what_no_rule_allows(network: Network) -> None:
+    servers = Servers(network.internet, network.directory)
+    env = examples.programs(network.directory / "bin")
+    argv = [sys.executable, "-P", str(EXAMPLES / "sandbox/sandbox.py"), "-ask", "--", sys.executable, "-c"]
+    program = (
+        f"{REACH}\nprint(reach('www.example.test', {ECHO}), reach('{SECOND_ADDR}', {ECHO}))"
+        f"\nprint(reach('www.example.test', {ECHO}))"
+    )
+    sandbox = network.host.popen([*argv, program], stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True, env=env)
+    out, err = sandbox.communicate("y\nn\n", timeout=60)
+    assert out.splitlines() == ["reached refused", "reached"], err
+    assert f"allow www.example.test port {ECHO}?" in err
+    assert f"allow {SECOND_ADDR} port {ECHO}?" in err
     servers.close()
