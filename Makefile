@@ -81,7 +81,7 @@ fuzz: setup ## property tests with many more examples, then two fuzzers for FUZZ
 	$(PYTEST) --hypothesis-profile=fuzz --timeout=3600 -m 'not e2e and not vm' tests/wire tests/engines tests/guest $(ARGS)
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/pip install --quiet --editable '.[fuzz]' || \
 		echo "atheris cannot be installed for $$($(BIN)/python -V): the fuzzers are skipped" >&2
-	@! $(BIN)/python -c 'import atheris' 2>/dev/null || for name in wire engine; do \
+	@! $(BIN)/python -c 'import atheris' 2>/dev/null || for name in wire engine names; do \
 		$(BIN)/python -m tests.fuzz.run $$name -max_total_time=$(FUZZ_SECONDS) -max_len=600 || exit 1; done
 
 bench: setup ## one number for each part: rings, checksums, GRO, GSO, TCP engine, timers

@@ -64,6 +64,13 @@ def has_stations(config: PolicyConfig) -> bool:
     return any(needs_stations(rule.guests) for rule in config.rules)
 
 
+def name_text(labels: Sequence[bytes]) -> str:
+    """A name in lower case, without the last dot. One with a dot in a label is no name of a host: ``.``."""
+    if any(b"." in label for label in labels):
+        return "."
+    return b".".join(labels).lower().decode("latin-1")
+
+
 class Names:
     """Finds the patterns that a name fits: ``example.com``, or ``*.example.com`` for all names below it."""
 
@@ -91,7 +98,7 @@ class Names:
 
     def match(self, labels: Sequence[bytes]) -> list[int]:
         """The numbers of the patterns that a name fits. labels: without the root label."""
-        return self.match_text(b".".join(labels).lower().decode("latin-1"))
+        return self.match_text(name_text(labels))
 
     def match_text(self, name: str) -> list[int]:
         """The same for a name in lower case, without the last dot."""

@@ -98,8 +98,17 @@ GUESTS: Final = (
         guest_address="address of the guest",
         to="where to",
         protocol="tcp, udp or icmp",
-        rule="egress-policy.rules[N] (the first rule is 0) or egress-policy.default",
+        rule="egress-policy.rules[N] (the first rule is 0), or .default, .preset, .quic or .ech",
+        stated_name="name that the flow stated (SNI, Host); missing if none was read",
         unlogged="how many further ones were refused since the last line about this guest",
+    ),
+    logged(
+        *(
+            "quic-not-read",
+            WARNING,
+            "QUIC is refused: what reads names in it can only be loaded at the start",
+        ),
+        "A reload has brought names into the egress policy, and this worker can read no files any more.",
     ),
     logged(
         *("flows-ended-by-policy", WARNING, "flows ended by the new egress policy"),

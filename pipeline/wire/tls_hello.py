@@ -6,6 +6,7 @@ skipped, so GREASE (RFC 8701) and key shares of any length are allowed. With an 
 contradiction: two names, lengths that do not fit together, a list of names with anything else in it.
 """
 
+import re
 from typing import Final
 
 from pipeline.wire.stated import CONTRADICTION, NAME, NAMELESS, TLS, UNKNOWN, WAITING, Stated
@@ -26,6 +27,7 @@ _HOST_NAME: Final = 0
 _ECH: Final = (0xFE0D, 0xFFCE)
 """encrypted_client_hello, and the older encrypted_server_name."""
 _SSL2: Final = 0x80
+_VISIBLE: Final = re.compile(rb"[!-~]+")
 
 _BROKEN: Final = Stated(CONTRADICTION, protocol=TLS)
 
@@ -102,11 +104,11 @@ def _read_hello(data: bytes) -> Stated:
     ech = False
     seen: set[int] = set()
     while at < end:
-        after = _after(data, at + 2, 2)
-        if not after:
+        if at + 4 > end:
             return _BROKEN
         kind = data[at] << 8 | data[at + 1]
-        if kind in seen:
+        after = at + 4 + (data[at + 2] << 8 | data[at + 3])
+        if after > end or kind in seen:
             return _BROKEN
         seen.add(kind)
         if kind == _SERVER_NAME:
@@ -137,6 +139,6 @@ def _host_name(data: bytes) -> str:
     if _after(data, 3, 2) != len(data):
         return ""
     name = data[5:]
-    if not name.isascii() or any(byte <= 0x20 or byte == 0x7F for byte in name):
+    if _VISIBLE.fullmatch(name) is None:
         return ""
     return name.decode("ascii").lower().removesuffix(".")

@@ -35,8 +35,9 @@ class Log:
         self.path = path
 
     def lines(self) -> list[dict[str, Any]]:
-        text = self.path.read_text()
-        return [json.loads(line) for line in text.splitlines()]
+        """The lines about flows. A policy adds those about questions."""
+        found = [json.loads(line) for line in self.path.read_text().splitlines()]
+        return [line for line in found if line["kind"] != "question-answered"]
 
     def one(self, kind: str, **fields: object) -> dict[str, Any]:
         """The only line of this kind with these fields."""

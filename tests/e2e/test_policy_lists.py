@@ -23,7 +23,8 @@ def test_names_of_a_file_are_in_force_when_it_changes(network: Network, outside:
     names.write_text("www.example.test\n")
     path = network.directory / "lists.yaml"
     path.write_text(
-        f"egress-policy: {{preset: locked, rules: [{{action: allow, name-files: [{names}], stated: ignore}}]}}"
+        "egress-policy:\n  preset: locked\n"
+        f"  rules: [{{action: allow, name-files: [{names}], stated: ignore}}]\n"
     )
     with Daemon(network, "-config", str(path)) as daemon, Agent(network.guest, daemon.socket) as agent:
         assert rcode(agent, "www.example.test") == "NOERROR"

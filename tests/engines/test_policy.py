@@ -155,6 +155,11 @@ def test_patterns_fit_whole_labels(name: str, patterns: list[str]) -> None:
     assert sorted(Names(config).match(labels)) == sorted(map(number_of, patterns))
 
 
+def test_a_label_with_a_dot_is_not_two_labels() -> None:
+    names = Names(EgressPolicy("deny", (PolicyRule("allow", names=("*.example.com", "a.example.com")),)))
+    assert names.match([b"x.example", b"com"]) == names.match([b"a.example.com"]) == []
+
+
 @given(st.lists(st.binary(max_size=63), max_size=20))
 def test_no_name_is_too_odd_to_be_matched(labels: list[bytes]) -> None:
     config = EgressPolicy("deny", (PolicyRule("allow", names=("*.example.com",)),))

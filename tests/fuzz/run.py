@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing: python -m tests.fuzz.run NAME [option ...] [DIRECTORY ...], NAME = wire or engine.
+"""Coverage-guided fuzzing: python -m tests.fuzz.run NAME [option ...] [DIRECTORY ...]. NAME is one of NAMES.
 
 Calls one_input of NAME_target.py. Options are those of libFuzzer. Needs atheris (the fuzz extra). Without a
 directory it begins with the kept corpus and works in .fuzz/NAME; what breaks something is left in .fuzz as
@@ -17,7 +17,7 @@ except ImportError:
     sys.exit("skipped, atheris is not installed: pip install '.[fuzz]' (wheels exist for some Pythons only)")
 
 WORK = Path(".fuzz")
-NAMES = ("wire", "engine")
+NAMES = ("wire", "engine", "names")
 
 
 def main() -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz import corpus, engine_target, wire_target
+from tests.fuzz import corpus, engine_target, names_target, wire_target
 
-TARGETS = {"wire": wire_target.one_input, "engine": engine_target.one_input}
+TARGETS = {"wire": wire_target.one_input, "engine": engine_target.one_input, "names": names_target.one_input}
 NOISE = 300
 
 
@@ -24,6 +24,13 @@ def test_the_corpus_of_the_engine_fuzzer() -> None:
     assert len(inputs) > 50
     for data in inputs:
         engine_target.one_input(data)
+
+
+def test_the_corpus_of_the_fuzzer_of_names() -> None:
+    inputs = corpus.read("names")
+    assert len(inputs) > 20
+    for data in inputs:
+        names_target.one_input(data)
 
 
 @pytest.mark.parametrize("name", TARGETS)

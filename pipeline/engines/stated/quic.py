@@ -87,9 +87,17 @@ class Initials:
         return Stated(found.kind, found.name, QUIC, found.ech)
 
 
+def load() -> bool:
+    """Load the library that decrypts. False if this process can read no files any more."""
+    try:
+        opener(quic_initial.VERSION_1, b"")
+    except (ImportError, OSError):
+        return False
+    return True
+
+
 def opener(version: int, dcid: bytes) -> Opener:
     """What decrypts a client's Initial packets of a connection."""
-    # The first flow that needs it loads it.
     from cryptography.exceptions import InvalidTag  # noqa: PLC0415
     from cryptography.hazmat.primitives import hashes, hmac  # noqa: PLC0415
     from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes  # noqa: PLC0415

@@ -7,8 +7,9 @@ from typing import Final
 from pipeline.config.model import EgressPolicy, Network
 from pipeline.counters import INDEX
 from pipeline.engines.groups import Groups
-from pipeline.engines.policy import Decision, Policy, Verdict
+from pipeline.engines.policy import Decision, Policy, Verdict, has_names
 from pipeline.engines.rules import WEB_PORTS, has_port
+from pipeline.engines.stated import quic
 from pipeline.engines.stations import Stations
 from pipeline.records.flows import Ends
 from pipeline.records.services import Named
@@ -47,6 +48,8 @@ class PolicyFilter:
                 hosts[network.ipv6_host] = network.host_ip
         self.stations = Stations(static)
         self._config = policy
+        self._log = worker.log
+        self._reads_quic = self._load_quic()
         groups = Groups() if network is None else address_groups.of(network)
         self.policy = Policy(
             policy,
@@ -57,7 +60,6 @@ class PolicyFilter:
         )
         self.active = self.policy.active
         self._counts = worker.counts
-        self._log = worker.log
         self._logged: dict[int, tuple[float, int]] = {}
         """By guest: when its next line is due, and the refusals since its last line."""
 
@@ -65,6 +67,7 @@ class PolicyFilter:
         """Judge by this policy from now on. Returns whether it is another one."""
         changed = policy != self._config
         self._config = policy
+        self._reads_quic = self._load_quic()
         self.policy.replace(policy)
         self.active = self.policy.active
         return changed
@@ -94,7 +97,16 @@ class PolicyFilter:
     @property
     def denies_quic(self) -> bool:
         """Whether a QUIC connection counts as one that states no name."""
-        return self._config.denies_quic
+        return not self._reads_quic
+
+    def _load_quic(self) -> bool:
+        """Whether names are read from QUIC. Loads what that needs: later this process may read no files."""
+        if self._config.denies_quic or not has_names(self._config):
+            return False
+        if quic.load():
+            return True
+        self._log.warning("QUIC is refused: what reads names in it can only be loaded at the start")
+        return False
 
     def refuses(self, guest: int, address: int, port: int, protocol: str) -> str:
         """What forbids a flow (Policy.refusal), "" if it is allowed. Counts and logs the refusal."""
@@ -136,7 +148,7 @@ class PolicyFilter:
         """
         now = monotonic()
         wrong = _ECH if stated.ech and self._config.denies_ech else ""
-        if stated.protocol == QUIC and not stated.name and self._config.denies_quic:
+        if stated.protocol == QUIC and not stated.name and self.denies_quic:
             wrong = _QUIC
         asked = stated._replace(kind=CONTRADICTION) if wrong else stated
         # The address was one of the name's when the flow began. Its answer may have expired since.

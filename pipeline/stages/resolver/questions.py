@@ -11,7 +11,7 @@ from pipeline.config.model import Config, EgressPolicy
 from pipeline.engines.dns import message as m
 from pipeline.engines.dns.filters import AnswerFilter, Labels
 from pipeline.engines.dns.zones import A, Zones
-from pipeline.engines.policy import Names, Policy
+from pipeline.engines.policy import Names, Policy, name_text
 from pipeline.engines.stations import Stations
 from pipeline.stages import address_groups
 
@@ -54,8 +54,7 @@ class QuestionPolicy:
         query = m.parse_query(wire, tcp=tcp)
         if isinstance(query, m.Malformed):
             return None
-        name = b".".join(query.labels).lower().decode("latin-1")
-        verdict = self._policy.question(guest_addr, name)
+        verdict = self._policy.question(guest_addr, name_text(query.labels))
         if verdict.allow or self._is_local(query):
             return None
         return Refused(m.render(query, m.Body(self._rcode)), verdict.rule)

@@ -2,6 +2,9 @@
 
 import itertools
 
+import pytest
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -62,3 +65,20 @@ def test_a_hello_that_never_ends_is_given_up() -> None:
 @given(st.binary(max_size=300))
 def test_no_payload_is_too_odd(payload: bytes) -> None:
     assert (found := Initials().read(initial(payload))).kind != NAME or found.name
+
+
+@pytest.mark.parametrize("version", [1, 0x6B3343CF])
+@pytest.mark.parametrize("extra", [0, 1500])
+def test_what_a_real_client_sends_states_its_name(version: int, extra: int) -> None:
+    alpn = ["h3", *(f"x{number:03}" for number in range(extra // 5))]
+    settings = QuicConfiguration(is_client=True, alpn_protocols=alpn, server_name="www.example.com")
+    settings.original_version = version
+    settings.supported_versions = [version]
+    client = QuicConnection(configuration=settings)
+    client.connect(("192.0.2.1", 443), now=0.0)
+    datagrams = [data for data, _ in client.datagrams_to_send(now=0.0)]
+    assert len(datagrams) == (2 if extra else 1)
+    reader = Initials()
+    answers = [reader.read(data) for data in datagrams]
+    assert [answer.kind for answer in answers[:-1]] == [MORE] * (len(datagrams) - 1)
+    assert (answers[-1].kind, answers[-1].name) == (NAME, "www.example.com")

@@ -166,6 +166,16 @@ def test_a_fin_ends_the_wait(egress: Held) -> None:
     egress.notify(kinds.ABORT, 1)
 
 
+def test_a_guest_that_ends_without_a_byte_has_done_nothing_wrong(egress: Held) -> None:
+    host = egress.open(1)
+    egress.notify(kinds.SHUTDOWN, 1)
+    egress.settle()
+    assert host.recv(1) == b"", "the FIN"
+    assert not egress.ended(1)
+    assert egress.counter("egress0", "egress_flow_refused_policy") == 0
+    egress.notify(kinds.ABORT, 1)
+
+
 def test_a_connection_that_ends_at_once_still_delivers_what_it_may(egress: Held) -> None:
     host = egress.open(1)
     egress.to_host(1, GOOD)

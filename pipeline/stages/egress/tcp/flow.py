@@ -290,17 +290,18 @@ class Flow(GuestSocket):
         hold, ends = self._hold, self.ends
         if hold is None or ends is None:
             return False
-        stated = hold.read(self.stream, flows.worker.free, last=last)
-        if stated is None:
-            flows.holds.wait(self, hold.size, flows.now)
-            return False
-        self.stated = stated
-        verdict = flows.policy.decide(ends, "tcp", stated, self.approval)
-        flows.report_decision(self, verdict)
-        if not verdict.allow:
-            self.forbid()
-            return False
-        hold.release(self.stream)
+        if not hold.is_silent(self.stream):
+            stated = hold.read(self.stream, flows.worker.free, last=last)
+            if stated is None:
+                flows.holds.wait(self, hold.size, flows.now)
+                return False
+            self.stated = stated
+            verdict = flows.policy.decide(ends, "tcp", stated, self.approval)
+            flows.report_decision(self, verdict)
+            if not verdict.allow:
+                self.forbid()
+                return False
+            hold.release(self.stream)
         self._hold = None
         flows.holds.remove(self)
         self.state = OPEN

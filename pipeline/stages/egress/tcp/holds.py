@@ -47,6 +47,10 @@ class Hold:
         self._taken += stream.take(free)
         return None
 
+    def is_silent(self, stream: HostStream) -> bool:
+        """Whether the guest has ended its half without a byte. Then there is nothing to hold any more."""
+        return stream.finishes and not self._taken and not stream.queued_bytes
+
     def release(self, stream: HostStream) -> None:
         """Give the bytes back to the stream."""
         stream.put_back(bytes(self._taken))
