@@ -32,7 +32,7 @@ SESSION: Final = "session"
 ALWAYS: Final = "always"
 MAX_RULES: Final = 1000
 """Rules of a policy to which an answer may add one."""
-_GONE: Final = "guest-gone"
+_LINKS: Final = ("guest-gone", "guest-connected")
 
 
 class UnknownApprovalError(Exception):
@@ -145,7 +145,7 @@ class Approvals:
         except ConfigError as error:
             raise ReloadError(str(error)) from None
         if scope == SESSION:
-            self._end = self._end or self._hub.subscribe([_GONE], self._on_gone)
+            self._end = self._end or self._hub.subscribe(_LINKS, self._on_gone)
             self._of_links.setdefault(row.link, set()).add(rule)
         return rule
 
@@ -165,8 +165,12 @@ class Approvals:
         self._start(asyncio.get_running_loop().create_task(publish()))
 
     def _on_gone(self, happened: Happened) -> None:
+        """A link is gone, or new. If events are missing, any link may be."""
         link = happened.fields.get("link")
-        rules = self._of_links.pop(link, set()) if isinstance(link, int) else set()
+        links = list(self._of_links) if happened.lost else [link]
+        rules: set[PolicyRule] = set()
+        for each in links:
+            rules |= self._of_links.pop(each, set()) if isinstance(each, int) else set()
         if rules:
             self._start(asyncio.get_running_loop().create_task(self._remove(rules)))
 

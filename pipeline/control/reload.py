@@ -84,7 +84,7 @@ class LiveSettings:
             access.set_guests(config.access.guest_api)
             shares.set_limits(config.limits)
             await self._give(config)
-            if config.access.egress_policy != before.access.egress_policy:
+            if config.access.policy != before.access.policy:
                 await self._end_forbidden()
 
     async def change_policy(self, make: MakePolicy, *, cut: bool) -> int:

@@ -9,6 +9,7 @@ import re
 from typing import Final
 
 from pipeline.config import policy_json
+from pipeline.config.choices import ASK
 from pipeline.config.model import EgressPolicy
 from pipeline.control.guests import GuestSums
 from pipeline.control.http.models import ExplainRequest, Explanation, FieldError, PassedRule
@@ -55,14 +56,16 @@ class Explainer:
         written = policy_json.written(policy)["rules"]
         rules = written if isinstance(written, list) else []
         index = int(found[1]) if found else -1
+        decides = rules[index] if 0 <= index < len(rules) else None
+        asks = ", and asks" if decides is not None and decides["action"] == ASK else ""
         first = max(0, len(answer.passed) - MAX_PASSED)
         passed = list(enumerate(answer.passed))[first:]
         return Explanation(
             allowed=answer.allowed,
             depends=answer.depends is True,
             rule=answer.rule,
-            why=_why(answer, len(rules)),
-            decides=rules[index] if 0 <= index < len(rules) else None,
+            why=_why(answer, len(rules)) + asks,
+            decides=decides,
             guest=guest,
             address=address,
             passed=[PassedRule(rule=f"{policy_json.KEY}.rules[{at}]", part=part) for at, part in passed],

@@ -132,6 +132,22 @@ def test_the_rule_of_a_session_goes_with_its_link(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize(("kind", "lost"), [("guest-connected", 0), ("guest-gone", 1)])
+def test_no_other_guest_gets_the_rule_of_a_session(tmp_path: Path, kind: str, lost: int) -> None:
+    async def run() -> None:
+        hub = Hub(lambda _watch: None, LOG)
+        async with endpoint(tmp_path, hub=hub) as at:
+            waits(at, egress0=[ROW])
+            await call(at, "POST", "/approvals/egress0-5", '{"allow": true, "scope": "session"}')
+            assert len(policy(at).rules) == 1
+            event = [kind, 1.0, {"link": 7 if lost else 2}]
+            hub.on_worker("ingress", messages.HappenedEvent([event], lost))
+            await asyncio.sleep(0.05)
+            assert policy(at).rules == ()
+
+    asyncio.run(run())
+
+
 def test_the_event_has_the_name_and_the_mac(tmp_path: Path) -> None:
     async def run() -> None:
         seen: list[Happened] = []

@@ -155,6 +155,17 @@ def test_explain_names_the_rule_and_what_kept_the_others_from_deciding(tmp_path:
     asyncio.run(run())
 
 
+def test_explain_says_that_a_rule_asks(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with endpoint(tmp_path) as at:
+            await call(at, "PUT", body='{"rules": [{"action": "ask"}]}')
+            at.workers.answers["explain"] = {"allowed": False, "rule": "egress-policy.rules[0]", "passed": []}
+            _, answer = await call(at, "POST", "/policy/explain", json.dumps(ASK))
+            assert answer["why"] == "rule 0 is the first of 1 that fits, and asks"
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize(
     ("rule", "words"),
     [
