@@ -95,6 +95,8 @@ class Bench:
     def receive(self) -> memoryview:
         """The payload of the next TCP or UDP packet for the guest. Skips ARP and neighbour discovery."""
         while True:
+            # What was readable may have been a frame to skip.
+            self.wake_until(self.link)
             (length,) = struct.unpack("<H", self.link.recv(2))
             frame = memoryview(self.link.recv(length, socket.MSG_WAITALL))
             if frame[12:14] == b"\x08\x00":

@@ -37,7 +37,7 @@ class AsyncNetwork:
         """url: of the API, ``unix:///path`` or ``tcp://host:port``. Needs a running event loop."""
         # It also checks the URL.
         self.url = api.Api(url, token).url
-        """The address of the API. Guests with our agent attach there too."""
+        """The address of the API."""
         path = unix_path(url) if url.startswith("unix:") else ""
         # The daemon closes idle connections, so none is kept.
         connector = (
@@ -47,6 +47,11 @@ class AsyncNetwork:
         self._base = "http://localhost" if path else url.replace("tcp", "http", 1)
         self._session = aiohttp.ClientSession(connector=connector, headers=headers, timeout=_ONCE)
         self._child = child
+
+    @property
+    def guests_url(self) -> str:
+        """As Network.guests_url."""
+        return self._child.guests_url if self._child is not None else ""
 
     @classmethod
     async def start(

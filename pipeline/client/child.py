@@ -35,7 +35,9 @@ class Child:
         self.taps = os.path.join(self.directory, "taps.sock")
         self.log = os.path.join(self.directory, "log")
         self.url = f"unix://{quote(self.socket)}"
-        argv = [*_PROGRAM, "start", "-listen", self.url, "-link", f"fd+unix://{quote(self.taps)}"]
+        self.guests_url = f"unix://{quote(os.path.join(self.directory, 'guests.sock'))}"
+        argv = [*_PROGRAM, "start", "-listen", self.url, "-listen-connect", self.guests_url]
+        argv += ["-link", f"fd+unix://{quote(self.taps)}"]
         if config:
             path = os.path.join(self.directory, "config.yaml")
             with open(path, "w") as file:

@@ -94,8 +94,13 @@ class Network:
 
     @property
     def url(self) -> str:
-        """The address of the API. Guests with our agent attach there too."""
+        """The address of the API."""
         return self._api.url
+
+    @property
+    def guests_url(self) -> str:
+        """Where guests with our agent attach to a child (``gvtap-guest -url``); it has nothing of the API."""
+        return self._child.guests_url if self._child is not None else ""
 
     @property
     def process(self) -> "subprocess.Popen[bytes] | None":

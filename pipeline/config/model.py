@@ -285,11 +285,12 @@ class Links:
     vfkit: str
     vhost_user: str
     further: tuple[tuple[str, str], ...]  # (protocol, URL)
+    listen_connect: tuple[str, ...] = ()  # /connect without the API
 
     @property
     def loopback_ports(self) -> frozenset[int]:
         """The ports of all TCP sockets on loopback. They are for the host, and guests must not reach them."""
-        api = (*self.listen, self.services, self.metrics, self.web)
+        api = (*self.listen, *self.listen_connect, self.services, self.metrics, self.web)
         urls = (*api, self.vpnkit, self.qemu, *(url for _, url in self.further))
         parts = [urlsplit(url) for url in urls if url.startswith("tcp")]
         return frozenset(each.port for each in parts if each.port and inet.is_loopback(each.hostname or ""))

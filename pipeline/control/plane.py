@@ -21,6 +21,7 @@ from pipeline.control.http.access import Access
 from pipeline.control.http.connection import Server
 from pipeline.control.http.front import MAX_CONNECTIONS, Front, TakeOver
 from pipeline.control.http.servers import (
+    ATTACHING,
     BROWSERS,
     BROWSERS_MONITORING,
     GUEST,
@@ -186,6 +187,11 @@ class ControlPlane:
             paths[CAPTURE] = Capture(request, log, access, browsers=browsers)
         kind = GUEST if only_guests else BROWSERS if browsers else HOST
         self._listen(self._front(self._servers.server(kind), paths), listener)
+
+    def serve_connect(self, listener: socket.socket) -> None:
+        """Let guests attach on a listening socket, which stays the caller's. It has nothing of the API."""
+        connect = Connect(self._channels.request, self._log, self._access, browsers=_is_tcp(listener))
+        self._listen(self._front(self._servers.server(ATTACHING), {CONNECT: connect}), listener)
 
     @property
     def forwarder(self) -> Forwarder:

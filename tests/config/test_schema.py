@@ -26,6 +26,7 @@ GOOD = [
     "",
     "{}",
     "listen: [unix:///a, 'vsock://:1024']",
+    "listen-connect: [unix:///b, 'tcp://127.0.0.1:1']",
     "listen:\nstack:\n  mtu:\n  dns:\n  nat: ~\n",
     "listen: [~]",
     "log-file: 0x10\npid-file: 7\nstack: {dnsSearchDomains: [1.0, ~, true]}",
@@ -206,7 +207,7 @@ SHOWN = {
         "'fd12:3456:789a:1::6': 'duid:00:03:00:01:5a:94:ef:e4:0c:01'}}\n"
     ),
     "links": (
-        "listen: [unix:///a, vsock://:1024]\nservices: unix:///s\nmetrics: 127.0.0.1:9100\n"
+        "listen: [unix:///a, vsock://:1024]\nlisten-connect: [unix:///b]\nservices: unix:///s\nmetrics: 127.0.0.1:9100\n"
         "web: localhost:8080\nnotification: /n\n"
         "interfaces: {vpnkit: unix:///h, vhost-user: unix:///u}\nlinks: [qemu+tcp://127.0.0.1:1, vfkit+unixgram:///v]\n"
     ),

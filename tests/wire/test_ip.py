@@ -17,6 +17,11 @@ def test_text_of_either_family_comes_back(addr: int) -> None:
     assert ip.parse(ip.text(addr)) == addr
 
 
+@given(addrs6)
+def test_the_text_for_the_system_means_the_same_address(addr: int) -> None:
+    assert ip.parse(ip.full_text(addr)) == addr
+
+
 @pytest.mark.parametrize(
     "addr, text", [("192.168.127.2", "192.168.127.2:53"), ("fd00::2", "[fd00::2]:53"), ("::1", "[::1]:53")]
 )

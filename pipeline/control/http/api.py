@@ -129,6 +129,12 @@ class Api:
         self._add_forwarder(app)
         return app
 
+    def attaching(self) -> web.Application:
+        """Nothing: every path but /connect is unknown, and that is not served here."""
+        app = self._application([], guests=True)
+        app.router.add_route("*", CONNECT, _not_first)
+        return app
+
     def monitoring(self, *, browsers: bool = False) -> web.Application:
         """Only what monitors read, without a token. browsers: they can reach it, as it is on TCP."""
         guards = [self._for_browsers, _read_only] if browsers else [_read_only]

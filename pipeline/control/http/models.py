@@ -339,7 +339,7 @@ class Endpoint(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    use: str = Field(description="listen, services, metrics, or the protocol of guests")
+    use: str = Field(description="listen, listen-connect, services, metrics, or the protocol of guests")
     url: str
 
 

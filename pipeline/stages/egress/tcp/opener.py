@@ -77,7 +77,7 @@ class Opener:
         if target.service:
             guest = ip.host_port(ends.guest_addr, ends.guest_port)
             return open_service(self._worker, target.service, guest, request)
-        return host_tcp.connect(ip.text(target.addr), ends.remote_port, self._outbound)
+        return host_tcp.connect(ip.full_text(target.addr), ends.remote_port, self._outbound)
 
 
 def open_service(worker: Worker, name: str, guest: str, request: Connect) -> tuple[socket.socket | None, int]:

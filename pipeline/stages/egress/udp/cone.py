@@ -77,7 +77,7 @@ class Cone(DatagramSocket):
     def open_flow(self, number: int, key: FlowKey, host_addr: Addr, now: float) -> DatagramFlow:
         """One more remote to which the guest sends from this port."""
         port = Ends.of(key).remote_port
-        address = ip.text(host_addr), port
+        address = ip.full_text(host_addr), port
         flow = DatagramFlow(self, number, key, now, host_addr << 16 | port, address)
         self._by_source[flow.source] = flow
         self.add(flow)
@@ -180,7 +180,7 @@ class Cones(DatagramSockets):
     def socket_for(self, guest: int, ends: Ends, host_addr: Addr, now: float) -> DatagramSocket:
         """The cone of the guest's port. If it has an outbound, a second cone is for the host's loopback."""
         outbound = self._context.outbound
-        host = ip.text(host_addr)
+        host = ip.full_text(host_addr)
         is_bound = outbound is not None and outbound.is_for(host)
         place = (ends.guest_addr, ends.guest_port, is_bound, ip.is_ipv4(host_addr))
         cone = self._cones.get(place)

@@ -76,6 +76,6 @@ class ConnectedSockets(DatagramSockets):
 
     def socket_for(self, guest: int, ends: Ends, host_addr: Addr, now: float) -> DatagramSocket:
         """A new socket, connected to the remote."""
-        address = (ip.text(host_addr), ends.remote_port)
+        address = (ip.full_text(host_addr), ends.remote_port)
         sock = open_socket(self._context, guest, address[0], lambda made: made.connect(address))
         return ConnectedSocket(self._context, self._table, sock, guest, now)
