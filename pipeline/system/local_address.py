@@ -26,7 +26,9 @@ def is_local(addr: int) -> bool:
             found: str = sock.getsockname()[0]
     except OSError:
         return False
-    return ip.parse(found) == addr
+    # The whole of 127.0.0.0/8 is this host's, with 127.0.0.1 as the source.
+    source = ip.parse(found)
+    return source == addr or ip.is_loopback(source)
 
 
 class LocalAddresses:

@@ -191,3 +191,28 @@ def test_spilled_bytes_are_written_in_parts_when_the_socket_is_full(
         stream.on_writable()
         stream.flush(lambda _slot: None)
     assert bytes(received) == b"".join(bytes((s + i) % 251 for i in range(65536)) for s in range(3))
+
+
+def test_the_first_bytes_can_be_looked_at_taken_and_put_back(
+    pair: tuple[HostStream, socket.socket, list[memoryview]],
+) -> None:
+    stream, theirs, _ = pair
+    freed: list[int] = []
+    assert stream.first(10) == b""
+    for slot in (1, 2, 3):
+        stream.enqueue(Run(slot, 10, 150, 100, 60, 0))
+    assert stream.first(10) == b"\1" * 150
+    assert stream.first(200) == b"\1" * 150 + b"\2" * 150
+    assert freed == []
+    taken = stream.take(freed.append)
+    assert taken == b"\1" * 150 + b"\2" * 150 + b"\3" * 150
+    assert (freed, stream.queued_bytes, stream.take(freed.append)) == ([1, 2, 3], 0, b"")
+    stream.enqueue(Run(3, 0, 20, 0, 1000, 0))
+    stream.put_back(taken)
+    stream.put_back(b"")
+    assert not stream.finishes
+    stream.finish_writing()
+    assert stream.finishes
+    assert stream.flush(freed.append) == 470
+    assert theirs.recv(1000) == taken + b"\3" * 20
+    assert freed == [1, 2, 3, 3]
