@@ -207,7 +207,8 @@ SHOWN = {
         "'fd12:3456:789a:1::6': 'duid:00:03:00:01:5a:94:ef:e4:0c:01'}}\n"
     ),
     "links": (
-        "listen: [unix:///a, vsock://:1024]\nlisten-connect: [unix:///b]\nservices: unix:///s\nmetrics: 127.0.0.1:9100\n"
+        "listen: [unix:///a, vsock://:1024]\nlisten-connect: [unix:///b]\n"
+        "services: unix:///s\nmetrics: 127.0.0.1:9100\n"
         "web: localhost:8080\nnotification: /n\n"
         "interfaces: {vpnkit: unix:///h, vhost-user: unix:///u}\nlinks: [qemu+tcp://127.0.0.1:1, vfkit+unixgram:///v]\n"
     ),
