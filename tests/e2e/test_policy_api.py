@@ -97,7 +97,8 @@ def test_explain_and_the_connection_agree(daemon: Daemon, agent: Agent) -> None:
     assert explain(daemon, **ask, name="www.example.test") == (True, "egress-policy.rules[0]")
     assert agent.run("connect", INTERNET_ADDR, ECHO)["errno"] in NO_WAY
     agent.run("resolve", GATEWAY_ADDR, "www.example.test", "A", "udp")
-    assert explain(daemon, **ask) == (True, "egress-policy.rules[0]")
+    assert json.loads(daemon.api("/policy/explain", ask)[1])["depends"], "on the name that it states"
+    assert explain(daemon, **ask, name="www.example.test") == (True, "egress-policy.rules[0]")
     assert agent.run("connect", INTERNET_ADDR, ECHO)["errno"] == ""
     assert explain(daemon, **{**ask, "address": SECOND_ADDR}) == (False, "egress-policy.rules[1]")
 
