@@ -268,7 +268,7 @@ class EgressStage:
         self.connections.set_limits(config.limits)
         self.udp.forwards.set_max_clients(config.limits.max_udp_clients_per_forward)
         self.context.policy.replace(config.access.policy)
-        self._asks.seconds = config.access.egress_policy.ask_seconds
+        self._asks.seconds = float(config.access.egress_policy.ask_seconds)
         self._set_rate(config)
 
     def _set_rate(self, config: Config) -> None:

@@ -86,7 +86,7 @@ class Connections:
         prewakes = INGRESS if config.workers.busy_poll else ""
         self.flows = FlowTable(context, self._dials, self._closing, prewakes)
         self.asks: Asks[_Asked] = Asks(
-            context.worker, config.access.egress_policy.ask_seconds, self._on_answer
+            context.worker, float(config.access.egress_policy.ask_seconds), self._on_answer
         )
         """What somebody has to decide, about connections and datagrams."""
         self._reports = context.reports
