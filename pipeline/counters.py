@@ -13,6 +13,7 @@ from pipeline.counter_tables.dhcp import DHCP
 from pipeline.counter_tables.ipv6 import IPV6
 from pipeline.counter_tables.row import Counter
 from pipeline.counter_tables.vhost_user import VHOST_USER
+from pipeline.counter_tables.vxlan import VXLAN
 
 TABLE: Final[tuple[Counter, ...]] = (
     # --- every worker -----------------------------------------------------------------
@@ -81,6 +82,7 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter("link_refused_too_often", "links", "links refused because their guest opens one after the other"),
     Counter("link_reads_paused_no_slot", "events", "times a link was not read because no slot was free"),
     *VHOST_USER,
+    *VXLAN,
     # --- demux: Ethernet, ARP, IPv4, ICMP, UDP -------------------------------------
     Counter("arp_messages_received", "messages", "well-formed ARP messages from guests"),
     Counter("arp_requests_sent", "messages", "ARP requests for a guest's address"),

@@ -139,18 +139,28 @@ def try_file(path: str) -> None:
     os.close(output_file.open_file(path, FILE_MODE, empty=True, read_fifo=True))
 
 
-def reopen() -> None:
-    """Open the log file of this process again: another program has moved the old one away.
+def reopen() -> int:
+    """Open the log file again: another program has moved the old one away. Returns its descriptor.
 
-    If that fails, the old file stays. Standard error and descriptors of a parent are never opened again.
+    If that fails, the old file stays. Standard error and descriptors of a parent are never opened again, and
+    the result is -1. adopt() is for the other processes.
     """
     path, fd = _file
     if not path:
-        return
+        return -1
     try:
         output_file.reopen(path, fd, FILE_MODE)
     except OSError as error:
         logger(_source).error("log file cannot be opened again", path=path, error=error.strerror)
+    return fd
+
+
+def adopt(new: int) -> None:
+    """Write to this descriptor in place of the log file's, which keeps its number. Closes new."""
+    path, fd = _file
+    if path:
+        os.dup2(new, fd, inheritable=False)
+    os.close(new)
 
 
 def setup(log_file: str = "", level: str = "info") -> None:
@@ -327,11 +337,18 @@ def fatal(text: str, program: str = "gvtap-pipeline") -> None:
 def begin(source: str, on_lost: Callable[[int], None]) -> None:
     """Set up logging in a forked process.
 
-    source: the name in its lines. on_lost: called with the number of lines when some are lost.
+    source: the name in its lines. on_lost: called with the number of lines when some are lost. Lines wait
+    until go_on().
     """
     global _source
     _source = source
     _outlet.on_lost = on_lost
+    _outlet.hold()
+
+
+def go_on() -> None:
+    """Write the lines that came since begin(): from now on this process may have threads."""
+    _outlet.go_on()
 
 
 def lost() -> int:

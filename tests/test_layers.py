@@ -21,7 +21,7 @@ LATE_IMPORTS = {
     "pipeline.slirp4netns": "the same",
     "pipeline.release": "importlib.metadata, in a checkout that was never installed",
     "pipeline.config.merge": "YAML and pydantic, when there is a file",
-    "pipeline.links.protocols": "taps, which few daemons have",
+    "pipeline.links.protocols": "taps, and the link to other hosts, which few daemons have",
     "pipeline.links.passed": "the same",
     "pipeline.daemon.taps": "the same",
     "pipeline.config.scalars": "pydantic, when it makes a validator",
@@ -38,7 +38,7 @@ LATE_IMPORTS = {
     "pipeline.ipc.channel": "tempfile, where there are no files in memory",
     "pipeline.system.stacks": "the same",
     "pipeline.control.http.head": "h11, when the first request comes whose connection changes its protocol",
-    "pipeline.engines.networks": "netaddr, when a rule has networks",
+    "pipeline.config.access": "netaddr, when a rule has several networks",
     "pipeline.control.http.servers": "aiohttp, when the first request comes",
     "pipeline.control.plane": "the same",
     "pipeline.control.metrics.meter": "prometheus_client, when a monitor asks",
@@ -81,7 +81,7 @@ TABLE: dict[str, Row] = {
     ),
     # The operating system.
     "pipeline.ipc": Row(("records", "counters", "counter_block", "topology")),
-    "pipeline.links": Row(("wire", "records", "system", "ipc", "engines.virtio")),
+    "pipeline.links": Row(("wire", "records", "system", "ipc", "engines.virtio", "engines.vxlan")),
     "pipeline.host": Row(("records", "wire.icmp", "wire.icmp_messages", "wire.ip", "system", "ipc")),
     # What the user asked for. Patterns and addresses are checked by the code that will use them.
     "pipeline.config": Row(("go", "wire", "blake2", "system", "engines", "links")),
@@ -99,7 +99,7 @@ TABLE: dict[str, Row] = {
         (
             *("release", "blake2", "go", "wire.ip", "counters", "counter_tables"),
             *("histograms", "counter_block"),
-            *("events", "topology", "system", "ipc", "links", "config", "logs"),
+            *("events", "topology", "system", "ipc", "links", "host.listener", "config", "logs"),
         )
     ),
     # Commands that ask a running daemon.

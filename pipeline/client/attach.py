@@ -36,7 +36,9 @@ SETTLE_SECONDS: Final = 0.2
 LOOK_SECONDS: Final = 0.5
 """Seconds between two looks at the namespace, the tap and the DHCP client."""
 STOP_SECONDS: Final = 3.0
-_ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+_ENDING: Final = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT") if hasattr(signal, name)
+)
 _CLIENT: Final = "guest.dhcp_client"
 
 

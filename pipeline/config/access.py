@@ -17,13 +17,27 @@ from pipeline.system import inet, small_file
 
 
 def check_policy(policy: EgressPolicy) -> EgressPolicy:
-    """The policy. Raises ConfigError for a rule about ports of a protocol without ports, and the like."""
+    """The policy, with the networks of each rule merged.
+
+    Raises ConfigError for a rule about ports of a protocol without ports, and the like.
+    """
     if policy.preset and policy.default == DENY:
         raise ConfigError("egress-policy.default: a preset stands in its place (allowed: one of the two)")
     for index, rule in enumerate(policy.rules):
         if rule.ports and "icmp" in rule.protocols:
             raise ConfigError(f"egress-policy.rules[{index}]: icmp has no ports (allowed: tcp, udp)")
-    return policy
+    rules = [replace(rule, networks=_merged(rule.networks)) for rule in policy.rules]
+    return replace(policy, rules=tuple(rules))
+
+
+def _merged(networks: tuple[str, ...]) -> tuple[str, ...]:
+    """Networks with the same addresses that do not overlap, as few as possible, IPv4 first."""
+    if len(networks) < 2:
+        return networks
+    # Lists of networks are long, and seldom.
+    import netaddr  # noqa: PLC0415
+
+    return tuple(str(each) for each in netaddr.cidr_merge(networks))
 
 
 def check_token_file(path: str) -> str:

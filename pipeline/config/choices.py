@@ -26,6 +26,9 @@ TAP: Final = "tap"
 """The protocol of ``links`` that has no URL, but the name of an interface (pipeline.links.tap_url)."""
 TAP_FORM: Final = "NAME[?netns=NAME-or-path][&userns=path][&mac=address] or fd://"
 
+VXLAN: Final = "vxlan"
+"""The protocol of ``links`` that leads to other hosts (pipeline.links.vxlan_url)."""
+
 FORWARD_FORM: Final = "[HOST:]PORT[-PORT]:[GUEST:]PORT[-PORT][/udp]"
 """The word that means a port forward (pipeline.config.forward_words)."""
 
@@ -64,6 +67,9 @@ ASK_SECONDS: Final = (1, 120)
 REMOVE: Final = "remove"
 QUESTIONS: Final = ("refuse", "nxdomain", "answer")
 """What a guest gets that asks for a name which no rule allows."""
+STRICT: Final = "strict"
+SANDBOXES: Final = (ON, OFF, STRICT)
+"""Whether workers give up what they do not need (pipeline.daemon.confinement)."""
 GUARDED: Final = "guarded"
 ISOLATED: Final = "isolated"
 OPEN: Final = "open"

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
-from pipeline.config.choices import LINK_SCHEMES, METRICS_SCHEMES, TAP, TAP_FORM, VNET_LINKS
+from pipeline.config.choices import LINK_SCHEMES, METRICS_SCHEMES, TAP, TAP_FORM, VNET_LINKS, VXLAN
 from pipeline.config.errors import ConfigError
 from pipeline.config.keys import FileKeys
 from pipeline.config.model import LINKS
 from pipeline.go import flags
-from pipeline.links import tap_url, vnet
+from pipeline.links import tap_url, vnet, vxlan_url
 from pipeline.links.addresses import unix_path
-from pipeline.system import inet, socket_file
+from pipeline.system import inet, path_mtu, socket_file
 
 _VSOCK: Final = re.compile(r"([0-9]*:[0-9]+|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})", re.ASCII)
 
@@ -62,7 +62,7 @@ def links_of(parsed: flags.Parsed, keys: FileKeys, *, bound: bool = False) -> di
 def further_links(texts: Sequence[str], *, bound: bool = False) -> tuple[tuple[str, str], ...]:
     """Protocol and URL of each ``protocol+url``. Raises ConfigError. bound: as for links_of().
 
-    A tap has its place (pipeline.links.tap_url) instead of a URL.
+    A tap has its place (pipeline.links.tap_url) instead of a URL. There is at most one link to other hosts.
     """
     found: list[tuple[str, str]] = []
     for text in texts:
@@ -71,9 +71,13 @@ def further_links(texts: Sequence[str], *, bound: bool = False) -> tuple[tuple[s
             _check_tap(url, found)
             found.append((protocol, url))
             continue
+        if protocol == VXLAN and plus:
+            _check_vxlan(url, found)
+            found.append((protocol, url))
+            continue
         schemes = LINK_SCHEMES.get(protocol)
         if not plus or schemes is None:
-            allowed = ", ".join(f"{name}+" for name in (*LINK_SCHEMES, TAP))
+            allowed = ", ".join(f"{name}+" for name in (*LINK_SCHEMES, TAP, VXLAN))
             raise ConfigError(f"link: {flags.quote(text)} must begin with a protocol (allowed: {allowed})")
         check(url, f"link: {protocol}", schemes)
         _check_option(protocol, url, f"link: {protocol}")
@@ -96,6 +100,24 @@ def _check_tap(text: str, before: Sequence[tuple[str, str]]) -> None:
     for protocol, other in before:
         if protocol == TAP and not other.startswith(f"{_FD}://") and tap_url.parse(other)[:2] == place[:2]:
             raise ConfigError(f"link: {TAP}: {flags.quote(text)} is a link already (allowed: once)")
+
+
+def _check_vxlan(url: str, before: Sequence[tuple[str, str]]) -> None:
+    try:
+        vxlan_url.parse(url)
+    except ValueError as error:
+        raise ConfigError(f"link: {VXLAN}: {error} (allowed: {vxlan_url.FORM})") from None
+    if any(protocol == VXLAN for protocol, _ in before):
+        raise ConfigError(f"link: {VXLAN}: there is a link to other hosts already (allowed: one)")
+
+
+def tunnel_mtu(links: Sequence[tuple[str, str]]) -> int:
+    """The longest packet that fits the path to all other hosts now; 0 without a link to other hosts."""
+    for protocol, url in links:
+        if protocol == VXLAN:
+            place = vxlan_url.parse(url)
+            return vxlan_url.inner_mtu(place, path_mtu.shortest(remote.address for remote in place.remotes))
+    return 0
 
 
 def metrics_url(text: str) -> str:

@@ -10,7 +10,19 @@ from dataclasses import dataclass, field, fields, make_dataclass
 from typing import Annotated, ClassVar, Final, Self
 
 from pipeline.config import limits
-from pipeline.config.choices import AUTO, DISABLED, GUARDED, GUESTS, IPV6, NAT64, OFF, SYMMETRIC, UDP_NATS
+from pipeline.config.choices import (
+    AUTO,
+    DISABLED,
+    GUARDED,
+    GUESTS,
+    IPV6,
+    NAT64,
+    OFF,
+    ON,
+    SANDBOXES,
+    SYMMETRIC,
+    UDP_NATS,
+)
 from pipeline.config.model import (
     BUSY_POLL,
     SLOTS,
@@ -33,6 +45,7 @@ from pipeline.config.scalars import (
     Mac,
     NameServer,
     OptionalIp,
+    OptionalIpRange,
     OptionalIpv6,
     OptionalMac,
     SourceAddress,
@@ -169,6 +182,8 @@ class FileKeys(Map):
     egress_workers: Annotated[int, number(*WORKERS)] = 1
     slots: Annotated[int, number(*SLOTS)] = 512
     busy_poll: Annotated[int, number(*BUSY_POLL)] = 50
+    sandbox: Annotated[str, switch(*SANDBOXES)] = ON
+    user: Text = ""
     limits: LimitKeys = LimitKeys()  # type: ignore[valid-type]  # noqa: RUF009
     api_token_file: Text = ""
     state_file: Text = ""
@@ -180,6 +195,7 @@ class FileKeys(Map):
     disable: tuple[Annotated[str, one_of(*DISABLED)], ...] = ()
     dns_address: OptionalIp = 0
     dns_servers: tuple[NameServer, ...] = ()
+    dhcp_range: OptionalIpRange = (0, 0)
     guest_names: GuestZone = ""
     outbound_address: SourceAddress = ""
     outbound_interface: Interface = ""

@@ -18,8 +18,19 @@ from urllib.parse import urlsplit
 
 from pipeline.config import default_mode, derived, forward_words, ipv6, limits, name_lists, outside
 from pipeline.config.access import check_policy, check_token_file, with_proxy_protocol
-from pipeline.config.choices import GUESTS, NAT64, OFF, PLACEMENTS, SEPARATE, STREAM_SCHEMES, UDP_NATS
-from pipeline.config.endpoints import check, further_links, links_of, metrics_url, web_url
+from pipeline.config.choices import (
+    GUESTS,
+    ISOLATED,
+    NAT64,
+    OFF,
+    PLACEMENTS,
+    SANDBOXES,
+    SEPARATE,
+    STREAM_SCHEMES,
+    UDP_NATS,
+    VXLAN,
+)
+from pipeline.config.endpoints import check, further_links, links_of, metrics_url, tunnel_mtu, web_url
 from pipeline.config.errors import ConfigError
 from pipeline.config.keys import NO_GUEST_API, FileKeys, StackKeys
 from pipeline.config.model import (
@@ -106,6 +117,7 @@ def build(
     config = Config.of(settings)
     outside.check_together(config)
     _check_guests6(parsed, config)
+    _check_tunnel(config)
     return config, tuple(warnings)
 
 
@@ -232,7 +244,7 @@ def _listeners(parsed: flags.Parsed, keys: FileKeys, *, bound: bool) -> Settings
     for_guests = parsed.lists["listen-connect"] or keys.listen_connect
     for url in (*listen, *for_guests, *filter(None, [services])):
         check(url, "cannot listen", STREAM_SCHEMES)
-    further = further_links((*keys.further, *parsed.lists["link"]), bound=bound)
+    further = _further(parsed, keys, bound=bound)
     return {
         "socket_forwards": socket_forwards,
         "listen": listen,
@@ -242,6 +254,10 @@ def _listeners(parsed: flags.Parsed, keys: FileKeys, *, bound: bool) -> Settings
         "web": web_url(parsed.text("web") or keys.web),
         "further": further,
     }
+
+
+def _further(parsed: flags.Parsed, keys: FileKeys, *, bound: bool) -> tuple[tuple[str, str], ...]:
+    return further_links((*keys.further, *parsed.lists["link"]), bound=bound)
 
 
 def _socket_forwards(parsed: flags.Parsed, keys: Sequence[SocketForward]) -> tuple[SocketForward, ...]:
@@ -283,11 +299,30 @@ def _limits(parsed: flags.Parsed) -> Settings:
     return values
 
 
+def _check_tunnel(config: Config) -> None:
+    """Raises ConfigError for a link to other hosts that no frame could pass."""
+    if config.access.guests == ISOLATED and any(protocol == VXLAN for protocol, _ in config.links.further):
+        allowed = ", ".join(kind for kind in GUESTS if kind != ISOLATED)
+        raise ConfigError(
+            f"link: {VXLAN}: guests {ISOLATED} lets no frame pass (allowed for guests: {allowed})"
+        )
+
+
 def _network(
-    parsed: flags.Parsed, keys: FileKeys, network: Addresses, warnings: list[str], ipv6_default: str
+    parsed: flags.Parsed,
+    keys: FileKeys,
+    network: Addresses,
+    warnings: list[str],
+    ipv6_default: str,
 ) -> Settings:
     stack, host = keys.stack, network.host_ip
-    mtu = checked_mtu(parsed.number("mtu") or stack.mtu or DEFAULT_MTU, warnings)
+    fitting = tunnel_mtu(_further(parsed, keys, bound=True))
+    usual = min(fitting, DEFAULT_MTU) if fitting else DEFAULT_MTU
+    mtu = checked_mtu(parsed.number("mtu") or stack.mtu or usual, warnings)
+    if fitting and mtu > fitting:
+        warnings.append(
+            f"an MTU of {mtu} does not fit the path to other hosts, which takes packets of {fitting} bytes"
+        )
     mac = stack.gateway_mac or GATEWAY_MAC
     return {
         "mtu": mtu,
@@ -319,7 +354,12 @@ def _workers(parsed: flags.Parsed, keys: FileKeys) -> Settings:
         "busy_poll": _number(parsed, "busy-poll", BUSY_POLL, unset=-1),
     }
     given = {name: number for name, number in numbers.items() if number is not None}
-    return {"placement": _one_of("placement", placement, PLACEMENTS), **given}
+    return {
+        "placement": _one_of("placement", placement, PLACEMENTS),
+        "sandbox": _one_of("sandbox", parsed.text("sandbox") or keys.sandbox, SANDBOXES),
+        "user": parsed.text("user") or keys.user,
+        **given,
+    }
 
 
 def _number(parsed: flags.Parsed, name: str, allowed: tuple[int, int], unset: int = 0) -> int | None:

@@ -20,6 +20,7 @@ from pipeline.config.choices import (
     GUARDED,
     LOCKED,
     OFF,
+    ON,
     PRESETS,
     PUBLIC,
     QUESTIONS,
@@ -219,6 +220,7 @@ class Network:
     udp_nat: str = SYMMETRIC  # one of UDP_NATS
     state_file: str = ""  # keeps the leases
     dns_address: int = 0  # of the network's name server; 0: the gateway's
+    dhcp_range: tuple[int, int] = (0, 0)  # first and last dynamic address; zeros: all of the subnet
     dns_servers: tuple[str, ...] = ()  # "address:port" each; none: those of resolv.conf
     guest_names: str = ""  # the zone that has guests' host names
     outbound_address: str = ""  # the source of sockets for guests; none: as routes have it
@@ -305,6 +307,8 @@ class Workers:
     egress_workers: int
     slots: int
     busy_poll: int  # microseconds
+    sandbox: str = ON  # one of SANDBOXES
+    user: str = ""  # whom the daemon becomes, by name or number
 
 
 @dataclass(frozen=True, slots=True)

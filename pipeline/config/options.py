@@ -16,6 +16,7 @@ from pipeline.config.choices import (
     METRICS_SCHEMES,
     NAT64,
     PLACEMENTS,
+    SANDBOXES,
     STREAM_SCHEMES,
     TAP,
     TAP_FORM,
@@ -23,6 +24,7 @@ from pipeline.config.choices import (
     VNET_LINKS,
 )
 from pipeline.go.flags import Flag
+from pipeline.links import vxlan_url
 
 _URLS: Final[Mapping[str, str]] = {
     "unix": "unix:///path",
@@ -47,7 +49,7 @@ def _links() -> str:
         protocols.setdefault(schemes, []).append(f"{protocol}+")
     texts = [f"{', '.join(names)} with {_urls(schemes)}" for schemes, names in protocols.items()]
     header = f"?vnet after {', '.join(VNET_LINKS)}: virtio-net headers before frames"
-    return "; ".join((*texts, f"{TAP}+{TAP_FORM}", header))
+    return "; ".join((*texts, f"{TAP}+{TAP_FORM}", vxlan_url.FORM, header))
 
 
 GVPROXY: Final[tuple[Flag, ...]] = (
@@ -107,6 +109,13 @@ OWN: Final[tuple[Flag, ...]] = (
         words=PLACEMENTS,
     ),
     Flag(
+        "sandbox",
+        "string",
+        "what workers give up after their start: on, what the system can take; strict, all of it; or off",
+        words=SANDBOXES,
+    ),
+    Flag("user", "string", "user that the daemon becomes after its start, if root starts it"),
+    Flag(
         "udp-nat",
         "string",
         "who may answer datagrams of guests: symmetric, only whom they were for, or full-cone, all",
@@ -137,6 +146,11 @@ OWN: Final[tuple[Flag, ...]] = (
         "string",
         "name server to ask, repeats: an IP address, perhaps with a port; those of resolv.conf if empty",
         repeats=True,
+    ),
+    Flag(
+        "dhcp-range",
+        "string",
+        "addresses that DHCP gives to unknown guests: FIRST-LAST; all of the subnet if empty",
     ),
     Flag("guest-names", "string", "zone that gets the host names which guests send by DHCP; none if empty"),
     Flag("outbound-address", "string", "IPv4 address of this host from which guests' traffic leaves"),

@@ -10,7 +10,7 @@ from pipeline.config.choices import DISABLED, DNS, UDP
 from pipeline.config.errors import ConfigError
 from pipeline.config.keys import FileKeys
 from pipeline.config.model import Config, Network, Settings, Zone, forward_key
-from pipeline.config.scalars import Scalar, interface, name_server, source_address, zone_name
+from pipeline.config.scalars import Scalar, interface, ip_range, name_server, source_address, zone_name
 from pipeline.engines.dns.zones import MAX_ZONES
 from pipeline.go import flags
 from pipeline.system import inet
@@ -31,6 +31,7 @@ def settings(parsed: flags.Parsed, keys: FileKeys, gateway: int) -> Settings:
         "dns_servers": _servers(
             _flags(parsed, "dns-server", name_server) or keys.dns_servers, keys.dns_address or gateway
         ),
+        "dhcp_range": _range(parsed, keys),
         "guest_names": _flag(parsed, "guest-names", zone_name) or keys.guest_names,
         "outbound_address": _flag(parsed, "outbound-address", source_address) or keys.outbound_address,
         "outbound_interface": _flag(parsed, "outbound-interface", interface) or keys.outbound_interface,
@@ -41,6 +42,7 @@ def check_together(config: Config) -> None:
     """Raise ConfigError if one of the settings needs what another one switches off."""
     network, access = config.network, config.access
     _check_dns_address(network)
+    _check_dhcp_range(network)
     if DNS in access.disable:
         wanting = [key for key in ("dns_servers", "guest_names") if getattr(network, key)]
         rules = enumerate(access.egress_policy.rules)
@@ -65,6 +67,16 @@ def _check_dns_address(network: Network) -> None:
     if not first < address < last or address in taken:
         words = f"an address of {subnet} that neither a guest nor the host has"
         raise ConfigError(f"dns-address: {ip.text(address)} cannot be the name server's (allowed: {words})")
+
+
+def _check_dhcp_range(network: Network) -> None:
+    """Raise ConfigError for a range that is not one of guests' addresses."""
+    subnet, (first, last) = network.subnet, network.dhcp_range
+    if (first or last) and not (
+        ip.of(subnet.network_address) < first and last < ip.of(subnet.broadcast_address)
+    ):
+        words = f"{ip.text(first)}-{ip.text(last)}"
+        raise ConfigError(f"dhcp-range: {words} is not a range of guests (allowed: addresses of {subnet})")
 
 
 def _off(word: str) -> str:
@@ -107,6 +119,14 @@ def _servers(texts: Sequence[str], gateway: int) -> tuple[str, ...]:
 def _flag(parsed: flags.Parsed, name: str, check: Callable[[object], str]) -> str:
     text = parsed.text(name)
     return _checked(name, text, check) if text else ""
+
+
+def _range(parsed: flags.Parsed, keys: FileKeys) -> tuple[int, int]:
+    text = parsed.text("dhcp-range")
+    try:
+        return ip_range(Scalar(text, plain=True)) if text else keys.dhcp_range
+    except ValueError as error:
+        raise ConfigError(f"dhcp-range {error}, not {flags.quote(text)}") from None
 
 
 def _flags(parsed: flags.Parsed, name: str, check: Callable[[object], str]) -> tuple[str, ...]:

@@ -116,6 +116,22 @@ def _ipv4(value: object) -> int:
         raise ValueError("must be an IPv4 address such as 192.168.127.2") from None
 
 
+def ip_range(value: object) -> tuple[int, int]:
+    """The first and the last of a range of IPv4 addresses. Raises ValueError."""
+    first, dash, last = _text(value).partition("-")
+    try:
+        found = ip.parse_ipv4(first), ip.parse_ipv4(last)
+    except ValueError:
+        found = 1, 0
+    if not dash or found[0] > found[1]:
+        raise ValueError("must be a range of IPv4 addresses such as 192.168.127.10-192.168.127.99")
+    return found
+
+
+def _range_text(bounds: tuple[int, int]) -> str:
+    return f"{ip.text(bounds[0])}-{ip.text(bounds[1])}" if any(bounds) else ""
+
+
 def source_address(value: object) -> str:
     """An IPv4 address from which sockets may reach other hosts. This and the next three raise ValueError."""
     text = _text(value)
@@ -389,6 +405,11 @@ OptionalIp = Annotated[
     int, Check(_optional(_ipv4, 0), lambda addr: ip.text(addr) if addr else "", _pattern("", _IPV4))
 ]
 """A number as in pipeline.wire.ip, or 0."""
+OptionalIpRange = Annotated[
+    tuple[int, int],
+    Check(_optional(ip_range, (0, 0)), _range_text, _pattern("", f"{_IPV4}-{_IPV4}")),
+]
+"""The first and the last address, or zeros."""
 Ip6 = Annotated[int, Check(_ipv6, ip.text, _pattern(_IPV6_SHAPE))]
 Mac = Annotated[bytes, Check(_mac, ethernet.mac_text, _pattern(ethernet.MAC_PATTERN))]
 OptionalMac = Annotated[

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from pipeline import logs
@@ -14,6 +15,7 @@ from pipeline.control.flows.flow_log import QUESTION, FlowLog
 from pipeline.control.flows.live import LiveFlows
 from pipeline.control.flows.reports import FlowEvents
 from pipeline.control.forward_shares import ForwardShares
+from pipeline.control.forward_sockets import ForwardSockets
 from pipeline.control.forward_texts import ForwardError
 from pipeline.control.forwarder import Forwarder
 from pipeline.control.guests import GuestSums
@@ -31,6 +33,7 @@ from pipeline.control.http.servers import (
 )
 from pipeline.control.http.takeover import CAPTURE, CONNECT, TUNNEL, Capture, Connect, Tunnel
 from pipeline.control.hub import Hub
+from pipeline.control.lease_writer import LeaseWriter
 from pipeline.control.limit_reports import LimitReports
 from pipeline.control.metrics.meter import Meter
 from pipeline.control.notify import CONNECTION_CLOSED, CONNECTION_ESTABLISHED, Notifier
@@ -92,7 +95,9 @@ class ControlPlane:
         self._meter = meter
         self._shares = ForwardShares(config.limits, meter.count)
         udp = UDP not in config.access.disable
-        self._forwarder = Forwarder(request, self._sockets, self.hub, self._shares, udp=udp)
+        self._leases = LeaseWriter(config.network.state_file, self._log)
+        self._forward_sockets = ForwardSockets(request, self._log)
+        self._forwarder = Forwarder(self._forward_sockets, self._sockets, self.hub, self._shares, udp=udp)
         self._live = LiveSettings(config, self._channels, self._forwarder, self._sockets, self._log)
         egress = fabric.layout.shards(EGRESS)
         self._approvals = Approvals(request, egress, self._live, self.hub, self._log)
@@ -258,12 +263,18 @@ class ControlPlane:
             return False
         return True
 
+    def move_log(self, fd: int) -> None:
+        """Have all workers write their log to this file, which stays the caller's."""
+        self._channels.send_all(messages.LogFile(), [fd])
+
     def stop_workers(self) -> None:
         """Ask all workers to end, except those that are gone already."""
         self._channels.send_all(messages.Stop())
 
     async def close(self) -> None:
-        """End every connection of the API and the channels to the workers."""
+        """End every connection of the API and the channels to the workers, after their last messages."""
+        self._channels.receive()
+        await self._leases.close()
         self._limits.stop()
         await self._flow_events.stop()
         await self._approvals.stop()
@@ -271,9 +282,11 @@ class ControlPlane:
             if front is not None:
                 await front.close()
         await self._sockets.close_all()
+        self._forward_sockets.close()
         await self._notifier.stop()
         await self._servers.close()
         self._channels.close()
+        self._meter.close()
 
     def _on_event(self, worker: str, event: Message, fds: list[int]) -> None:
         match messages.event_of(event):
@@ -297,9 +310,30 @@ class ControlPlane:
                 self.hub.on_worker(worker, happened)
             case messages.GuestEvent() as guest:
                 self._on_guest(guest)
+            case messages.ConnectEvent() as ask if fds:
+                self._connect(worker, ask, socket.socket(fileno=fds[0]))
+            case messages.FilesEvent() if fds:
+                self._meter.watch_files(worker, fds[0])
+            case messages.StateFileEvent() as leases:
+                self._leases.put(leases.content)
             case _:
                 close_all(fds)
                 self._log.warning("unknown event", worker=worker, name=event.get("event"))
+
+    def _connect(self, worker: str, ask: messages.ConnectEvent, sock: socket.socket) -> None:
+        """Connect a datagram socket that the worker has too, and tell it the result.
+
+        The system says who sent the first datagram. So a worker that a guest has taken over cannot choose the
+        address.
+        """
+        error = None
+        with sock:
+            try:
+                sock.connect(sock.recvfrom(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)[1])
+            except OSError as failure:
+                error = (failure.strerror or str(failure)).lower()
+        with suppress(RequestError):  # the worker is gone
+            self._channels.channels[worker].send(messages.Connected(ask.number, error))
 
 
 def _is_tcp(listener: socket.socket) -> bool:

@@ -124,6 +124,11 @@ class Channel:
             if not answer.done():
                 answer.set_exception(RequestError(f"worker {self.worker} is gone"))
 
+    def receive(self) -> None:
+        """Deliver what has come."""
+        if self._open:
+            self._read()
+
     def _flush(self) -> None:
         if self._wire.flush():
             self._loop.remove_writer(self._fd)
@@ -189,11 +194,16 @@ class Channels:
             raise RequestError(f"there is no worker {worker}")
         return await channel.request(op, fds, timeout)
 
-    def send_all(self, op: messages.Request) -> None:
+    def send_all(self, op: messages.Request, fds: Sequence[int | HasFileno] = ()) -> None:
         """Send a request without an answer to all workers, except those that are gone."""
         for channel in self.channels.values():
             with suppress(RequestError):
-                channel.send(op)
+                channel.send(op, fds)
+
+    def receive(self) -> None:
+        """Deliver what the workers have sent before they ended."""
+        for channel in self.channels.values():
+            channel.receive()
 
     def close(self) -> None:
         """Close all."""

@@ -89,7 +89,10 @@ class GuestSockets:
             sock = protocols.bind(protocol, url, inherited)
             with sock:
                 keep(addresses.socket_path(url))
-                await self._accept(plane, protocol, [sock], url)
+                companions = protocols.companions(protocol)
+                await self._accept(plane, protocol, [sock, *companions], url)
+                for each in companions:
+                    each.close()
                 bound = addresses.bound_url(sock, url)
             report(protocol, bound)
         if self._stdio is not None:
@@ -107,8 +110,10 @@ class GuestSockets:
     ) -> None:
         once = self._program.ends_after(protocol)
         macs = self._config.network.vpnkit_macs
-        taken = vnet.guest_features(url)
-        await plane.accept_guests(messages.Open(protocol, once, dict(macs), taken, shared), fds)
+        is_vxlan = protocol == protocols.VXLAN
+        taken = None if is_vxlan else vnet.guest_features(url)
+        place = url if is_vxlan else None
+        await plane.accept_guests(messages.Open(protocol, once, dict(macs), taken, shared, place), fds)
 
     def close(self) -> None:
         """Close what is still open."""

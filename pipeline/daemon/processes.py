@@ -17,7 +17,7 @@ import multiprocess
 
 from pipeline import logs
 from pipeline.config.model import Config
-from pipeline.daemon import signals
+from pipeline.daemon import confinement, signals
 from pipeline.daemon.placement import Group
 from pipeline.ipc.fabric import Fabric
 from pipeline.ipc.poller import Poller
@@ -107,12 +107,16 @@ def _main(
         else:
             own.close()
     controls = {name: pairs[name][1] for name in group.members}
-    signal.signal(signal.SIGUSR1, lambda *_: logs.reopen())
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGUSR1, signal.SIGUSR2))
     logs.begin(group.name, partial(fabric.counters(group.members[0]).add, "log_lines_dropped"))
     try:
-        loop, _ = make_loop(fabric, group, config, controls)
+        loop, made = make_loop(fabric, group, config, controls)
+        confinement.show_files(made[group.members[0]])
+        roles = frozenset(fabric.layout.node(name).role for name in group.members)
+        confinement.confine(roles, config, logs.logger(group.name))
+        logs.go_on()
         loop.run()
     finally:
         logs.flush(LAST_WAIT)
@@ -125,7 +129,13 @@ def make_loop(
     workers: dict[str, Worker] = {}
     poller: Poller | None = None
     for name in group.members:
-        worker = Worker(fabric.ports(name), controls.get(name), poller=poller, on_reload=_on_reload)
+        worker = Worker(
+            fabric.ports(name),
+            controls.get(name),
+            poller=poller,
+            on_reload=_on_reload,
+            on_log_file=logs.adopt,
+        )
         poller = worker.poller
         worker.adopt(_STAGES[fabric.layout.node(name).role](worker, config))
         workers[name] = worker

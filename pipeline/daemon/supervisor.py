@@ -31,7 +31,7 @@ from pipeline.control.plane import ControlPlane
 from pipeline.control.ssh.destination import SocketError, SshError
 from pipeline.control.ssh.forwards import check_library
 from pipeline.control.workers import RequestError
-from pipeline.daemon import placement, processes, signals
+from pipeline.daemon import confinement, placement, processes, signals
 from pipeline.daemon.guest_sockets import GuestSockets
 from pipeline.daemon.own_files import OwnFiles
 from pipeline.daemon.programs import Companion, Program
@@ -140,6 +140,10 @@ class Supervisor:
             raise StartError(str(error)) from error
         self._check_state_file()
         try:
+            confinement.check(config, self.log)
+        except confinement.SandboxError as error:
+            raise StartError(str(error)) from error
+        try:
             outbound.check(config.network.outbound_address, config.network.outbound_interface)
         except outbound.OutboundError as error:
             raise StartError(str(error)) from error
@@ -228,6 +232,8 @@ class Supervisor:
             self.reloader = Reloader(self.config, self.reread, plane.reload, self.manager, self.log)
         try:
             if not self._is_stopping() and await self._open_unless_stopped(plane):
+                # Everything that needs a right is open now.
+                confinement.become_user(self.config)
                 if self.companion is not None:
                     await self.companion.opened(plane, lambda reason: self._stop(reason, EXIT_OK))
                 self.log.info("waiting for clients...", processes=len(self.running))
@@ -364,9 +370,10 @@ class Supervisor:
 
     def _on_signal(self, number: signal.Signals) -> None:
         if number == signal.SIGUSR1:
-            logs.reopen()
+            log = logs.reopen()
             self._reopen_flow_log()
-            self._signal_workers(number)
+            if log >= 0 and self.plane is not None:
+                self.plane.move_log(log)
             self.log.info("log reopened")
             return
         self.log.info("signal caught", signal=number.name)

@@ -16,6 +16,9 @@ A DHCP client may wait for seconds between two messages. So a second of silence 
 that has no IPv4 address yet, or that has just booted again. For WIN_BACK_SECONDS after a MAC has moved, the
 next frame from the old link takes it back at once. If the guest has really moved, its old link stays silent.
 
+A link to other hosts is an *uplink*: it has many stations, and may have some that have not sent a frame here.
+So unicast frames of guests for an unknown MAC go there, and its share of the table is the whole table.
+
 With ``newest_wins`` there are no contests: every frame moves its MAC to its link, as in gvproxy's switch.
 Frames from the gateway's MAC then pass too, but are not learned.
 
@@ -31,7 +34,7 @@ from collections.abc import Callable
 from typing import Final, Literal, NamedTuple
 
 from pipeline.engines.buckets import Buckets
-from pipeline.engines.guest_of import by_link
+from pipeline.engines.guest_of import NO_UPLINK, by_link
 from pipeline.wire import ethernet
 from pipeline.wire.errors import WireError
 
@@ -125,6 +128,7 @@ class Switch:
         self._gateway_mac = gateway_mac
         self._max_per_guest = max_macs_per_guest
         self._max = max_macs
+        self._uplink = NO_UPLINK
         self._ports: dict[bytes, _Port] = {}
         self._macs: dict[int, set[bytes]] = {}
         """By guest, on all its links."""
@@ -139,6 +143,10 @@ class Switch:
         """Change the bounds. MACs that are known already stay."""
         self._max_per_guest = max_macs_per_guest
         self._max = max_macs
+
+    def set_uplink(self, link: int) -> None:
+        """This link leads to other hosts; NO_UPLINK for none."""
+        self._uplink = link
 
     def __len__(self) -> int:
         return len(self._ports)
@@ -161,6 +169,8 @@ class Switch:
             return FLOOD
         port = self._ports.get(dst)
         if port is None:
+            if self._uplink != NO_UPLINK and link != self._uplink:
+                return self._uplink
             raise WireError("switch_frame_dropped_unknown_destination")
         if port.link == link:
             raise WireError("switch_frame_dropped_same_link")
@@ -219,12 +229,15 @@ class Switch:
         """
         macs = self._macs.get(guest, set())
         is_full = new and len(self._ports) >= self._max
-        if len(macs) < self._max_per_guest and not is_full:
+        most = self._max_per_guest
+        if self._uplink != NO_UPLINK and guest == self._guest_of(self._uplink):
+            most = self._max
+        if len(macs) < most and not is_full:
             return True
         if not self._may_replace.take(guest, now):
             return False
         used = now - UNUSED_SECONDS
-        if len(macs) < self._max_per_guest:
+        if len(macs) < most:
             largest = max(self._macs.values(), key=len, default=macs)
             if len(largest) > len(macs) + 1:
                 macs, used = largest, now

@@ -56,6 +56,27 @@ LIFE: Final = (
         processes="number of the worker processes",
     ),
     logged("signal-caught", INFO, "signal caught", "A signal came that ends the daemon.", signal="its name"),
+    logged(
+        *("leases-not-written", WARNING, "leases not written yet"),
+        "The file of leases cannot be written now.",
+        path=_PATH,
+        error=_ERROR,
+    ),
+    logged("leases-written-again", INFO, "leases written again", "The file is up to date.", path=_PATH),
+    logged(
+        *("socket-file-left", WARNING, "socket file not removed: it is gone or not ours"),
+        "The socket file of a forward stays.",
+        path=_PATH,
+    ),
+    logged(
+        *("sandbox-not-whole", WARNING, "the sandbox of the workers is not whole"),
+        "The system lacks something for the sandbox.",
+        missing="what is missing",
+    ),
+    logged(
+        *("sandbox-missing", INFO, "this system has no sandbox for workers"),
+        "The program has a sandbox on Linux only.",
+    ),
     logged("stopped", INFO, "stopped", "All workers have ended.", status="exit status of the daemon"),
     logged("start-failed", CRITICAL, "", "The daemon cannot start. The text says why."),
     logged(

@@ -12,6 +12,11 @@ _SERVERS: Final = "addresses of the name servers"
 
 LIFE: Final = (
     logged("worker-started", DEBUG, "worker started", "A worker takes its first breath."),
+    logged(
+        *("sandbox-failed", ERROR, "this process is not in its sandbox"),
+        "A part of the sandbox failed, although the system has it. With a strict sandbox the process ends.",
+        failed="the parts, and why",
+    ),
     logged("worker-stopped", DEBUG, "worker stopped", "A worker has given back what it held."),
     logged(
         *("worker-failed", ERROR, "worker failed"),
@@ -70,6 +75,12 @@ GUESTS: Final = (
         "The agent of a guest and the gateway have agreed on offload.",
         link=_LINK,
         features="what was agreed on, as a bit mask",
+    ),
+    logged(
+        *("tunnel-mtu", INFO, "tunnel mtu"),
+        "The path to other hosts can carry packets of another length than before.",
+        link="number of the link to other hosts",
+        mtu="bytes of the longest packet of a guest",
     ),
     logged(
         *("gateway-mac-claimed", WARNING, "gateway mac claimed"),
@@ -172,13 +183,6 @@ SERVICES: Final = (
         error=_ERROR,
     ),
     logged(
-        *("leases-not-written", WARNING, "leases not written yet"),
-        "The file of leases cannot be written now.",
-        path=_PATH,
-        error=_ERROR,
-    ),
-    logged("leases-written-again", INFO, "leases written again", "The file is up to date.", path=_PATH),
-    logged(
         *("name-servers", INFO, "upstream name servers"),
         "The host's name servers, at the start and when they have changed.",
         servers=_SERVERS,
@@ -210,11 +214,6 @@ SERVICES: Final = (
         local="the forward",
         error=_ERROR,
         times="how often since the last line",
-    ),
-    logged(
-        *("socket-file-left", WARNING, "socket file not removed: it is gone or not ours"),
-        "The socket file of a forward stays.",
-        path=_PATH,
     ),
 )
 

@@ -1,8 +1,8 @@
-"""Reads and writes the file that keeps the leases of DHCP and DHCPv6 while the program does not run.
+"""The file that keeps the leases of DHCP and DHCPv6 while the program does not run.
 
 The file is JSON: ``{"version": 1, "leases": [{"ip", "mac", "expires"}]}``. ``expires`` is in seconds since
-1970. Leases of DHCPv6 are in a list ``leases6``, which also has "iaid" and "duid". It may be missing. save()
-replaces the whole file, so a crash cannot leave half of it. load() refuses a file that it does not
+1970. Leases of DHCPv6 are in a list ``leases6``, which also has "iaid" and "duid". It may be missing. The
+supervisor replaces the whole file, so a crash cannot leave half of it. load() refuses a file that it does not
 understand, and does not change it.
 """
 
@@ -12,11 +12,10 @@ from collections.abc import Iterable
 from math import isfinite
 from typing import Any, Final, NamedTuple
 
-from pipeline.system import output_file, small_file
+from pipeline.system import small_file
 from pipeline.wire import ip
 
 VERSION: Final = 1
-MODE: Final = 0o600
 ALLOWED: Final = (
     'allowed: {"version": 1, "leases": [{"ip": "192.168.127.3", "mac": "5a:94:ef:e4:0c:ee", "expires": 1}]}'
 )
@@ -94,14 +93,13 @@ def _row6(lease: Any, wall_now: float) -> Row:
     return ip.parse(address), client, seconds
 
 
-def save(path: str, rows: Iterable[Row], wall_now: float, rows6: Iterable[Row] = ()) -> None:
-    """Replace the file. Raises OSError if that fails. The old file then stays."""
+def content(rows: Iterable[Row], wall_now: float, rows6: Iterable[Row] = ()) -> bytes:
+    """What the file says about these leases."""
     leases = [_entry(row, wall_now) for row in sorted(rows)]
     document: dict[str, object] = {"version": VERSION, "leases": leases}
     if leases6 := [_entry6(row, wall_now) for row in sorted(rows6)]:
         document["leases6"] = leases6
-    text = json.dumps(document, indent=1) + "\n"
-    output_file.replace(path, text.encode(), MODE)
+    return (json.dumps(document, indent=1) + "\n").encode()
 
 
 def _entry(row: Row, wall_now: float) -> dict[str, object]:

@@ -48,6 +48,7 @@ class ControlChannel:
         self._transport = transport_of(sock)
         self.ended = False
         """Whether the other end is closed. Then no message arrives, and sent messages are lost."""
+        self._reset = False
         self._outbox: deque[tuple[bytes, list[int]]] = deque()
         self._lost: list[dict[str, object]] = []
 
@@ -99,6 +100,10 @@ class ControlChannel:
             except BlockingIOError:
                 break
             except ConnectionResetError:
+                if not self._reset:
+                    # The other end was closed before it had read all. What it sent before that is still here.
+                    self._reset = True
+                    continue
                 packet, fds, flags = b"", [], 0
             if not packet:
                 close_all(fds)  # of a packet that the end of the stream cut off

@@ -8,13 +8,13 @@ answer has no name. An optional field that is None is left out. A message may ca
 ==============  =========================================================================================
 to              requests
 ==============  =========================================================================================
-any worker      Stop, Ping, Audit, Reload, Watch
+any worker      Stop, Ping, Audit, Reload, Watch, LogFile (a file)
 all but listen  Guests
-ingress         Attach (with a socket), Open (sockets), Capture (a file), LiveCapture (a socket)
+ingress         Attach (with a socket), Open (sockets), Capture (a file), LiveCapture (a socket), Connected
 demux           Cam, Neighbors
 tcp             FlowIds, Flows, EndFlow
 resolver        Names, Leases, DnsAll, DnsAdd, ServeTcp (a socket)
-listen          Expose, Unexpose, Tunnel (a socket)
+listen          Expose (a socket), Unexpose, Tunnel (a socket)
 egress          FlowIds, Flows, EndFlow, EndForbidden, Explain, Asks, Decide
                 of listen: Accepted (a socket), UdpForward (a socket), UdpUnforward
 ==============  =========================================================================================
@@ -117,7 +117,7 @@ class Open(Request):
     """Accept guests on these sockets. once: only one guest. macs: by UUID, for vpnkit.
 
     vnet: what guests take (pipeline.links.vnet), None if their frames have no virtio-net header.
-    shared: another program may have the open file of a tap too.
+    shared: another program may have the open file of a tap too. place: the URL of a link to other hosts.
     """
 
     NAME = "open"
@@ -126,6 +126,7 @@ class Open(Request):
     macs: dict[str, bytes] | None = None
     vnet: int | None = None
     shared: bool | None = None
+    place: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,26 @@ class Capture(Request):
     """Write every frame to this file, which has the header of a capture already."""
 
     NAME = "capture"
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectEvent(Event):
+    """Connect this datagram socket to the sender of its first datagram, whom the worker may not reach.
+
+    number: of Connected.
+    """
+
+    NAME = "connect"
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Connected(Request):
+    """The socket of ConnectEvent is connected, or error says why not."""
+
+    NAME = "connected"
+    number: int
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +196,28 @@ class GuestEvent(Event):
     peer: str | None = None
     text: str | None = None
     opened_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StateFileEvent(Event):
+    """The leases have changed: write this to the state file."""
+
+    NAME = "state_file"
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FilesEvent(Event):
+    """The worker's process can be looked at no more. This descriptor is its folder /proc/self/fd."""
+
+    NAME = "files"
+
+
+@dataclass(frozen=True, slots=True)
+class LogFile(Request):
+    """Write the log to this file from now on: it was opened again."""
+
+    NAME = "log_file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,7 +352,9 @@ class ServeTcp(Request):
 
 @dataclass(frozen=True, slots=True)
 class Expose(Request):
-    """Open a port forward. proxy: version of the PROXY header. found: addresses of local's host name.
+    """Open a port forward on this bound socket. proxy: version of the PROXY header.
+
+    found: addresses of local's host name, for the supervisor's part alone that binds.
 
     name: the local address by which Unexpose names the forward, if that is not ``local``.
     """
@@ -405,7 +450,7 @@ def _by_name(*known: type[_M]) -> dict[str, type[_M]]:
 
 
 _REQUESTS: Final = _by_name(
-    *(Stop, Ping, Audit, Reload, Watch, Guests, Attach, Open, Capture, LiveCapture),
+    *(Stop, Ping, Audit, Reload, Watch, LogFile, Guests, Attach, Open, Capture, LiveCapture, Connected),
     *(Cam, Neighbors, WithdrawRoute, Leases),
     *(flow_messages.FlowIds, flow_messages.Flows, flow_messages.EndFlow, flow_messages.Names),
     *(policy_messages.EndForbidden, policy_messages.Explain),
@@ -413,7 +458,9 @@ _REQUESTS: Final = _by_name(
     *(DnsAll, DnsAdd, ServeTcp),
     *(Expose, Unexpose, Tunnel, Accepted, UdpForward, UdpUnforward),
 )
-_EVENTS: Final = _by_name(HappenedEvent, GuestEvent, MacEvent, ServiceEvent)
+_EVENTS: Final = _by_name(
+    HappenedEvent, GuestEvent, MacEvent, ServiceEvent, StateFileEvent, FilesEvent, ConnectEvent
+)
 
 
 def request_of(found: Mapping[str, object]) -> Request | None:

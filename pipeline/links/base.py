@@ -78,6 +78,7 @@ class Link(ABC):
     features        the work that the guest may leave to us (pipeline.wire.offload); 0 without vnet_len
     guest_features  the work that we may leave to the guest; 0 without vnet_len
     drops           frames that the link itself dropped since take_drops(), by counter name
+    tunnel_mtu      bytes of the longest packet that the link can carry to other hosts; 0 for a guest's link
     ==============  ===================================================================
     """
 
@@ -92,6 +93,7 @@ class Link(ABC):
         self.features = 0
         self.guest_features = 0
         self.drops: dict[str, int] = {}
+        self.tunnel_mtu = 0
         self._drained = False
         self._short_is_all = False
 

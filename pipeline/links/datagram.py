@@ -13,6 +13,7 @@ only guest (pipeline.links.probes).
 """
 
 import ctypes
+import errno
 import os
 import socket
 from contextlib import suppress
@@ -48,10 +49,17 @@ class VfkitListener(Listener):
 
     protocol = PROTOCOL
 
-    def __init__(self, sock: socket.socket, once: bool = False, vnet: int | None = None) -> None:
-        """The listener owns sock from now on. vnet: what guests take (links.vnet), None without headers."""
+    def __init__(
+        self, sock: socket.socket, probe: socket.socket, once: bool = False, vnet: int | None = None
+    ) -> None:
+        """The listener owns both sockets from now on.
+
+        probe: a datagram socket without a name, to look whether a peer is there. This process can make none.
+        vnet: what guests take (links.vnet), None without headers.
+        """
         sock.setblocking(False)
         self._sock = sock
+        self._probe = probe
         self._once = once
         self._vnet = vnet
         self._probes = Probes()
@@ -93,7 +101,7 @@ class VfkitListener(Listener):
             self._wait()
             return
         self._look_at = now + LOOK_INTERVAL
-        if _inode(self._peer) != self._inode or not _is_bound(self._peer):
+        if _inode(self._peer) != self._inode or not _is_bound(self._peer, self._probe):
             self._owner.hang_up(self._link, "the socket of the peer is gone")
 
     def _retry(self) -> None:
@@ -125,6 +133,7 @@ class VfkitListener(Listener):
         self._stop_waiting()
         self._look_at = float("inf")
         self._sock.close()
+        self._probe.close()
 
     def _wait(self) -> None:
         assert self._poller is not None
@@ -137,29 +146,48 @@ class VfkitListener(Listener):
         self._waiting = False
 
     def _on_first(self, _events: int) -> None:
-        """Look at the first datagram. A frame stays in the queue, where the link reads it."""
+        """Look at the first datagram. It stays in the queue, where the link reads it."""
         sock = self._sock
         try:
-            begin, peer = sock.recvfrom(len(HANDSHAKE) + 1, socket.MSG_PEEK)
-            if begin == HANDSHAKE or not peer:
-                sock.recv(len(HANDSHAKE))
+            _, peer = sock.recvfrom(len(HANDSHAKE) + 1, socket.MSG_PEEK)
             if not peer:
+                sock.recv(len(HANDSHAKE))
                 # The sender's socket was never bound, so it cannot get an answer.
                 self._owner.refuse(self, "vfkit socket address is empty", "link_handshake_failed")
                 return
+            self._peer = peer
             sock.connect(peer)
         except BlockingIOError:
             return
         except OSError as error:
+            if error.errno == errno.EACCES:
+                # The file of the peer's socket is its user's alone.
+                self._stop_waiting()
+                self._owner.connect(self, sock)
+                return
             with suppress(OSError):
                 sock.recv(1)
             self._owner.refuse(self, f"vfkit accept error: {words_of(error)}", "link_handshake_failed")
             return
         self._stop_waiting()
-        self._peer, self._inode = peer, _inode(peer)
-        self._link = self._make_link()
         self._look_at = monotonic() + LOOK_INTERVAL
-        self._owner.attach(Arrival(self._link, PROTOCOL, unix_text(peer)), self)
+        self._attach(self._make_link())
+
+    def on_connected(self, error: str) -> None:
+        """See Listener.on_connected. This process cannot look at the peer's file. So it probes the guest."""
+        if error:
+            with suppress(OSError):
+                self._sock.recv(1)
+            self._owner.refuse(self, f"vfkit accept error: {error}", "link_handshake_failed")
+            self._wait()
+            return
+        link = self._make_link()
+        self._probes.add(link)
+        self._attach(link)
+
+    def _attach(self, link: DatagramLink) -> None:
+        self._link, self._inode = link, _inode(self._peer)
+        self._owner.attach(Arrival(link, PROTOCOL, unix_text(self._peer)), self)
 
     def _make_link(self) -> DatagramLink:
         tune(self._sock)
@@ -188,15 +216,15 @@ def _inode(peer: Address) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _is_bound(peer: Address) -> bool:
+def _is_bound(peer: Address, probe: socket.socket) -> bool:
     """Whether a socket is bound to the address, whatever peer it has."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(peer)
-        except PermissionError:
-            return True  # it is bound, and connected to another socket (ours)
-        except OSError:
-            return False
+    try:
+        probe.connect(peer)
+    except PermissionError:
+        return True  # it is bound, and connected to another socket (ours)
+    except OSError:
+        return False
+    _disconnect(probe)
     return True
 
 

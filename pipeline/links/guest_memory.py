@@ -84,11 +84,9 @@ class FileRegion(RegionBytes):
 
     def __init__(self, fd: int, region: Region) -> None:
         """The descriptor stays the caller's. Raises MemoryRefused."""
-        # The monitor has the same open file, and could change its flags (O_APPEND). So this one is our own.
-        try:
-            self._fd = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
-        except OSError as error:
-            raise MemoryRefused(f"memory cannot be opened: {error.strerror}") from error
+        # This process can open no file. The monitor has the same open file, and could set O_APPEND. The file
+        # would then grow with each write. write() looks for that, and the monitor harms itself alone.
+        self._fd = os.dup(fd)
         self._at = region.file_off
         if os.fstat(self._fd).st_size < region.file_off + region.size:
             self.close()
@@ -115,6 +113,8 @@ class FileRegion(RegionBytes):
 
     def write(self, off: int, data: Bytes) -> None:
         """See RegionBytes.write()."""
+        if fcntl.fcntl(self._fd, fcntl.F_GETFL) & os.O_APPEND:
+            raise RingError("the file of the guest's memory appends what is written", LOST)
         try:
             count = os.pwrite(self._fd, data, self._at + off)
         except OSError as error:

@@ -41,6 +41,14 @@ class LinkResources(NamedTuple):
     mtu: int
 
 
+class GatewayAddresses(NamedTuple):
+    """What is the gateway's: its MAC address, its IP addresses, and the subnet's broadcast address."""
+
+    mac: bytes
+    own: frozenset[int]
+    broadcast: int
+
+
 class Arrival(NamedTuple):
     """A new link that is ready for frames, and who opened it.
 
@@ -71,8 +79,17 @@ class Owner(Protocol):
     def wake(self, link: Link) -> None:
         """The listener polls a descriptor for a link, and the link may have something to read."""
 
+    def mtu_changed(self, link: Link) -> None:
+        """A link to other hosts can carry packets of another length than before (Link.tunnel_mtu)."""
+
     def refuse(self, listener: "Listener", text: str, reason: str) -> None:
         """The listener refused a client that was not a guest yet. reason: name of a counter, or empty."""
+
+    def connect(self, listener: "Listener", sock: socket.socket) -> None:
+        """Have a process with more rights connect a datagram socket to the sender of its first datagram.
+
+        listener.on_connected() has the result.
+        """
 
     def fail(self, listener: "Listener", text: str) -> None:
         """The listener failed. It cannot accept guests any more."""
@@ -90,6 +107,9 @@ class Listener(ABC):
 
     def on_left(self, link: Link) -> None:  # noqa: B027  most have nothing to do
         """A guest of this listener is gone, and its link is closed."""
+
+    def on_connected(self, error: str) -> None:  # noqa: B027  only datagram sockets are connected
+        """The socket of Owner.connect() is connected, or error says why not."""
 
     def deadline(self) -> float:
         """The time at which to call on_timer() next; inf for never."""

@@ -9,13 +9,13 @@ import sys
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from pipeline.links import addresses, datagram, passed, seqpacket, stdio, tap_url, vpnkit
+from pipeline.links import addresses, datagram, passed, seqpacket, stdio, tap_url, vpnkit, vxlan_url
 from pipeline.links.accepting import StreamListener
 from pipeline.links.addresses import AddressError
 from pipeline.links.datagram import VfkitListener
 from pipeline.links.inherited import SCHEME as FD
 from pipeline.links.inherited import Inherited
-from pipeline.links.listener import Listener
+from pipeline.links.listener import GatewayAddresses, Listener
 from pipeline.links.passed import PassedListener
 from pipeline.links.stdio import StdioListener
 from pipeline.links.vpnkit import VpnkitListener
@@ -30,6 +30,8 @@ VFKIT: Final = datagram.PROTOCOL
 VPNKIT: Final = vpnkit.PROTOCOL
 STDIO: Final = stdio.PROTOCOL
 TAP: Final = tap_url.PROTOCOL
+VXLAN: Final = vxlan_url.PROTOCOL
+"""Its guests are on other hosts."""
 PASSED: Final = passed.PROTOCOL
 """Other programs pass the guests' sockets on this one."""
 VHOST_USER: Final = "vhost-user"
@@ -66,6 +68,11 @@ def bind(protocol: str, url: str, inherited: Inherited) -> socket.socket:
 
     An fd:// URL must have been claimed (Inherited.claim).
     """
+    if protocol == VXLAN:
+        # Few daemons have one.
+        from pipeline.links import vxlan_socket  # noqa: PLC0415
+
+        return vxlan_socket.bind(vxlan_url.parse(url))
     form = FORMS[protocol]
     if protocol == VHOST_USER and sys.platform != "linux":
         raise AddressError(f"cannot listen: {url}: {protocol} needs eventfds and memfds (allowed: on Linux)")
@@ -88,6 +95,11 @@ def check_kind(sock: socket.socket, kind: socket.SocketKind, what: str) -> None:
         raise AddressError(f"{what}: the descriptor is a {words}")
 
 
+def companions(protocol: str) -> list[socket.socket]:
+    """Further sockets that a listener of this protocol needs: the process that has it can make none."""
+    return [socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)] if protocol == "vfkit" else []
+
+
 def make(
     protocol: str,
     fds: list[int],
@@ -96,12 +108,16 @@ def make(
     macs: Mapping[str, bytes] | None = None,
     vnet: int | None = None,
     shared: bool = False,
+    place: str = "",
+    gateway: GatewayAddresses | None = None,
 ) -> Listener:
     """The listener for these descriptors, which it owns from now on. ValueError for an unknown protocol.
 
+    fds: of a bound socket, and of its companions().
+
     once: serve only the first guest. macs: the MAC addresses of vpnkit clients, by UUID. vnet: what guests
     take (pipeline.links.vnet), None without virtio-net headers. vpnkit has none. shared: another program may
-    have the open file of a tap too.
+    have the open file of a tap too. place, gateway: for vxlan, its URL and what must not leave this host.
     """
     if protocol == STDIO:
         return StdioListener(*fds)
@@ -110,6 +126,11 @@ def make(
         from pipeline.links.tap import TapListener  # noqa: PLC0415
 
         return TapListener(fds[0], shared=shared)
+    if protocol == VXLAN and gateway is not None:
+        # The same for other hosts.
+        from pipeline.links.vxlan import VxlanListener  # noqa: PLC0415
+
+        return VxlanListener(socket.socket(fileno=fds[0]), vxlan_url.parse(place), gateway)
     if protocol not in FORMS:
         raise ValueError(f"unknown protocol {protocol!r}")
     sock = socket.socket(fileno=fds[0])
@@ -117,7 +138,7 @@ def make(
         case "bess":
             return seqpacket.bess_listener(sock, once, vnet)
         case "vfkit":
-            return VfkitListener(sock, once, vnet)
+            return VfkitListener(sock, socket.socket(fileno=fds[1]), once, vnet)
         case "vpnkit":
             return VpnkitListener(sock, macs, once)
         case "fd":

@@ -4,7 +4,7 @@ from struct import Struct
 from typing import Final
 
 from pipeline.records.addresses import Addr, addr_bytes, addr_of, mac_bytes, mac_numbers
-from pipeline.records.kinds import LEASED, NEIGHBOR_GONE, SHARED, WORK
+from pipeline.records.kinds import LEASED, NEIGHBOR_GONE, SHARED, TUNNEL, WORK
 
 UNKNOWN_GUESTS: Final = 0x10000
 """Numbers from here on are not those of guests, which have 16 bits. A link that no LINK_UP has named counts
@@ -14,6 +14,7 @@ _LINK: Final = Struct("<BxHH90x")  # kind, link, guest
 _NEIGHBOR: Final = Struct("<BxH24xIH14x16s32x")  # kind, link, MAC (two numbers), guest_addr
 _GONE: Final = Struct("<B47x16s32x")  # kind, guest_addr
 _SHARED: Final = Struct("<B?94x")  # kind, shared
+_TUNNEL: Final = Struct("<BxH56xI32x")  # kind, link, mtu
 _WORK: Final = Struct("<BxH56xI32x")  # kind, link, nanoseconds
 
 
@@ -55,6 +56,25 @@ class Shared:
     def pack(shared: bool) -> bytes:
         """A record with this field."""
         return _SHARED.pack(SHARED, shared)
+
+
+class Tunnel:
+    """TUNNEL: ``link`` leads to guests of other hosts. It carries packets of up to ``mtu`` bytes."""
+
+    def __init__(self, link: int, mtu: int) -> None:
+        self.link = link
+        self.mtu = mtu
+
+    @staticmethod
+    def unpack(burst: memoryview, at: int) -> "Tunnel":
+        """The record at burst[at:]."""
+        _, link, mtu = _TUNNEL.unpack_from(burst, at)
+        return Tunnel(link, mtu)
+
+    @staticmethod
+    def pack(link: int, mtu: int) -> bytes:
+        """A record with these fields."""
+        return _TUNNEL.pack(TUNNEL, link, mtu)
 
 
 class Work:

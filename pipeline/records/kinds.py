@@ -27,6 +27,7 @@ UDP_USED         UdpNotice       ingress -> demux                            -
 UDP_FRAGMENTED   UdpNotice       ingress -> demux                            -
 SHARED           Shared          ingress -> demux, ingress -> tcp,           -
                                  ingress -> egress
+TUNNEL           Tunnel          ingress -> demux                            -
 WATCH_DROPS      WatchDrops      ingress -> demux                            -
 FRAME_OUT        FrameOut        demux -> ingress                            last
 TCP_OUT          TcpOut          tcp -> ingress                              stays
@@ -120,6 +121,8 @@ UDP_FRAGMENTED: Final = 19
 """This flow has fragments, so ingress sends all of it to demux from now on."""
 SHARED: Final = 44
 """There are several guests, so the reader measures what the records of each cost; or there is one only."""
+TUNNEL: Final = 52
+"""This link leads to guests of other hosts, and packets may have this length there."""
 WATCH_DROPS: Final = 46
 """Demux is to hand over the frames that it drops, for a capture of drops; or not any more."""
 

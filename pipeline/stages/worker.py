@@ -60,14 +60,17 @@ class Worker:
         control: socket.socket | None,
         poller: Poller | None = None,
         on_reload: Callable[[Config], object] = lambda _config: None,
+        on_log_file: Callable[[int], object] = os.close,
     ) -> None:
         """control: this worker's end of its control socket. The present parent is the supervisor.
 
         poller: the poller of the process, if it has one. Otherwise the worker makes one, if its waiter is a
-        descriptor. on_reload: called with settings that the stage uses from now on.
+        descriptor. on_reload: called with settings that the stage uses from now on. on_log_file: called with
+        the descriptor of a log that was opened again, which the function owns.
         """
         self.ports = ports
         self._on_reload = on_reload
+        self._on_log_file = on_log_file
         self.name = ports.name
         self.index = ports.index
         self.counts = ports.counters.counts
@@ -310,6 +313,9 @@ class Worker:
                 return self._audit()
             case messages.Watch() as watch:
                 self.events.watch(watch.kinds)
+                return {}
+            case messages.LogFile() if fds:
+                self._on_log_file(fds[0])
                 return {}
         try:
             if isinstance(request, messages.Reload):

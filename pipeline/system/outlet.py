@@ -60,6 +60,7 @@ class Outlet:
         """Descriptors whose last item was written in part."""
         self._writing = False
         self._stopping = False
+        self._held = False
         self._thread: threading.Thread | None = None
 
     def put(self, fd: int, item: bytes, units: int = 1) -> bool:
@@ -75,9 +76,22 @@ class Outlet:
             self._start()
         return True
 
+    def hold(self) -> None:
+        """Start no thread until go_on() or flush(). Items wait in the queue."""
+        with self._condition:
+            self._held = True
+
+    def go_on(self) -> None:
+        """Write what waits, and what comes from now on."""
+        with self._condition:
+            self._held = False
+            if self._queue:
+                self._start()
+
     def flush(self, timeout: float) -> bool:
         """Wait until everything is written, at most timeout seconds. Returns whether it is."""
         with self._condition:
+            self._held = False
             if self._queue:
                 self._start()
             return self._condition.wait_for(lambda: not self._queue and not self._writing, timeout)
@@ -110,7 +124,7 @@ class Outlet:
         self._queue.clear()
         self._torn.clear()
         self._bytes = self.lost = self._unreported = 0
-        self._writing = self._stopping = False
+        self._writing = self._stopping = self._held = False
         self._thread = None
         self.on_lost = None
 
@@ -132,7 +146,7 @@ class Outlet:
             self._append(fd, self._notice(reported), 0, reported)
 
     def _start(self) -> None:
-        if self._thread is not None:
+        if self._thread is not None or self._held:
             return
         thread = threading.Thread(target=self._run, name="outlet", daemon=True)
         self._thread = thread

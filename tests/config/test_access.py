@@ -153,3 +153,10 @@ def test_a_number_of_5000_digits_is_out_of_range_and_no_traceback(tmp_path: Path
             build(text, tmp_path)
     with pytest.raises(flags.FlagError, match="out of range"):
         flags.parse(options.START, ["-mtu", "9" * 5000])
+
+
+def test_networks_of_a_rule_that_overlap_or_touch_are_merged(tmp_path: Path) -> None:
+    networks = "[fd00::1, 10.1.0.0/16, 10.0.0.0/8, 192.0.2.0/25, 192.0.2.128/25, fd00::/8]"
+    made = build(f"egress-policy: {{rules: [{{action: deny, networks: {networks}}}]}}", tmp_path)
+    (rule,) = made.access.egress_policy.rules
+    assert rule.networks == ("10.0.0.0/8", "192.0.2.0/24", "fd00::/8")

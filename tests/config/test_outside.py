@@ -118,6 +118,10 @@ def test_a_wrong_value_is_named_with_its_key_and_what_is_allowed(
             "dns-address: 10.0.0.1",
             "dns-address: 10.0.0.1 cannot be the name server's (allowed: an address of",
         ),
+        ("dhcp-range: 10.0.0.1-10.0.0.9", "dhcp-range: 10.0.0.1-10.0.0.9 is not a range of guests"),
+        ("dhcp-range: 192.168.127.9", "must be a range of IPv4 addresses such as"),
+        ("dhcp-range: 192.168.127.9-192.168.127.8", "must be a range of IPv4 addresses such as"),
+        ("dhcp-range: 192.168.127.0-192.168.127.8", "is not a range of guests"),
         ("dns-address: 192.168.127.254", "dns-address: 192.168.127.254 cannot be the name server's"),
         (
             "dns-address: 192.168.127.3\ndns-servers: [192.168.127.3]",

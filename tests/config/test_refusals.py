@@ -7,8 +7,10 @@ import pytest
 from pipeline.config import merge, options
 from pipeline.config.file import ConfigError
 from pipeline.go import flags
+from pipeline.links import vxlan_url
 from tests.config.built import refusal
 
+VXLAN = "vxlan+udp://127.0.0.1?vni=7&remote=127.0.0.2"
 TAP_ALLOWED = "(allowed: tap+NAME[?netns=NAME-or-path][&userns=path][&mac=address] or fd://)"
 PREFIX = "failed to validate configuration IPs: "
 
@@ -97,7 +99,7 @@ PREFIX = "failed to validate configuration IPs: "
         (
             ["-link", "unix:///s"],
             'link: "unix:///s" must begin with a protocol '
-            "(allowed: qemu+, le16+, vpnkit+, bess+, vfkit+, fd+, vhost-user+, tap+)",
+            "(allowed: qemu+, le16+, vpnkit+, bess+, vfkit+, fd+, vhost-user+, tap+, vxlan+)",
         ),
         (["-link", "tap+"], f"link: tap: '' is not a name of an interface {TAP_ALLOWED}"),
         (
@@ -107,6 +109,18 @@ PREFIX = "failed to validate configuration IPs: "
         (
             ["-link", "tap+fd://3", "-link", "tap+fd://3"],
             'link: tap: "fd://3" is a link already (allowed: once)',
+        ),
+        (
+            ["-link", "vxlan+udp://127.0.0.1?vni=7"],
+            f"link: vxlan: remote is missing (allowed: {vxlan_url.FORM})",
+        ),
+        (
+            ["-link", VXLAN, "-link", VXLAN.replace("vni=7", "vni=8")],
+            "link: vxlan: there is a link to other hosts already (allowed: one)",
+        ),
+        (
+            ["-link", VXLAN, "-guests", "isolated"],
+            "link: vxlan: guests isolated lets no frame pass (allowed for guests: guarded, open)",
         ),
         (["-link", "tap+a/b"], f"link: tap: 'a/b' is not a name of an interface {TAP_ALLOWED}"),
         (["-link", "tap+eth0?net=b"], f"link: tap: unknown setting 'net' {TAP_ALLOWED}"),

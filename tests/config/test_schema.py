@@ -201,6 +201,7 @@ SHOWN = {
         "udp-nat: full-cone\nstate-file: /var/lib/leases.json\ndns-servers: [10.0.0.1, '[fd00::1]:5353']\n"
         "outbound-address: 10.9.9.9\noutbound-interface: eth0\nguest-names: vm.internal\n"
         "dns-address: 10.1.0.2\n"
+        "dhcp-range: 10.1.0.10-10.1.0.20\n"
         "ipv6: {enabled: on, prefix: 'fd12:3456:789a:1::/64', nat64: off, "
         "dns: 'fd12:3456:789a:1::3', "
         "static-leases: {'fd12:3456:789a:1::5': '5a:94:ef:e4:0c:01', "
@@ -212,7 +213,10 @@ SHOWN = {
         "web: localhost:8080\nnotification: /n\n"
         "interfaces: {vpnkit: unix:///h, vhost-user: unix:///u}\nlinks: [qemu+tcp://127.0.0.1:1, vfkit+unixgram:///v]\n"
     ),
-    "workers": "placement: auto\ntcp-workers: 2\negress-workers: 3\nslots: 1024\nbusy-poll: 0\n",
+    "workers": (
+        "placement: auto\ntcp-workers: 2\negress-workers: 3\nslots: 1024\nbusy-poll: 0\n"
+        "sandbox: strict\nuser: daemon\n"
+    ),
     "limits": f"limits: {{{LARGEST}}}",
     "access": (
         "stack: {forwards: {'127.0.0.1:8080': '192.168.127.2:80', 'udp:127.0.0.1:53': '192.168.127.2:53'}}\n"

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,9 @@ from pipeline.control.facts import Facts
 from pipeline.control.metrics.meter import Meter
 from pipeline.control.plane import ControlPlane
 from pipeline.go import flags
+from pipeline.ipc import messages
+from pipeline.ipc.channel import ControlChannel
+from pipeline.ipc.socket_pair import socket_pair
 
 LOG = structlog.get_logger()
 FIELDS = b"Host: x\r\nConnection: close\r\n"
@@ -77,3 +81,66 @@ def test_services_on_vsock_are_the_whole_api(tmp_path: Path) -> None:
 
 def test_a_program_of_the_host_has_the_whole_api(tmp_path: Path) -> None:
     assert statuses(tmp_path, socket.socket, guests=True) == [b"500", b"500", b"500", b"500", b""]
+
+
+class WorkerSide:
+    """A control plane with one worker, and the worker's end of its control socket."""
+
+    def __init__(self, *words: str) -> None:
+        config, _ = merge.build(
+            flags.parse(options.START, [*words, "-ssh-port", "-1"]), resolv_conf=os.devnull
+        )
+        layout = SimpleNamespace(names=(), nodes=(), shards=lambda _role: ())
+        bell = SimpleNamespace(notify_control=lambda: None)
+        fabric: Any = SimpleNamespace(layout=layout, bell=lambda _name: bell)
+        meter = Meter(fabric, Facts.of(config, [], 0.0), "1", LOG)
+        ours, theirs = socket_pair()
+        self.plane = ControlPlane(config, fabric, {"ingress": ours}, lambda _event: None, meter, "")
+        self.worker = ControlChannel(theirs)
+
+    async def received(self) -> dict[str, object]:
+        """The next request that is not about events."""
+        async with asyncio.timeout(10):
+            while True:
+                for message, _ in self.worker.receive():
+                    if message["op"] != messages.Watch.NAME:
+                        return message
+                await asyncio.sleep(0.001)
+
+    async def close(self) -> None:
+        await self.plane.close()
+        self.worker.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a sandbox is Linux's")
+def test_a_datagram_socket_is_connected_to_whom_the_system_names(tmp_path: Path) -> None:
+    async def run() -> None:
+        side = WorkerSide()
+        with (
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock,
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as guest,
+        ):
+            sock.bind(str(tmp_path / "ours"))
+            guest.bind(str(tmp_path / "guest"))
+            side.worker.send(messages.ConnectEvent(1).encode(), [sock])
+            assert await side.received() == messages.Connected(1, "resource temporarily unavailable").encode()
+            guest.sendto(b"frame", str(tmp_path / "ours"))
+            side.worker.send(messages.ConnectEvent(2).encode(), [sock])
+            assert await side.received() == messages.Connected(2).encode()
+            assert sock.getpeername() == str(tmp_path / "guest")
+            assert sock.recv(100) == b"frame", "it stays for the worker"
+        await side.close()
+
+    asyncio.run(run())
+
+
+def test_leases_that_a_worker_sent_before_it_ended_are_in_the_file(tmp_path: Path) -> None:
+    async def run() -> None:
+        path = tmp_path / "leases.json"
+        side = WorkerSide("-state-file", str(path))
+        side.worker.send(messages.StateFileEvent(b"{}").encode())
+        side.worker.close()
+        await side.plane.close()
+        assert path.read_bytes() == b"{}"
+
+    asyncio.run(run())

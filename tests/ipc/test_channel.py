@@ -77,6 +77,15 @@ def test_the_end_is_reported_after_what_was_sent_before_it(pair: Pair) -> None:
     assert pair[1].ended
 
 
+def test_what_was_sent_by_an_end_that_left_messages_unread_arrives(pair: Pair) -> None:
+    pair[1].send({"op": "unread"})
+    for number in range(3):
+        pair[0].send({"op": str(number)})
+    pair[0].close()
+    assert [message["op"] for message, _ in pair[1].receive()] == ["0", "1", "2"]
+    assert pair[1].ended
+
+
 def test_sending_to_nobody_is_no_error(pair: Pair) -> None:
     pair[1].close()
     pair[0].send({"event": "lost"})

@@ -4,6 +4,7 @@ import errno
 import gc
 import os
 import socket
+import sys
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -13,7 +14,9 @@ import pytest
 from pipeline.links.base import LinkClosed
 from pipeline.links.datagram import LOOK_INTERVAL, RETRY_INTERVAL, VfkitListener
 from pipeline.links.probes import PROBE
+from pipeline.links.protocols import companions
 from pipeline.wire import offload
+from tests.support.in_child import in_child
 from tests.support.owner import Owner
 
 
@@ -39,7 +42,7 @@ class Machine:
 def listener(folder: Path, once: bool = False) -> VfkitListener:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     sock.bind(str(folder / "net.sock"))
-    return VfkitListener(sock, once)
+    return VfkitListener(sock, *companions("vfkit"), once)
 
 
 @pytest.mark.parametrize("handshake", [(), (b"VFKT",)])
@@ -68,6 +71,36 @@ def test_nobody_is_a_guest_before_the_first_datagram(owner: Owner, tmp_path: Pat
     owner.open(listener(tmp_path))
     owner.poller.run(0.05)
     assert owner.guests == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or sys.platform == "darwin", reason="needs root of Linux")
+def test_a_peer_that_this_process_may_not_reach_is_connected_elsewhere(tmp_path: Path) -> None:
+    def run() -> list[object]:
+        owner = Owner()
+        door = owner.open(listener(tmp_path))
+        machine = Machine(tmp_path)
+        machine.send(b"VFKT", b"frame")
+        machine.path.chmod(0o700)
+        os.seteuid(65534)
+        owner.wait(lambda: owner.connecting)
+        door.on_connected("no such file")
+        found: list[object] = [owner.refused]
+        owner.wait(lambda: len(owner.connecting) > 1)
+        os.seteuid(0)
+        machine.sock.settimeout(5)
+        owner.connecting[1][1].connect(str(machine.path))
+        os.seteuid(65534)
+        door.on_connected("")
+        found += [owner.guest().peer == str(machine.path), owner.frames(1)[0].decode()]
+        door.on_timer(door.deadline() + 10)
+        found.append(machine.sock.recv(100) == PROBE)
+        machine.sock.close()
+        door.on_timer(door.deadline() + 10)
+        return [*found, owner.hung_up]
+
+    refused = [["vfkit accept error: no such file", "link_handshake_failed"]]
+    gone = ["cannot write packet to socket: connection refused"]
+    assert in_child(run) == [refused, True, "frame", True, gone]
 
 
 def test_only_the_peer_is_heard(owner: Owner, tmp_path: Path) -> None:
@@ -218,7 +251,7 @@ def test_a_machine_that_is_found_gone_by_a_retry_is_hung_up(owner: Owner, tmp_pa
 def test_a_connected_socket_is_the_only_guest_and_its_end_is_seen(owner: Owner, vnet: int | None) -> None:
     ours, guest = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     guest.settimeout(5)
-    door = VfkitListener(ours, vnet=vnet)
+    door = VfkitListener(ours, *companions("vfkit"), vnet=vnet)
     owner.open(door)
     header = b"" if vnet is None else bytes(12)
     guest.send(header + b"hello")
@@ -237,7 +270,7 @@ def test_a_connected_socket_is_the_only_guest_and_its_end_is_seen(owner: Owner, 
 def test_each_machine_on_a_socket_with_the_option_has_headers(owner: Owner, tmp_path: Path) -> None:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     sock.bind(str(tmp_path / "net.sock"))
-    owner.open(VfkitListener(sock, vnet=offload.CSUM | offload.TSO4))
+    owner.open(VfkitListener(sock, *companions("vfkit"), vnet=offload.CSUM | offload.TSO4))
     machine = Machine(tmp_path)
     machine.send(b"VFKT", bytes(12) + b"frame")
     assert owner.frames(1) == [b"frame"]

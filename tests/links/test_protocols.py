@@ -28,7 +28,9 @@ def test_each_protocol_has_its_kind_of_socket_and_its_listener(
 ) -> None:
     sock = protocols.bind(protocol, f"{scheme}://{tmp_path}/s", Inherited({}, 1))
     assert sock.type == protocols.FORMS[protocol].kind
-    door = owner.open(protocols.make(protocol, [sock.detach()]))
+    door = owner.open(
+        protocols.make(protocol, [each.detach() for each in (sock, *protocols.companions(protocol))])
+    )
     assert door.protocol == protocol
 
 

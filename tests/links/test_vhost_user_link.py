@@ -1,5 +1,6 @@
 """Frames in the rings of a guest, and rings that lie: each lie costs a counter or the link."""
 
+import fcntl
 import os
 import struct
 
@@ -352,6 +353,17 @@ def test_memory_without_seals_is_read_and_written(rig: Rig) -> None:
     assert rig.owner.frames(30) == frames
     assert link.send([framed(frame) for frame in frames])
     assert [frame[12:] for frame in frames_of(card)] == frames
+
+
+def test_memory_that_appends_ends_the_link_and_does_not_grow(rig: Rig) -> None:
+    card = rig.opened(seals=1)
+    link = link_of(rig)
+    fcntl.fcntl(card.memory.fd, fcntl.F_SETFL, os.O_APPEND)
+    size = os.fstat(card.memory.fd).st_size
+    with pytest.raises(LinkClosed) as caught:
+        link.send([framed(noise(60, 1))])
+    assert caught.value.reason == "vhost_user_link_closed_memory_lost"
+    assert os.fstat(card.memory.fd).st_size == size
 
 
 def test_memory_that_disappears_ends_the_link(rig: Rig) -> None:

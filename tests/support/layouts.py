@@ -15,6 +15,7 @@ CLASSES: dict[int, type] = {
     kinds.UDP_USED: udp.UdpNotice,
     kinds.UDP_FRAGMENTED: udp.UdpNotice,
     kinds.SHARED: guests.Shared,
+    kinds.TUNNEL: guests.Tunnel,
     kinds.WATCH_DROPS: frames.WatchDrops,
     kinds.FRAME_OUT: frames.FrameOut,
     kinds.TCP_OUT: tcp.TcpOut,

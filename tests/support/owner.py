@@ -1,5 +1,6 @@
 """Owns the links of listeners in tests. It records what listeners report, and reads the guests' frames."""
 
+import socket
 from collections.abc import Callable
 
 from pipeline.ipc.arena import SLOT_BYTES, Pool
@@ -18,9 +19,11 @@ class Owner:
         self.resources = LinkResources(self.pool, self.slots, mtu)
         self.guests: list[Arrival] = []
         self.woken: list[Link] = []
+        self.new_mtus: list[int] = []
         self.hung_up: list[str] = []
         self.refused: list[tuple[str, str]] = []
         self.failed: list[str] = []
+        self.connecting: list[tuple[Listener, socket.socket]] = []
         self._listeners: list[Listener] = []
 
     def open(self, listener: Listener) -> Listener:
@@ -39,8 +42,14 @@ class Owner:
     def wake(self, link: Link) -> None:
         self.woken.append(link)
 
+    def mtu_changed(self, link: Link) -> None:
+        self.new_mtus.append(link.tunnel_mtu)
+
     def refuse(self, listener: Listener, text: str, reason: str) -> None:
         self.refused.append((text, reason))
+
+    def connect(self, listener: Listener, sock: socket.socket) -> None:
+        self.connecting.append((listener, sock))
 
     def fail(self, listener: Listener, text: str) -> None:
         self.failed.append(text)

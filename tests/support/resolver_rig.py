@@ -15,6 +15,7 @@ import structlog
 from pipeline.config import merge, options
 from pipeline.counters import INDEX
 from pipeline.go import flags
+from pipeline.ipc import messages
 from pipeline.ipc.fabric import Fabric
 from pipeline.records.addresses import NO_MAC
 from pipeline.records.flows import Ends, flow_key
@@ -43,6 +44,13 @@ class FakeWorker(Poller):
         self.log = structlog.get_logger()
         self.events = Events()
         self.freed: list[int] = []
+        self.saved: list[bytes] = []
+        """What the state file is to have, each time that the stage asks for it."""
+
+    def send_event(self, message: dict[str, object]) -> None:
+        event = messages.event_of(message)
+        assert isinstance(event, messages.StateFileEvent)
+        self.saved.append(event.content)
 
     def free(self, slot: int, tag: int = 0) -> None:
         self.freed.append(slot)

@@ -133,6 +133,27 @@ def test_a_file_is_replaced_as_a_whole_and_half_of_an_earlier_write_is_removed(t
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_write_that_failed_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / "leases.json"
+    path.write_text("old")
+    monkeypatch.setattr(output_file.os, "replace", refuse)
+    with pytest.raises(OSError, match="No space left"):
+        output_file.replace(str(path), b"new", 0o600)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_fifo_in_the_place_of_the_new_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "leases.json.new")
+    with pytest.raises(FileExistsError):
+        output_file.replace(str(tmp_path / "leases.json"), b"new", 0o600)
+
+
 def test_a_link_in_the_place_of_the_new_file_is_not_followed(tmp_path: Path) -> None:
     path, target = tmp_path / "state", tmp_path / "target"
     path.write_text("old")

@@ -77,6 +77,8 @@ WRITERS: Final[Mapping[str, tuple[str, ...]]] = {
     "capture": (INGRESS, DEMUX),
     "link": (INGRESS,),
     "vhost": (INGRESS,),
+    "vxlan": (INGRESS,),
+    "vxlan_packet": (DEMUX,),
     "arp": (DEMUX,),
     "demux": (DEMUX,),
     "neighbor": (DEMUX,),

@@ -45,6 +45,8 @@ class Meter:
         self._blocks = {name: fabric.counters(name) for name in fabric.layout.names}
         self._roles = {node.name: node.role for node in fabric.layout.nodes} | {SUPERVISOR: SUPERVISOR}
         self._pids = {process.name: process.pid for process in facts.processes} | {SUPERVISOR: os.getpid()}
+        self._files: dict[str, int] = {}
+        """The folder /proc/PID/fd of each process that gave it, by the name of the process."""
         self._no_names = Repeated(log, "metrics without guests: demux does not answer")
         self._own: dict[str, int] = {}
         """The supervisor's own counters that are not 0."""
@@ -57,6 +59,19 @@ class Meter:
     def include(self, name: str, read: Callable[[], int]) -> None:
         """A counter of the supervisor that another object keeps. read: returns its value."""
         self._included[name] = read
+
+    def watch_files(self, worker: str, folder: int) -> None:
+        """Count the descriptors of a worker's process in this folder, which the meter owns from now on."""
+        name = next(each.name for each in self.facts.processes if worker in each.workers)
+        if before := self._files.pop(name, 0):
+            os.close(before)
+        self._files[name] = folder
+
+    def close(self) -> None:
+        """Close the folders."""
+        for folder in self._files.values():
+            os.close(folder)
+        self._files.clear()
 
     def count(self, name: str) -> None:
         """Add 1 to a counter of the supervisor."""
@@ -92,6 +107,7 @@ class Meter:
                 slots={home: span.slot_count for home, span in self._fabric.layout.pools.items()},
                 guests=await self.guest_rows(),
                 pids=self._pids,
+                files=self._files,
             )
         )
 

@@ -63,6 +63,7 @@ class Readings(NamedTuple):
     slots: Mapping[str, int] = {}
     guests: Mapping[str, GuestRow] = {}
     pids: Mapping[str, int] = {}
+    files: Mapping[str, int] = {}
 
 
 class _Page(Collector):
@@ -84,7 +85,7 @@ class _Page(Collector):
         yield slots
         yield from self._rings()
         yield from self._guests()
-        yield from processes.collect(readings.pids)
+        yield from processes.collect(readings.pids, readings.files)
 
     def _counters(self, family: Family) -> Metric:
         kind = GaugeMetricFamily if family.kind == "gauge" else CounterMetricFamily

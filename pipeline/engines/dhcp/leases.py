@@ -80,17 +80,19 @@ class Leases:
         guest_of: Callable[[int], int] = by_link,
         on_end: Callable[[bytes], object] | None = None,
         first_choice: Callable[[bytes], int] | None = None,
+        among: tuple[int, int] = (0, 0),
     ) -> None:
         """guest_of: the number of the guest that opened a link, above 0. All links of a peer share it.
 
         on_end: called with a client when its lease ends before its time, or moves to another link.
-        first_choice: the address that a new client gets if it is free.
+        first_choice: the address that a new client gets if it is free. among: as in Pool.
         """
         self._config = config
         self._guest_of = guest_of
         self._on_end = on_end
         self._first_choice = first_choice
-        self._pool = Pool(config.subnet, config.reserved | {config.gateway_ip, *config.dhcp_static_leases})
+        never = config.reserved | {config.gateway_ip, *config.dhcp_static_leases}
+        self._pool = Pool(config.subnet, never, among)
         self._reserve = min(MAX_RESERVE, self._pool.capacity // 8)
         # A MAC with two static addresses gets the lower one, the same in every run.
         static = sorted(config.dhcp_static_leases.items(), reverse=True)

@@ -1,7 +1,7 @@
 """The dynamic addresses of a subnet: which are free, and which are kept back for a while.
 
 The lowest free address is given first, or a wanted one. An address that a client found in use (DHCPDECLINE,
-or Decline of DHCPv6) is kept back. At most a quarter of the subnet and MAX_DECLINED addresses are kept back,
+or Decline of DHCPv6) is kept back. At most a quarter of them and MAX_DECLINED addresses are kept back,
 so that a guest cannot use it up.
 """
 
@@ -23,19 +23,25 @@ MAX_TAKEN: Final = 16384
 class Pool:
     """The dynamic addresses of one subnet."""
 
-    def __init__(self, subnet: IPv4Network | IPv6Network, never: Iterable[int]) -> None:
-        """never: addresses that no client may have."""
-        self._network = ip.of(subnet.network_address)
-        self._broadcast = ip.of(subnet.broadcast_address)
+    def __init__(
+        self, subnet: IPv4Network | IPv6Network, never: Iterable[int], among: tuple[int, int] = (0, 0)
+    ) -> None:
+        """never: addresses that no client may have. among: the first and the last one that clients may have.
+
+        Zeros mean all addresses of the subnet.
+        """
+        self._before = max(ip.of(subnet.network_address), among[0] - 1)
+        last = ip.of(subnet.broadcast_address)
+        self._after = min(last, among[1] + 1) if among[1] else last
         self._never = frozenset(never)
-        inside = sum(self._network < addr < self._broadcast for addr in self._never)
-        self.capacity = min(MAX_TAKEN, max(0, self._broadcast - self._network - 1 - inside))
+        inside = sum(self._before < addr < self._after for addr in self._never)
+        self.capacity = min(MAX_TAKEN, max(0, self._after - self._before - 1 - inside))
         """The most clients that can have an address at a time."""
-        self._max_declined = min(MAX_DECLINED, subnet.num_addresses // 4)
+        self._max_declined = min(MAX_DECLINED, (self._after - self._before + 1) // 4)
         self._taken: set[int] = set()
         self._declined: OrderedDict[int, float] = OrderedDict()
         """Addresses that are kept back, and until when. The first one to end comes first."""
-        self._next = self._network + 1
+        self._next = self._before + 1
         """The first address that take() has not reached yet."""
         self._returned: list[int] = []
         """A heap of addresses that may be free again. Each one is in it once."""
@@ -59,7 +65,7 @@ class Pool:
             self._in_heap.remove(addr)
             if self.claim(addr):
                 return addr
-        while self._next < self._broadcast:
+        while self._next < self._after:
             addr = self._next
             self._next += 1
             if self.claim(addr):
@@ -68,7 +74,7 @@ class Pool:
 
     def claim(self, addr: int) -> bool:
         """Take this address. Returns False if it is not free, or not for clients."""
-        usable = self._network < addr < self._broadcast and addr not in self._never
+        usable = self._before < addr < self._after and addr not in self._never
         if not usable or addr in self._taken or addr in self._declined or len(self._taken) >= MAX_TAKEN:
             return False
         self._taken.add(addr)

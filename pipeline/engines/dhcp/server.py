@@ -53,6 +53,10 @@ class DhcpConfig(LeaseConfig, Protocol):
         """In bytes."""
 
     @property
+    def dhcp_range(self) -> tuple[int, int]:
+        """The first and the last dynamic address. Zeros: all of the subnet."""
+
+    @property
     def dns_search_domains(self) -> tuple[str, ...]: ...
 
 
@@ -75,7 +79,8 @@ class Dhcp:
         self._config = config
         self._guest_of = guest_of
         self._names = names
-        self._leases = Leases(config, guest_of, names.on_end if names is not None else None)
+        on_end = names.on_end if names is not None else None
+        self._leases = Leases(config, guest_of, on_end, among=config.dhcp_range)
         self.name_refusal = ""
         """The counter for the name in the last message, if that was refused; else empty."""
         gateway = ip.ipv4_bytes(config.gateway_ip)

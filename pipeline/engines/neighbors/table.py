@@ -28,7 +28,7 @@ from collections.abc import Callable
 from typing import Final
 
 from pipeline.engines.buckets import Buckets
-from pipeline.engines.guest_of import by_link
+from pipeline.engines.guest_of import NO_UPLINK, by_link
 from pipeline.engines.neighbors.actions import Action, Changed, Contested, Learned, Lost, Request, Waiter
 from pipeline.engines.neighbors.addresses import GuestAddresses
 from pipeline.engines.neighbors.entry import CONTEST_INTERVAL, INCOMPLETE, KNOWN, PROBE, Held, Neighbor
@@ -78,6 +78,7 @@ class Neighbors:
         self._newest_wins = newest_wins
         self._max = max_neighbors
         self._max_per_guest = max_per_guest
+        self._uplink = NO_UPLINK
         self._table: dict[int, Neighbor] = {}
         self._guests: dict[int, dict[int, Neighbor]] = {}
         """The known ones of each guest, on all its links."""
@@ -91,6 +92,10 @@ class Neighbors:
 
     def __len__(self) -> int:
         return len(self._table)
+
+    def set_uplink(self, link: int) -> None:
+        """This link leads to other hosts, and may have all addresses of the table; NO_UPLINK for none."""
+        self._uplink = link
 
     def set_bounds(self, max_neighbors: int, max_per_guest: int) -> None:
         """Change the bounds. Addresses that are known already stay."""
@@ -262,7 +267,10 @@ class Neighbors:
         of_guest = self._guests.get(guest, {})
         if neighbor is not None and neighbor.addr in of_guest:
             return
-        if len(of_guest) >= self._max_per_guest:
+        most = self._max_per_guest
+        if self._uplink != NO_UPLINK and guest == self._guest_of(self._uplink):
+            most = self._max
+        if len(of_guest) >= most:
             # A guest that makes up addresses causes one search in 30 s, not one for each frame.
             if now < self._full_until.get(guest, 0.0):
                 raise WireError("neighbor_claim_refused_table_full")

@@ -64,6 +64,11 @@ def complete_packet(view: memoryview | bytearray, off: int, end: int) -> None:
         inet.complete_partial(view, start, stop - start, pseudo, field, zero)
 
 
+def can_cut(view: memoryview, off: int, end: int) -> bool:
+    """Whether cut() cuts the IP packet in view[off:end] if it is too long, and its checksum is right."""
+    return _find(view, off, end) is not None
+
+
 def cut(frame: memoryview, mtu: int, ident: int) -> list[Buffer]:
     """Cut a frame whose packet is longer than mtu. Returns the frame itself if it need not or cannot be cut.
 

@@ -23,6 +23,7 @@ class DialRouter:
         self.counts = network.counts
         self.neighbors = network.neighbors
         self.gateway_for = network.gateway_for
+        self.tunnel = network.tunnel
         self.egress_out = network.egress_out
         self.tcp_out = network.tcp_out
         self.ports = PortAllocator(int.from_bytes(os.urandom(2), "big"))
@@ -35,6 +36,10 @@ class DialRouter:
 
     def route(self, egress: int, dial: Dial, link: int) -> None:
         """The guest is on this link: choose a port and pass the dial on."""
+        if link == self.tunnel.link:
+            # A guest of another host answers the gateway of that host.
+            self.fail(egress, dial)
+            return
         guest = (dial.guest_addr, dial.guest_port)
         port = self.ports.allocate(guest)
         if port is None:

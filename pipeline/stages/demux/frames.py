@@ -17,11 +17,17 @@ from pipeline.records.frames import ALL_LINKS, Frame
 from pipeline.records.guests import Neighbor
 from pipeline.records.tcp import TcpRange
 from pipeline.records.udp import UdpRange
-from pipeline.stages.demux.dropped import DroppedFrames, shape_of_frame
+from pipeline.stages.demux.dropped import (
+    DroppedFrames,
+    shape_of_datagrams,
+    shape_of_frame,
+    shape_of_segments,
+)
 from pipeline.stages.demux.guard import Guard
 from pipeline.stages.demux.ip import IpInput
 from pipeline.stages.demux.ipv6 import Ipv6Input
 from pipeline.stages.demux.network import Network
+from pipeline.stages.demux.tunnel_gate import TunnelGate
 from pipeline.wire import arp, ethernet, ip, ipv6
 from pipeline.wire.errors import WireError
 
@@ -52,6 +58,8 @@ class FrameInput:
         self.neighbors = network.neighbors
         self.links = network.links
         self.guard = Guard(network)
+        self.tunnel = network.tunnel
+        self.gate = TunnelGate(network, ip.icmp, dropped)
         self.output = network.output
         self.tcp_out = network.tcp_out
         self.arp = arp_responder
@@ -74,6 +82,10 @@ class FrameInput:
             self.tcp_out.push(record, ends)
         elif port >= 0:
             self.guard.admit_segments(run.key, src, run.link, now)
+            if port == self.tunnel.link and self.gate.refuses(
+                run.link, run.slot, shape_of_segments(run), now
+            ):
+                return
             self.counts[_SWITCHED] += run.segments
             self.output.pass_run(port, run)
         else:
@@ -90,6 +102,10 @@ class FrameInput:
         count = run.piece_count()
         if port >= 0:
             self.guard.admit_datagrams(run.key, src, run.link, now)
+            if port == self.tunnel.link and self.gate.refuses(
+                run.link, run.slot, shape_of_datagrams(run), now
+            ):
+                return
             self.counts[_SWITCHED] += count
             self.output.pass_run(port, run)
             return
@@ -99,7 +115,7 @@ class FrameInput:
                 self.counts[_SWITCHED] += count
                 for start, end in run.piece_bounds():
                     self.output.frame(ALL_LINKS, view[start - run.header_len : end], except_link=run.link)
-            if dst != ethernet.BROADCAST:
+            if dst != ethernet.BROADCAST or run.link == self.tunnel.link:
                 self.worker.free(run.slot)
                 return
         self.counts[_PACKETS if ip.is_ipv4(ends.remote_addr) else _PACKETS6] += count
@@ -114,11 +130,18 @@ class FrameInput:
         dst, src, ethertype = ethernet.parse_header(view, frame.off, end)
         if self.ipv6 is not None:
             self.rates.check_group(dst, frame.link, now)
+        if frame.link == self.tunnel.link and dst == self.tunnel.mac:
+            self._on_tunnel_answer(frame, src, ethertype, now)
+            return
         port = self.switch.on_frame(dst, src, frame.link, now)
         if not frame.vnet and port != switch.TO_GATEWAY:
             stripped.complete(view, frame.off, frame.length)
         if port >= 0:
             self.guard.admit_frame(frame, dst, src, ethertype, now)
+            if port == self.tunnel.link and self.gate.refuses(
+                frame.link, frame.slot, shape_of_frame(frame), now
+            ):
+                return
             self.counts[_SWITCHED] += 1
             self.output.pass_frame(port, frame)
             return
@@ -127,7 +150,8 @@ class FrameInput:
                 self.guard.admit_frame(frame, dst, src, ethertype, now)
                 self.counts[_SWITCHED] += 1
                 self.output.frame(ALL_LINKS, view[frame.off : end], except_link=frame.link)
-            if dst != ethernet.BROADCAST and not (self.ipv6 is not None and ipv6.is_group_mac(dst)):
+            to_gateway = dst == ethernet.BROADCAST or (self.ipv6 is not None and ipv6.is_group_mac(dst))
+            if not to_gateway or frame.link == self.tunnel.link:
                 self.worker.free(frame.slot)
                 return
         if ethertype == ethernet.TYPE_IPV4:
@@ -139,6 +163,15 @@ class FrameInput:
         else:
             self.counts[_OTHER_TYPE] += 1
             self.dropped.take(_OTHER_TYPE, frame.link, frame.slot, shape_of_frame(frame))
+
+    def _on_tunnel_answer(self, frame: Frame, src: bytes, ethertype: int, now: float) -> None:
+        """A station of another host answers Tunnel.question(): it is alive, and so is its address."""
+        self.switch.on_frame(self.gateway_mac, src, frame.link, now)
+        if ethertype == ethernet.TYPE_ARP:
+            begin = frame.off + ethernet.HEADER_LEN
+            message = arp.parse(self.slots[frame.slot], begin, frame.off + frame.length)
+            self.neighbors.on_arp(message, src, frame.link, now)
+        self.worker.free(frame.slot)
 
     def _on_arp(self, frame: Frame, src: bytes, now: float) -> None:
         begin = frame.off + ethernet.HEADER_LEN

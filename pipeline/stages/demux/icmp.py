@@ -6,6 +6,7 @@ runs out, demux answers with "time exceeded", as any router does. Errors about T
 (errors.py). Demux counts and drops other messages.
 """
 
+from contextlib import suppress
 from typing import Final, NoReturn
 
 from pipeline.config.limits import Limits
@@ -166,6 +167,11 @@ class IcmpDispatch:
     def refuse_headers(self, view: memoryview, off: int, error: HeaderError, now: float) -> None:
         """Tell the sender of the IPv6 packet at view[off:] what is wrong with its headers."""
         self._send(self.errors.parameter_problem(view, off, now, error))
+
+    def report_too_big(self, view: memoryview, off: int, mtu: int, now: float) -> None:
+        """Tell the sender of the packet at view[off:] that the way to another host has this MTU."""
+        with suppress(WireError):
+            self._send(self.errors.unreachable(view, off, now, icmp.FRAGMENTATION_NEEDED, mtu))
 
     def reassembly_exceeded(self, first: bytes, now: float) -> None:
         """Tell the sender of a fragmented datagram that it was given up. first: its first fragment."""

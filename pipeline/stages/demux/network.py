@@ -9,9 +9,12 @@ from pipeline.engines.neighbors.table import Neighbors
 from pipeline.engines.switch import Switch
 from pipeline.ipc.ring import Producer
 from pipeline.records.flows import Ends
+from pipeline.records.frames import NO_LINK
 from pipeline.records.guests import UNKNOWN_GUESTS
+from pipeline.records.guests import Tunnel as TunnelNotice
 from pipeline.stages import ipv6_addresses
 from pipeline.stages.demux.output import Output
+from pipeline.stages.demux.tunnel import Tunnel
 from pipeline.stages.worker import Worker
 from pipeline.wire import ip
 
@@ -80,6 +83,7 @@ class Network:
         )
         self.links: dict[int, int] = {}
         """The number of the guest that opened each link. A link that is down is not here."""
+        self.tunnel = Tunnel()
         self.output = Output(worker, config.network.gateway_mac, config.network.mtu)
         self.ingress_out = ports.rings_out["ingress"]
         self.resolver_out = ports.rings_out["resolver"]
@@ -99,6 +103,19 @@ class Network:
     def guest_of(self, link: int) -> int:
         """The number of the guest that opened a link. Each guest has one share of a bounded resource."""
         return self.links.get(link, UNKNOWN_GUESTS + link)
+
+    def set_tunnel(self, notice: TunnelNotice) -> None:
+        """A link leads to other hosts, or carries packets of another length now."""
+        self.tunnel.link, self.tunnel.mtu = notice.link, notice.mtu
+        self.switch.set_uplink(notice.link)
+        self.neighbors.set_uplink(notice.link)
+
+    def forget_tunnel(self, link: int) -> None:
+        """A link is down."""
+        if link == self.tunnel.link:
+            self.tunnel.link = NO_LINK
+            self.switch.set_uplink(NO_LINK)
+            self.neighbors.set_uplink(NO_LINK)
 
     def reload(self, config: Config) -> None:
         """Change the limits on addresses and MACs."""

@@ -19,7 +19,7 @@ from pipeline.records import kinds
 from pipeline.records.dials import Dial
 from pipeline.records.flows import flow_of
 from pipeline.records.frames import ALL_LINKS, Frame, WatchDrops
-from pipeline.records.guests import LinkNotice, Neighbor, Shared
+from pipeline.records.guests import LinkNotice, Neighbor, Shared, Tunnel
 from pipeline.records.icmp import EchoError, EchoReply, Unreachable
 from pipeline.records.kinds import RECORD_BYTES
 from pipeline.records.tcp import TcpRange
@@ -188,7 +188,9 @@ class DemuxStage:
         if reason in REPORTED:
             self.events.report_refused(reason, link, self.network.slots[slot], shape.off)
         self.dropped.take(INDEX[reason], link, slot, shape)
-        self.bad_frames.note(link, frames)
+        if link != self.network.tunnel.link:
+            # Other hosts send what they cannot place to all hosts, and many guests share that link.
+            self.bad_frames.note(link, frames)
 
     def _on_notice(self, kind: int, burst: memoryview, at: int, now: float) -> None:
         """A record of ingress without frames."""
@@ -204,6 +206,8 @@ class DemuxStage:
             self.meter.switch(Shared.unpack(burst, at).shared)
         elif kind == kinds.WATCH_DROPS:
             self.dropped.watched = WatchDrops.unpack(burst, at).on
+        elif kind == kinds.TUNNEL:
+            self.network.set_tunnel(Tunnel.unpack(burst, at))
         elif kind == kinds.LINK_UP:
             up = LinkNotice.unpack(burst, at)
             self.links[up.link] = up.guest
@@ -224,6 +228,7 @@ class DemuxStage:
         # The switch and the neighbour table still ask whose link it was.
         self.switch.forget_link(link)
         self.neighbors.forget_link(link)
+        self.network.forget_tunnel(link)
         self.links.pop(link, None)
         last = guest not in self.links.values()
         self.udp.forget_link(link, guest, last=last)
@@ -289,7 +294,9 @@ class DemuxStage:
 
     def _ask(self, request: Request) -> None:
         """Send a request for an address, by ARP or neighbour discovery."""
-        if self.ipv6 is None or ip.is_ipv4(request.addr):
+        if request.link == self.network.tunnel.link:
+            frame = self.network.tunnel.question(request.addr, request.mac)
+        elif self.ipv6 is None or ip.is_ipv4(request.addr):
             self.counts[_ARP_OUT] += 1
             frame = self.arp.request(request.addr, request.mac)
         else:

@@ -5,6 +5,7 @@ when a link has ended, or when a listener has failed.
 This module knows no protocol (pipeline.links.protocols does) and keeps no links (ports.py does).
 """
 
+import socket
 from collections.abc import Callable
 from typing import Final
 
@@ -12,7 +13,7 @@ from pipeline.counters import INDEX
 from pipeline.ipc import messages
 from pipeline.links import protocols
 from pipeline.links.base import Link, LinkClosed
-from pipeline.links.listener import Arrival, LinkResources, Listener
+from pipeline.links.listener import Arrival, GatewayAddresses, LinkResources, Listener
 from pipeline.stages.worker import Message, Worker
 
 _NEVER: Final = float("inf")
@@ -29,21 +30,38 @@ class Acceptors:
         add: Callable[[Arrival], bool],
         remove: Callable[[Link, LinkClosed], None],
         wake: Callable[[Link], None],
+        mtu_changed: Callable[[Link], None],
+        gateway: GatewayAddresses,
     ) -> None:
-        """add attaches a link, or closes it and returns False. remove ends a link. wake has it read."""
+        """add attaches a link, or closes it and returns False. remove ends a link. wake has it read.
+
+        mtu_changed: a link to other hosts has another MTU. gateway: what it must keep on this host.
+        """
         self._worker = worker
         self._resources = resources
         self._add = add
         self._remove = remove
         self._wake = wake
+        self._mtu_changed = mtu_changed
+        self._gateway = gateway
         self._listeners: list[Listener] = []
         self._listener_of: dict[Link, Listener] = {}
+        self._connecting: dict[int, Listener] = {}
+        """Listeners whose socket the supervisor connects, by the number of their request."""
+        self._requests = 0
         self._closed = False
 
     def open(self, ask: messages.Open, fds: list[int]) -> Message:
         """Serve the request Open, with its descriptors."""
         listener = protocols.make(
-            ask.protocol, fds, once=bool(ask.once), macs=ask.macs, vnet=ask.vnet, shared=bool(ask.shared)
+            ask.protocol,
+            fds,
+            once=bool(ask.once),
+            macs=ask.macs,
+            vnet=ask.vnet,
+            shared=bool(ask.shared),
+            place=ask.place or "",
+            gateway=self._gateway,
         )
         self.add(listener)
         return {}
@@ -115,11 +133,27 @@ class Acceptors:
         """See pipeline.links.listener.Owner."""
         self._wake(link)
 
+    def mtu_changed(self, link: Link) -> None:
+        """See pipeline.links.listener.Owner."""
+        self._mtu_changed(link)
+
     def refuse(self, listener: Listener, text: str, reason: str) -> None:
         """See pipeline.links.listener.Owner."""
         if reason:
             self._worker.counts[INDEX[reason]] += 1
         self._worker.log.warning("guest refused", protocol=listener.protocol, reason=text)
+
+    def connect(self, listener: Listener, sock: socket.socket) -> None:
+        """See pipeline.links.listener.Owner."""
+        self._requests += 1
+        self._connecting[self._requests] = listener
+        self._worker.send_event(messages.ConnectEvent(self._requests).encode(), [sock])
+
+    def on_connected(self, answer: messages.Connected) -> None:
+        """The supervisor has connected the socket of a listener, or could not."""
+        listener = self._connecting.pop(answer.number, None)
+        if listener is not None and not self._closed:
+            listener.on_connected(answer.error or "")
 
     def fail(self, listener: Listener, text: str) -> None:
         """See pipeline.links.listener.Owner."""

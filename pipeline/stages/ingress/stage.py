@@ -11,10 +11,11 @@ from typing import Final
 from pipeline.config.model import Config
 from pipeline.ipc import messages
 from pipeline.ipc.channel import close_all
-from pipeline.links.base import FULL_READ, LinkClosed
-from pipeline.links.listener import Arrival, LinkResources
+from pipeline.links.base import FULL_READ, Link, LinkClosed
+from pipeline.links.listener import Arrival, GatewayAddresses, LinkResources
 from pipeline.links.offload import OffloadLink
 from pipeline.links.stream import StreamLink
+from pipeline.stages import ipv6_addresses
 from pipeline.stages.ingress.acceptors import Acceptors
 from pipeline.stages.ingress.fairness import Fairness
 from pipeline.stages.ingress.live import Captures
@@ -25,7 +26,7 @@ from pipeline.stages.ingress.steering import Steering
 from pipeline.stages.ingress.transmitter import Transmitter
 from pipeline.stages.worker import Message, Worker
 from pipeline.system import peer
-from pipeline.wire import framing, offload
+from pipeline.wire import framing, ip, offload
 
 TIMERS_EVERY_S: Final = 0.05
 """Seconds after which a worker that never sleeps looks at timers of listeners and at rows of traffic."""
@@ -54,7 +55,15 @@ class IngressStage:
             worker, config, self.ports, self.steering, self.fairness, self._vnet, self.captures
         )
         resources = LinkResources(worker.pool, worker.ports.arena.slots, config.network.mtu)
-        self._acceptors = Acceptors(worker, resources, self._attach, self.ports.hang_up, self.ports.wake)
+        self._acceptors = Acceptors(
+            worker,
+            resources,
+            self._attach,
+            self.ports.hang_up,
+            self.ports.wake,
+            self._mtu_changed,
+            _gateway_of(config),
+        )
 
     def step(self, now: float) -> int:
         """Links -> rings, then rings -> links. Returns the number of bursts and records."""
@@ -85,6 +94,7 @@ class IngressStage:
         ``open``: sockets on which guests arrive, see pipeline.stages.ingress.acceptors.
         ``guests``: the guests with links.
         ``capture``: a file with the head of a capture. Every frame is written to it from now on.
+        ``connected``: the supervisor has connected a socket for a listener.
         ``live_capture``: the socket of a client that wants a capture with a filter.
         """
         match messages.request_of(message):
@@ -99,6 +109,9 @@ class IngressStage:
             case messages.Guests():
                 sums = {"links": self.ports.guests.links(), **self.ports.bytes_of_guests()}
                 return messages.GuestsAnswer.of(sums, self.ports.guests.peers()).encode()
+            case messages.Connected() as answer:
+                self._acceptors.on_connected(answer)
+                return {}
             case messages.LiveCapture() as ask if fds:
                 close_all(fds[1:])
                 return self.captures.live.start(ask, fds[0]).encode()
@@ -152,6 +165,8 @@ class IngressStage:
         if port is None:
             return False
         self.steering.link_up(port.number, port.guest_number)
+        if arrival.link.tunnel_mtu:
+            self.steering.report_tunnel(port.number, arrival.link.tunnel_mtu)
         self.captures.live.link_up(port)
         self._update_shared()
         self._worker.events.report(
@@ -163,6 +178,13 @@ class IngressStage:
             **arrival.opened_by(),
         )
         return True
+
+    def _mtu_changed(self, link: Link) -> None:
+        """A link to other hosts can carry longer packets than before, or no such long ones any more."""
+        for port in self.ports.by_number.values():
+            if port.link is link:
+                self.steering.report_tunnel(port.number, link.tunnel_mtu)
+                self._worker.log.info("tunnel mtu", link=port.number, mtu=link.tunnel_mtu)
 
     def _on_detached(self, port: Port, error: LinkClosed) -> None:
         """A link has ended and is closed."""
@@ -182,3 +204,11 @@ class IngressStage:
                 port.link.read_limit = FULL_READ
             # A guest that had to wait for others is alone now, and no event says so.
             self._receiver.more = True
+
+
+def _gateway_of(config: Config) -> GatewayAddresses:
+    """What the gateway has, so that a link to other hosts keeps it on this one."""
+    network = config.network
+    v6 = ipv6_addresses.of(config)
+    own = {network.gateway_ip, *network.reserved, *(v6.own if v6 is not None else ())}
+    return GatewayAddresses(network.gateway_mac, frozenset(own), ip.of(network.subnet.broadcast_address))

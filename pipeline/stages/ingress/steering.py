@@ -25,7 +25,7 @@ from pipeline.records import kinds, udp
 from pipeline.records.addresses import Addr
 from pipeline.records.flows import Ends, FlowKey
 from pipeline.records.frames import Frame, WatchDrops
-from pipeline.records.guests import LinkNotice, Neighbor, Shared
+from pipeline.records.guests import LinkNotice, Neighbor, Shared, Tunnel
 from pipeline.records.tcp import TcpRange
 from pipeline.records.udp import UdpData, UdpNotice, UdpRange
 from pipeline.stages.worker import Worker
@@ -264,6 +264,10 @@ class Steering:
         up = LinkNotice.pack(kinds.LINK_UP, link, guest)
         for ring in (*self._shards, self._demux):
             ring.push(up)
+
+    def report_tunnel(self, link: int, mtu: int) -> None:
+        """The link leads to other hosts, and carries packets of this length."""
+        self._demux.push(Tunnel.pack(link, mtu))
 
     def link_down(self, link: int, guest: int) -> None:
         """The link is gone. Forget its addresses, and report it to all workers that may know it."""

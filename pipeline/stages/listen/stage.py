@@ -1,8 +1,8 @@
 """The listen worker: it accepts the connections of host clients to forwarded ports.
 
-Listen owns the bound host ports. It accepts TCP and unix connections and passes them to egress workers
-(SCM_RIGHTS). It passes bound UDP sockets to egress at once. When a forward is closed, its listening socket is
-closed. Its connections go on.
+The supervisor binds the host's ports, and passes the sockets. Listen accepts TCP and unix connections and
+passes them to egress workers (SCM_RIGHTS). It passes bound UDP sockets to egress at once. When a forward is
+closed, its listening socket is closed. Its connections go on.
 
 Listen pauses in two cases: while egress has not read earlier messages, and for EXHAUSTED_PAUSE after a failed
 accept. Clients then wait in the backlog of the listening socket, which costs this program nothing.
@@ -19,10 +19,8 @@ from pipeline.host import listener, proxy_header
 from pipeline.ipc import events as ev
 from pipeline.ipc import messages
 from pipeline.ipc.channel import close_all
-from pipeline.links import addresses
 from pipeline.records.addresses import addr_bytes
 from pipeline.stages.worker import Worker
-from pipeline.system import inet, socket_file
 from pipeline.wire import ip, proxy_protocol
 
 ACCEPTS_A_STEP: Final = 64
@@ -74,17 +72,14 @@ class StreamForward(Forward):
         worker: Worker,
         key: str,
         sock: socket.socket,
-        path: str | None,
         target: Target,
         accept: Callable[["StreamForward"], None],
     ) -> None:
-        """path: of a unix socket, else None. accept: called when connections wait."""
-        super().__init__(key, None if path is not None else sock.getsockname()[1])
+        """accept: called when connections wait."""
+        super().__init__(key, _port(sock))
         self.sock = sock
         self.target = target
         self._worker = worker
-        self._path = path
-        self._file = socket_file.OwnFile(path, bound=True) if path is not None else None
         self._accept = accept
         self._watched = False
 
@@ -101,10 +96,8 @@ class StreamForward(Forward):
             self._worker.unregister(self.sock.fileno())
 
     def close(self) -> None:
-        """Close the listening socket and remove its socket file."""
+        """Close the listening socket."""
         self.ignore()
-        if self._file is not None and not self._file.remove():
-            self._worker.log.warning("socket file not removed: it is gone or not ours", path=self._path)
         self.sock.close()
 
 
@@ -113,7 +106,7 @@ class DatagramForward(Forward):
 
     def __init__(self, worker: Worker, key: str, sock: socket.socket, target: Target, egress: str) -> None:
         """Pass sock to the egress worker ``egress``, and close it here. OSError as in Worker.send_peer."""
-        super().__init__(key, sock.getsockname()[1])
+        super().__init__(key, _port(sock))
         self._worker = worker
         self._egress = egress
         message = messages.UdpForward(key, addr_bytes(target.addr), target.port)
@@ -160,8 +153,9 @@ class ListenStage:
         """Serve the requests ``expose``, ``unexpose`` and ``tunnel`` of the supervisor."""
         try:
             match messages.request_of(message):
-                case messages.Expose() as ask:
-                    return {"ok": True, **messages.ExposeAnswer(self._expose(ask)).encode()}
+                case messages.Expose() as ask if fds:
+                    port = self._expose(ask, socket.socket(fileno=fds.pop(0)))
+                    return {"ok": True, **messages.ExposeAnswer(port).encode()}
                 case messages.Unexpose() as ask:
                     self._unexpose(ask.protocol, ask.local)
                 case messages.Tunnel() as ask if fds:
@@ -181,33 +175,31 @@ class ListenStage:
         """See Stage.reload: the limit on forwards. The supervisor opens and closes forwards by request."""
         self._max_forwards = config.limits.max_forwards
 
-    def _expose(self, ask: messages.Expose) -> int | None:
-        """Open a forward. Returns its port of the host, None for a unix socket."""
+    def _expose(self, ask: messages.Expose, sock: socket.socket) -> int | None:
+        """Open a forward on a bound socket. Returns its port of the host, None for a unix socket.
+
+        Closes sock if the forward is refused.
+        """
         key = f"{ask.protocol} {ask.name or ask.local}"
-        if key in self._forwards:
-            raise listener.ListenError("proxy already running")
-        if len(self._forwards) >= self._max_forwards:
-            self._counts[_TOO_MANY] += 1
-            raise listener.ListenError(f"{self._max_forwards} ports are forwarded already")
-        host, port = listener.split(ask.remote.removeprefix("tcp://"))
-        target = Target(ip.parse(host), port, ask.proxy or 0)
-        opened = self._open(key, ask.protocol, ask.local, target, ask.found)
+        try:
+            if key in self._forwards:
+                raise listener.ListenError("proxy already running")
+            if len(self._forwards) >= self._max_forwards:
+                self._counts[_TOO_MANY] += 1
+                raise listener.ListenError(f"{self._max_forwards} ports are forwarded already")
+            host, port = listener.split(ask.remote.removeprefix("tcp://"))
+            opened = self._open(key, sock, Target(ip.parse(host), port, ask.proxy or 0))
+        except BaseException:
+            sock.close()
+            raise
         self._forwards[key] = opened
         self._counts[_FORWARDS] = len(self._forwards)
         return opened.port
 
-    def _open(self, key: str, protocol: str, local: str, target: Target, found: list[str] | None) -> Forward:
-        """found: the addresses of the host in ``local``, if that is a name."""
-        if protocol in inet.UDP:
-            sock = listener.bind_inet(protocol, local, found)
+    def _open(self, key: str, sock: socket.socket, target: Target) -> Forward:
+        if sock.type == socket.SOCK_DGRAM:
             return DatagramForward(self.worker, key, sock, target, self._pick_egress())
-        path = None
-        if protocol == "unix":
-            path = addresses.unix_path(local) if local.startswith("unix://") else local
-            sock = listener.bind_unix(path)
-        else:
-            sock = listener.bind_inet(protocol, local, found)
-        forward = StreamForward(self.worker, key, sock, path, target, self._accept)
+        forward = StreamForward(self.worker, key, sock, target, self._accept)
         if self._resume_at == float("inf"):
             forward.watch()
         return forward
@@ -281,10 +273,14 @@ class ListenStage:
         return {}
 
     def close(self) -> None:
-        """Close all listeners and remove socket files."""
+        """Close all listeners."""
         for forward in self._forwards.values():
             forward.close()
         self._forwards.clear()
+
+
+def _port(sock: socket.socket) -> int | None:
+    return None if sock.family == socket.AF_UNIX else sock.getsockname()[1]
 
 
 def _proxy_header(version: int, sock: socket.socket) -> bytes:

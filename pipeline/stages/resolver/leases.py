@@ -1,7 +1,7 @@
-"""Keeps the leases of DHCP and DHCPv6 in a state file: reads it at the start, writes it after a change.
+"""Keeps the leases of DHCP and DHCPv6 in a state file: it is read at the start, and written after a change.
 
 The resolver reports the leases that it read to demux. So no guest can take the address of another guest that
-is not back yet. If a write fails, it is tried again: at first after SPACING, then less and less often.
+is not back yet. The supervisor writes the file (pipeline.control.lease_writer).
 """
 
 from time import time
@@ -10,14 +10,13 @@ from typing import Final
 from pipeline.engines.dhcp.server import Dhcp
 from pipeline.engines.dhcp.server6 import Dhcp6
 from pipeline.host import lease_file
+from pipeline.ipc import messages
 from pipeline.records.guests import Leased
 from pipeline.stages.worker import Worker
 from pipeline.wire import ethernet
 
 SPACING: Final = 1.0
 """Seconds from a change to the write, so that many guests that start together cause one write."""
-LAST_RETRY: Final = 60.0
-"""The most seconds between two attempts to write. The first wait is SPACING, and each wait doubles."""
 
 
 class LeaseKeeper:
@@ -30,8 +29,6 @@ class LeaseKeeper:
         self._dhcp6 = dhcp6
         self._path = path
         self._save_at = float("inf")
-        self._retry = 0.0
-        """Seconds until the next attempt, after one that failed; 0 after a success."""
         if path:
             self._load(now)
 
@@ -57,7 +54,7 @@ class LeaseKeeper:
 
     def on_change(self, now: float) -> None:
         """A guest got, renewed or released a lease."""
-        if self._path and not self._retry:
+        if self._path:
             self._save_at = min(self._save_at, now + SPACING)
 
     def deadline(self) -> float:
@@ -65,18 +62,14 @@ class LeaseKeeper:
         return self._save_at
 
     def save(self, now: float) -> None:
-        """Write the file if something changed since the last write, or if that one failed."""
+        """Have the file written if something changed since the last time."""
         if self._save_at == float("inf"):
             return
-        try:
-            lease_file.save(self._path, self._dhcp.export(now), time(), self._export6(now))
-        except OSError as error:
-            if not self._retry:
-                self._worker.log.warning("leases not written yet", path=self._path, error=str(error))
-            self._retry = min(2 * self._retry, LAST_RETRY) if self._retry else SPACING
-            self._save_at = now + self._retry
-            return
-        if self._retry:
-            self._worker.log.info("leases written again", path=self._path)
-        self._retry = 0.0
         self._save_at = float("inf")
+        content = lease_file.content(self._dhcp.export(now), time(), self._export6(now))
+        try:
+            self._worker.send_event(messages.StateFileEvent(content).encode())
+        except OSError as error:
+            # A long message needs a descriptor, and none is left.
+            self._worker.log.warning("leases not written yet", path=self._path, error=str(error))
+            self._save_at = now + SPACING

@@ -1,6 +1,7 @@
 """The page of /metrics: only series that can change, Prometheus' conventions, bounded labels."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,15 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline import counters, histograms
 from pipeline.control.metrics import page as pages
+from pipeline.control.metrics import processes
 from pipeline.control.metrics.build import Build
 from pipeline.control.metrics.families import SUPERVISOR, writers
 from pipeline.control.metrics.guest_rows import OTHER_GUESTS, name_guests
 from pipeline.control.metrics.page import Readings
 from pipeline.counter_block import OTHERS, GuestRow
+from pipeline.system.sandbox import privileges
 from pipeline.topology import Layout
+from tests.support.in_child import in_child
 from tests.support.metrics import counted, promtool, samples
 
 LAYOUT = Layout(64, tcp_workers=2)
@@ -121,6 +125,22 @@ def test_processes_have_the_usual_metrics() -> None:
         sample = families[f"process_{name}"].samples[0]
         assert sample.labels == {"worker": SUPERVISOR}
         assert sample.value > 0
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux") or os.geteuid() != 0, reason="needs root of Linux")
+def test_descriptors_of_a_process_that_hides_are_counted_in_the_folder_that_it_gave() -> None:
+    folder = os.open("/proc/self/fd", os.O_RDONLY)
+    pid = os.getpid()
+
+    def run() -> list[dict[str, float]]:
+        privileges.become(privileges.find("nobody"))
+        families = [processes.collect({"worker": pid}, files) for files in ({}, {"worker": folder})]
+        return [{each.name: each.samples[0].value for each in found} for found in families]
+
+    without, given = in_child(run)
+    os.close(folder)
+    assert given.keys() - without.keys() == {"process_open_fds", "process_max_fds"}
+    assert given["process_open_fds"] > 3
 
 
 def test_every_family_has_a_help_text() -> None:

@@ -48,6 +48,12 @@ def test_small_subnet_never_gives_host_broadcast_network_or_gateway() -> None:
     assert ignored(send(engine, message(dhcp.REQUEST, mac(9)))) == "dhcp_message_dropped_no_address"
 
 
+def test_a_range_bounds_the_dynamic_addresses_and_not_the_static_ones() -> None:
+    engine = Dhcp(config(dhcp_range=(NETWORK + 20, NETWORK + 22)))
+    assert [address(engine, n) for n in range(1, 5)] == [20, 21, 22, 0]
+    assert parsed(send(engine, message(dhcp.DISCOVER))).yiaddr == GUEST
+
+
 def test_exhausted_subnet_gives_unconfirmed_offers_to_others_after_a_while() -> None:
     engine = Dhcp(small())
     assert [address(engine, n, dhcp.DISCOVER, now=n) for n in range(4)] == [2, 3, 4, 5]

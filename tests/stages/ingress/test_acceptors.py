@@ -10,7 +10,7 @@ from pipeline.counters import INDEX
 from pipeline.ipc import messages
 from pipeline.ipc.arena import SLOT_BYTES, Pool
 from pipeline.links.base import Link, LinkClosed
-from pipeline.links.listener import Arrival, LinkResources, Listener
+from pipeline.links.listener import Arrival, GatewayAddresses, LinkResources, Listener
 from pipeline.stages.ingress.acceptors import Acceptors
 from tests.support.events import Events
 from tests.support.poller import Poller
@@ -36,8 +36,15 @@ class Stage:
             events=self.reports,
         )
         slots = [memoryview(bytearray(SLOT_BYTES)) for _ in range(4)]
+        self.new_mtus: list[int] = []
         self.acceptors = Acceptors(
-            worker, LinkResources(Pool(0, 4), slots, 1500), self._add, self.remove, lambda _link: None
+            worker,
+            LinkResources(Pool(0, 4), slots, 1500),
+            self._add,
+            self.remove,
+            lambda _link: None,
+            lambda link: self.new_mtus.append(link.tunnel_mtu),
+            GatewayAddresses(b"\2" * 6, frozenset(), 0),
         )
 
     def _on_line(self, event: str, **_fields: Any) -> None:
@@ -161,3 +168,17 @@ def test_the_earliest_time_out_counts() -> None:
     assert acceptors.deadline() == 5.0
     acceptors.on_timer(6.0)
     assert acceptors.deadline() == 7.0
+
+
+def test_a_link_to_other_hosts_is_there_at_once_and_reports_its_mtu() -> None:
+    stage = Stage()
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind(("127.0.0.1", 0))
+    place = f"udp://127.0.0.1:{sock.getsockname()[1]}?vni=7&remote=127.0.0.2"
+    stage.acceptors.open(messages.Open("vxlan", place=place), [sock.detach()])
+    (guest,) = stage.guests
+    assert (guest.protocol, guest.peer) == ("vxlan", "vxlan 7")
+    stage.acceptors.mtu_changed(guest.link)
+    assert stage.new_mtus == [guest.link.tunnel_mtu]
+    stage.acceptors.close()
+    guest.link.close()

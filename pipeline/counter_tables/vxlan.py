@@ -1,0 +1,40 @@
+"""The counters of the link to other hosts, which are a part of the table (pipeline.counters)."""
+
+from typing import Final
+
+from pipeline.counter_tables.row import Counter
+
+VXLAN: Final[tuple[Counter, ...]] = (
+    Counter(
+        "vxlan_datagram_dropped_unknown_source", "datagrams", "datagrams of hosts that remote does not name"
+    ),
+    Counter(
+        "vxlan_datagram_dropped_truncated", "datagrams", "datagrams too short for the headers of a frame"
+    ),
+    Counter("vxlan_datagram_dropped_no_vni", "datagrams", "datagrams whose header has no valid number"),
+    Counter("vxlan_datagram_dropped_wrong_vni", "datagrams", "datagrams of another network"),
+    Counter(
+        "vxlan_frame_dropped_gateway",
+        "frames",
+        "frames of other hosts that are from or for a gateway, or ask for one",
+    ),
+    Counter(
+        "vxlan_frame_dropped_stays_here",
+        "frames",
+        "frames not sent to other hosts: they concern this host's gateway",
+    ),
+    Counter("vxlan_frame_dropped_no_room", "frames", "frames of a train of impossibly many"),
+    Counter(
+        "vxlan_frame_dropped_too_long", "frames", "frames too long for the path to a host, and not reported"
+    ),
+    Counter("vxlan_frame_dropped_unreachable", "frames", "frames that this host could not send"),
+    Counter(
+        "vxlan_frame_dropped_backlog_full", "frames", "frames to other hosts while the socket took no more"
+    ),
+    Counter(
+        "vxlan_packet_dropped_too_big",
+        "packets",
+        "packets too long for the path to other hosts, reported by ICMP",
+    ),
+    Counter("vxlan_mac_evicted", "addresses", "MAC addresses of a host that made room for others of it"),
+)

@@ -1,0 +1,269 @@
+"""The link to other hosts by VXLAN (RFC 7348): one UDP socket, behind which each host has many guests.
+
+Towards the pipeline this is one link with virtio-net headers, like that of a guest with offload. Towards the
+hosts each frame is a datagram. So the link does what a network card does. It cuts super-segments and
+completes checksums before it sends (pipeline.engines.vxlan.segments), and merges segments that arrived
+together (pipeline.engines.vxlan.merge).
+
+The link learns from each frame which host has the sender's MAC address. A frame for a known one goes to that
+host. All others go to each host (head-end replication). What arrives is never sent to another host, since the
+switch sends no frame back to its link: all hosts must name each other (split horizon).
+
+Only datagrams from the configured hosts are read, whatever their port. Their number must be that of the
+network. What concerns a gateway stays on its host (pipeline.engines.vxlan.stays).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from pipeline.engines.vxlan import merge
+from pipeline.engines.vxlan.forwarding import ALL_HOSTS, ForwardingTable
+from pipeline.engines.vxlan.segments import completed
+from pipeline.engines.vxlan.stays import Gateway
+from pipeline.links import vnet
+from pipeline.links.base import MAX_BACKLOG, Buffer, Burst, Link, SlotCursor, SlotPool
+from pipeline.links.vxlan_output import DatagramSocket, VxlanOutput
+from pipeline.links.vxlan_url import VxlanPlace, inner_mtu
+from pipeline.records.kinds import NO_SLOT
+from pipeline.system import path_mtu
+from pipeline.wire import offload, virtio_net, vxlan
+from pipeline.wire.framing import Framing
+
+MAX_TRAINS: Final = 64
+"""The most reads of one burst."""
+LONGEST_TRAIN: Final = 0xFFFF
+
+_VNET_LEN: Final[int] = offload.VNET_LEN
+_AHEAD: Final = _VNET_LEN - vxlan.HEADER_LEN
+"""Bytes to leave free before a datagram, so that a virtio-net header fits before its frame."""
+_ALIGN: Final = 8
+_ROOM: Final = _AHEAD + LONGEST_TRAIN + 1 + merge.RESERVE
+"""Bytes of a slot that a read needs."""
+_ETHERNET_LEN: Final = 14
+_MACS_LEN: Final = 12
+_MAC_LEN: Final = 6
+_HEAD_LEN: Final = vxlan.HEADER_LEN + _MACS_LEN
+"""Bytes at the start of a datagram that decide whether it may pass, if it is for one station."""
+_GROUP: Final = 1
+_FEATURES: Final = offload.CSUM | offload.TSO4 | offload.TSO6
+_LONG: Final = virtio_net.LONG
+
+_UNKNOWN_SOURCE: Final = "vxlan_datagram_dropped_unknown_source"
+_TRUNCATED: Final = "vxlan_datagram_dropped_truncated"
+_NO_VNI: Final = "vxlan_datagram_dropped_no_vni"
+_WRONG_VNI: Final = "vxlan_datagram_dropped_wrong_vni"
+_GATEWAY: Final = "vxlan_frame_dropped_gateway"
+_STAYS: Final = "vxlan_frame_dropped_stays_here"
+_UNREACHABLE: Final = "vxlan_frame_dropped_unreachable"
+_BACKLOG_FULL: Final = "vxlan_frame_dropped_backlog_full"
+_EVICTED: Final = "vxlan_mac_evicted"
+
+
+class VxlanLink(Link):
+    """The guests of all other hosts. The link owns its socket."""
+
+    def __init__(
+        self,
+        sock: DatagramSocket,
+        place: VxlanPlace,
+        gateway: Gateway,
+        pool: SlotPool,
+        slots: list[memoryview],
+        path_mtu_of: Callable[[Sequence[str]], int] = path_mtu.shortest,
+    ) -> None:
+        """path_mtu_of(addresses): how long a packet to any of these hosts may be."""
+        super().__init__()
+        self.vnet_len = _VNET_LEN
+        self.features = _FEATURES
+        self.guest_features = _FEATURES
+        self._sock = sock
+        self._gateway = gateway
+        self._cursor = SlotCursor(pool, slots)
+        self._vni = place.vni
+        remotes = [(remote.address, remote.port) for remote in place.remotes]
+        self._host_of = {remote.address: number for number, remote in enumerate(place.remotes)}
+        self._place = place
+        self._path_mtu_of = path_mtu_of
+        self._output = VxlanOutput(sock, remotes, vxlan.build(place.vni), self._drop)
+        self.table = ForwardingTable(len(remotes))
+        self.measure()
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether a datagram was too long for the path. So the MTU has to be measured again."""
+        return self._output.is_too_long
+
+    def measure(self) -> bool:
+        """Set ``tunnel_mtu`` by the MTU of the paths to all hosts. Returns whether it is another one now."""
+        mtu = inner_mtu(self._place, self._path_mtu_of([remote.address for remote in self._place.remotes]))
+        changed = mtu != self.tunnel_mtu
+        self.tunnel_mtu = mtu
+        self._output.is_too_long = False
+        return changed
+
+    def age(self) -> None:
+        """Forget MAC addresses that were silent for long. The owner calls this every TICK_SECONDS."""
+        self.table.age()
+
+    @property
+    def framing(self) -> Framing | None:
+        """A length before each frame and its virtio-net header, since it may come in several buffers."""
+        return offload.FRAMING
+
+    @property
+    def blocked(self) -> bool:
+        """Whether datagrams wait for the socket."""
+        return bool(self._output.backlog)
+
+    @property
+    def backlog_bytes(self) -> int:
+        """Bytes of these datagrams."""
+        return self._output.backlog_bytes
+
+    def fileno(self) -> int:
+        """The socket's descriptor, -1 when closed."""
+        return self._sock.fileno()
+
+    def _drop(self, reason: str, count: int = 1) -> None:
+        self.drops[reason] = self.drops.get(reason, 0) + count
+
+    # --- from other hosts ------------------------------------------------------------------
+
+    def read_burst(self) -> Burst | None:
+        """Read datagrams until none is left, or the slot has no room for a long train. See Link."""
+        self.starved = False
+        if self._drained:
+            # Since that read there was no event: nothing has come.
+            self._drained = False
+            return None
+        cursor = self._cursor
+        if cursor.slot == NO_SLOT or len(cursor.view) - cursor.end < _ROOM:
+            cursor.begin = cursor.end
+            if not cursor.fresh():
+                self.starved = True
+                return None
+        view = cursor.view
+        end = cursor.end
+        limit = min(len(view) - _ROOM, end + self.read_limit)
+        frames: list[tuple[int, int]] = []
+        trains = 0
+        try:
+            while end <= limit and trains < MAX_TRAINS:
+                trains += 1
+                at = end + _AHEAD
+                count, size, sender = self._sock.receive(view[at : len(view) - merge.RESERVE])
+                merged, drops = merge.merge(view, self._train(view, at, count, size, sender))
+                for reason, dropped in drops.items():
+                    self._drop(reason, dropped)
+                if merged:
+                    frames += merged
+                    off, length = merged[-1]
+                    end = (off + length + _ALIGN - 1) // _ALIGN * _ALIGN
+        except BlockingIOError:
+            self._drained = True
+        except OSError:
+            # An ICMP error about an earlier datagram. UDP has no connection that could end.
+            self._drop(_UNREACHABLE)
+        cursor.begin = cursor.end = end
+        if not frames and self._drained:
+            self._drained = False
+            return None
+        return cursor.slot, frames
+
+    def _train(self, view: memoryview, at: int, count: int, size: int, sender: str) -> list[tuple[int, int]]:
+        """The frames in the datagrams of a train that may pass, and learn where their senders are."""
+        end = at + count
+        host = self._host_of.get(sender, ALL_HOSTS)
+        if host < 0 or not size:
+            self._drop(_TRUNCATED if host >= 0 else _UNKNOWN_SOURCE, -(-count // size) if size else 1)
+            return []
+        places: list[tuple[int, int]] = []
+        begin = at
+        whole = count // size
+        if whole > 1 and not view[at + vxlan.HEADER_LEN] & _GROUP:
+            alike = merge.count_alike(view, at, size, whole, _HEAD_LEN)
+            reason = self._refusal(view, at, at + size, host)
+            if reason:
+                self._drop(reason, alike)
+            else:
+                length = size - vxlan.HEADER_LEN
+                first = at + vxlan.HEADER_LEN
+                places = [(first + number * size, length) for number in range(alike)]
+            begin += alike * size
+        for each in range(begin, end, size):
+            stop = min(each + size, end)
+            reason = self._refusal(view, each, stop, host)
+            if reason:
+                self._drop(reason)
+            else:
+                places.append((each + vxlan.HEADER_LEN, stop - each - vxlan.HEADER_LEN))
+        return places
+
+    def _refusal(self, view: memoryview, begin: int, stop: int, host: int) -> str:
+        """Why the datagram in view[begin:stop] may not pass, as the name of a counter; "" if it may.
+
+        Learns where its sender is.
+        """
+        off = begin + vxlan.HEADER_LEN
+        if stop - off < _ETHERNET_LEN:
+            return _TRUNCATED
+        flags, vni = vxlan.HEADER.unpack_from(view, begin)
+        if not flags & vxlan.VALID:
+            return _NO_VNI
+        if vni >> vxlan.VNI_SHIFT != self._vni:
+            return _WRONG_VNI
+        if self._gateway.keeps(view, off, stop):
+            return _GATEWAY
+        self._learn(view[off + _MAC_LEN : off + _MACS_LEN].tobytes(), host)
+        return ""
+
+    def _learn(self, mac: bytes, host: int) -> None:
+        table = self.table
+        table.learn(mac, host)
+        if table.evicted:
+            self._drop(_EVICTED, table.evicted)
+            table.evicted = 0
+
+    # --- to other hosts ----------------------------------------------------------------------
+
+    def send(self, buffers: Sequence[Buffer]) -> bool:
+        """Send frames with their virtio-net headers and framing. See Link.send."""
+        packets = vnet.packets(buffers)
+        if self._output.backlog_bytes >= MAX_BACKLOG:
+            self._drop(_BACKLOG_FULL, len(packets))
+            return False
+        for parts in packets:
+            self._send_frame(parts)
+        self._output.send()
+        return True
+
+    def _send_frame(self, parts: Sequence[Buffer]) -> None:
+        """Send one frame, perhaps together with later ones."""
+        header = _LONG.unpack_from(parts[0])
+        body = [parts[0][_VNET_LEN:], *parts[1:]] if len(parts[0]) > _VNET_LEN else [*parts[1:]]
+        frame: Buffer = body[0] if len(body) == 1 else b"".join(body)
+        if self._gateway.keeps(frame, 0, len(frame)):
+            self._drop(_STAYS)
+            return
+        host = ALL_HOSTS if frame[0] & _GROUP else self.table.host_of(bytes(frame[:_MAC_LEN]))
+        flags, gso_type = header[0], header[1]
+        if gso_type:
+            self._output.add_super(host, frame, virtio_net.Header(*header))
+            return
+        if flags & virtio_net.NEEDS_CSUM:
+            frame = completed(frame, virtio_net.Header(*header))
+        self._output.add(host, frame)
+
+    def flush(self) -> None:
+        """Send what waits, until the socket is full again."""
+        self._output.flush()
+
+    def release_idle(self) -> None:
+        """See Link.release_idle."""
+        self._cursor.release_idle()
+
+    def close(self) -> None:
+        """Give back the slot, discard what waits, close the socket."""
+        self._cursor.release()
+        self._output.clear()
+        self._sock.close()

@@ -1,0 +1,10 @@
+"""System calls that tcp keeps besides those of all workers (pipeline.stages.system_calls): none.
+
+Tcp has rings, a bell and its control sockets.
+"""
+
+from typing import Final
+
+from pipeline.system.sandbox.calls import Calls
+
+CALLS: Final[Calls] = ()
