@@ -72,6 +72,7 @@ TABLE: Final[tuple[Counter, ...]] = (
         "events",
         "times a guest was not read because its small frames cost more than its part of the time",
     ),
+    Counter("link_reads_paused_byte_rate", "events", "times a guest waited for its rate of bytes sent"),
     Counter("link_handshake_failed", "links", "links refused for what they sent before the first frame"),
     Counter("link_refused_too_many", "links", "links refused because too many were open"),
     Counter("link_refused_too_often", "links", "links refused because their guest opens one after the other"),
@@ -345,6 +346,7 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter(
         "egress_reads_paused_no_slot", "events", "times a host socket was not read because no slot was free"
     ),
+    Counter("egress_reads_paused_byte_rate", "events", "times hosts waited for a guest's rate of bytes"),
     Counter(
         "egress_flow_evicted_too_many_sockets",
         "flows",
@@ -368,6 +370,7 @@ TABLE: Final[tuple[Counter, ...]] = (
         "datagrams",
         "datagrams of a flow that states no name in its first ones, while it is held for that",
     ),
+    Counter("egress_flow_refused_too_many_asks", "flows", "flows refused: too many wait for an approval"),
     Counter("egress_flow_closed_policy", "flows", "open flows that a new egress policy forbids"),
     Counter("icmp_echo_dropped_not_permitted", "messages", "pings while the host allows no ICMP sockets"),
     Counter("icmp_echo_dropped_send_failed", "messages", "pings that the host could not send"),

@@ -100,6 +100,28 @@ COMMANDS: Final = (
         ANY_NUMBER,
     ),
     Command(
+        "policy show",
+        "print the egress policy of a running daemon, as a file has it",
+        "pipeline.client.policy:show",
+        client_options.SHOW,
+    ),
+    Command(
+        "policy set",
+        "replace the egress policy of a running daemon by that of a file",
+        "pipeline.client.policy:set_policy",
+        client_options.POLICY_SET,
+        "FILE",
+        1,
+    ),
+    Command(
+        "policy explain",
+        "say which rule decides about a guest and a destination, such as example.com:443",
+        "pipeline.client.policy:explain",
+        client_options.POLICY_EXPLAIN,
+        "GUEST DESTINATION",
+        2,
+    ),
+    Command(
         "attach",
         "give a network namespace a tap of a running daemon, until it ends",
         "pipeline.client.attach:run",

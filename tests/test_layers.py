@@ -98,7 +98,8 @@ TABLE: dict[str, Row] = {
     # The supervisor's side. It reads no packet.
     "pipeline.control": Row(
         (
-            *("release", "go", "wire.ip", "counters", "counter_tables", "histograms", "counter_block"),
+            *("release", "blake2", "go", "wire.ip", "counters", "counter_tables"),
+            *("histograms", "counter_block"),
             *("events", "topology", "system", "ipc", "links", "host.listener", "config", "logs"),
         )
     ),

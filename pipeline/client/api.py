@@ -36,7 +36,12 @@ class ApiError(Exception):
 
 
 class RefusedError(ApiError):
-    """The daemon has answered with another status than 200."""
+    """The daemon has answered with another status than 200. key: what is wrong in the request, if it says."""
+
+    def __init__(self, text: str, status: int = 0, key: str = "") -> None:
+        super().__init__(text)
+        self.status = status
+        self.key = key
 
 
 class Answer(NamedTuple):
@@ -57,7 +62,7 @@ class Api:
     def __init__(self, url: str, token: str = "") -> None:
         """Raises ApiError for a URL that is wrong."""
         self.url = url
-        self._token = token
+        self.token = token
         self._parts = urlsplit(url)
         try:
             port = self._parts.port
@@ -72,9 +77,18 @@ class Api:
         query = f"?{urlencode(fields)}" if fields else ""
         return self._ask("GET", f"{path}{query}")
 
-    def post(self, path: str, body: Mapping[str, str]) -> object:
+    def post(self, path: str, body: Mapping[str, object]) -> object:
         """The JSON that POST is answered with, None if the answer is empty. Raises ApiError."""
         return self._json(self._ask("POST", path, json.dumps(body)), path)
+
+    def put(self, path: str, body: object) -> object:
+        """The same for PUT."""
+        return self.ask("PUT", path, body)
+
+    def ask(self, method: str, target: str, body: object = None) -> object:
+        """The JSON that a request is answered with, None if the answer is empty. Raises ApiError."""
+        text = None if body is None else json.dumps(body)
+        return self._json(self._ask(method, target, text), target)
 
     def delete(self, path: str) -> None:
         """Ask for DELETE. Raises ApiError."""
@@ -96,7 +110,7 @@ class Api:
         return found
 
     def _ask(self, method: str, target: str, body: str | None = None) -> Answer:
-        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         if body is not None:
             headers["Content-Type"] = "application/json"
         connection = http.client.HTTPConnection("localhost")
@@ -106,7 +120,8 @@ class Api:
             response = connection.getresponse()
             if response.status != 200:
                 text = response.read(MAX_TEXT).decode("utf-8", "replace").strip()
-                raise RefusedError(self._refusal(response, text, target))
+                words = text or f"{self.url} answers {response.status} {response.reason}"
+                raise refusal(self.url, target, response.status, words)
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             raise ApiError(f"cannot ask the daemon at {self.url}: {cause(error)}") from error
@@ -114,15 +129,6 @@ class Api:
             connection.close()
             raise
         return Answer(response, sock)
-
-    def _refusal(self, response: http.client.HTTPResponse, text: str, target: str) -> str:
-        """What an answer with another status than 200 means."""
-        if response.status == 404 and text == "404 page not found":
-            return (
-                f"the daemon at {self.url} has no {target.partition('?')[0]}: it is older than this program"
-            )
-        advice = " (use -api-token-file FILE)" if response.status == 401 else ""
-        return f"{text or f'{self.url} answers {response.status} {response.reason}'}{advice}"
 
     def _json(self, answer: Answer, path: str) -> object:
         text = self._body(answer, path)
@@ -134,7 +140,7 @@ class Api:
 
     def _body(self, answer: Answer, path: str) -> bytes:
         """The whole body."""
-        with answer.response as response:
+        with answer.sock, answer.response as response:
             try:
                 body = response.read(MAX_ANSWER + 1)
                 missing = response.length
@@ -159,6 +165,25 @@ class Api:
             sock.close()
             raise
         return sock
+
+
+def refusal(url: str, target: str, status: int, text: str) -> RefusedError:
+    """What an answer with another status than 200 means. text: of its body."""
+    if status == 404 and text == "404 page not found":
+        words = f"the daemon at {url} has no {target.partition('?')[0]}: it is older than this program"
+        return RefusedError(words, status)
+    key, words = _problem(text) if text.startswith("{") else ("", text)
+    advice = " (use -api-token-file FILE)" if status == 401 else ""
+    return RefusedError(f"{key}: {words}" if key else f"{words}{advice}", status, key)
+
+
+def _problem(text: str) -> tuple[str, str]:
+    """Key and words of an error that is an object of JSON, as those of /policy are."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return "", text
+    return str(found.get("key", "")), str(found.get("error", text))
 
 
 def find(parsed: flags.Parsed) -> Api:

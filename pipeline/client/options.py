@@ -38,6 +38,14 @@ FLOWS: Final[tuple[Flag, ...]] = (
         "sort", "string", f"what puts a flow first: the most {', '.join(SORTS)}", default="bytes", words=SORTS
     ),
 )
+POLICY_SET: Final[tuple[Flag, ...]] = (
+    *SHOW,
+    Flag("keep", "bool", "keep open connections that are no longer allowed; else they are cut"),
+)
+POLICY_EXPLAIN: Final[tuple[Flag, ...]] = (
+    *SHOW,
+    Flag("name", "string", "as if the gateway had told the guest that the address has this name"),
+)
 TOP: Final[tuple[Flag, ...]] = (
     *API,
     Flag("interval", "string", "seconds from one poll to the next, 0.2 to 3600", default="2"),

@@ -61,6 +61,9 @@ PRESETS: Final = ("open", PUBLIC, LOCKED)
 """What the egress policy says if no rule fits: all, the Internet and nothing inside, or nothing."""
 ALLOW: Final = "allow"
 DENY: Final = "deny"
+ASK: Final = "ask"
+ASK_SECONDS: Final = (1, 120)
+"""The least and the most. Systems give a connection up after about two minutes."""
 REMOVE: Final = "remove"
 QUESTIONS: Final = ("refuse", "nxdomain", "answer")
 """What a guest gets that asks for a name which no rule allows."""

@@ -6,33 +6,21 @@ is allowed. An unknown key is only reported, with the nearest known key, since g
 merges the file with the flags.
 """
 
-import difflib
-from dataclasses import fields, is_dataclass
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final
 
 import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from pipeline.config.errors import ConfigError
-from pipeline.config.keys import FileKeys, Map, dashed
+from pipeline.config.keys import FileKeys, Map
+from pipeline.config.mistakes import Data, Document, Path, fields_of, path_text, unknown_keys, wording
 from pipeline.config.scalars import Scalar
 from pipeline.config.schema import adapter
-from pipeline.go import flags
 
 MAX_DEPTH: Final = 32
 
 _NULL_TAG: Final = "tag:yaml.org,2002:null"
-
-Path = tuple[str | int, ...]
-Data: TypeAlias = "Scalar | list[Data] | dict[str, Data]"
-
-
-class Document(NamedTuple):
-    """A file as read: nested dicts and lists of Scalar, and the line of each path."""
-
-    data: dict[str, "Data"]
-    lines: dict[Path, int]
 
 
 def read(text: str) -> tuple[FileKeys, tuple[str, ...]]:
@@ -42,7 +30,7 @@ def read(text: str) -> tuple[FileKeys, tuple[str, ...]]:
         keys = adapter().validate_python(document.data)
     except ValidationError as errors:
         raise _mistakes(errors, document) from None
-    unknown = _unknown_keys(keys, document.data, (), document)
+    unknown = unknown_keys(keys, document.data, (), document)
     if any(each.restricts for each in unknown):
         text = next(f"yaml: {each.text}" for each in unknown if each.restricts)
         raise ConfigError(text, [each.text for each in unknown])
@@ -52,7 +40,7 @@ def read(text: str) -> tuple[FileKeys, tuple[str, ...]]:
 
 def _name_settings(keys: Map, data: dict[str, Data]) -> None:
     """Note in each map which of its settings the file names."""
-    names = {name: data[key] for key, name in _fields(keys).items() if key in data}
+    names = {name: data[key] for key, name in fields_of(keys).items() if key in data}
     object.__setattr__(keys, "named", frozenset(names))  # it is not a field, so the map is still the same
     for name, inner in names.items():
         value = getattr(keys, name)
@@ -109,14 +97,6 @@ def _plain(loader: yaml.SafeLoader, node: yaml.Node, path: Path, lines: dict[Pat
     return found
 
 
-_EXPECTED: Final = {
-    "tuple_type": "must be a list",
-    "dict_type": "must be a map",
-    "model_type": "must be a map",
-    "dataclass_type": "must be a map",
-}
-
-
 def _mistakes(errors: ValidationError, document: Document) -> ConfigError:
     """The error that names all wrong values by their lines. Its problems have the unknown keys too."""
     wrong = sorted(_problem(error, document) for error in errors.errors())
@@ -124,7 +104,7 @@ def _mistakes(errors: ValidationError, document: Document) -> ConfigError:
     for error in errors.errors():
         _remove(document.data, tuple(step for step in error["loc"] if step != "[key]"))
     try:
-        unknown = _unknown_keys(adapter().validate_python(document.data), document.data, (), document)
+        unknown = unknown_keys(adapter().validate_python(document.data), document.data, (), document)
     except ValidationError:
         unknown = []
     return ConfigError(text, [*(problem for _, problem in wrong), *(each.text for each in unknown)])
@@ -146,72 +126,6 @@ def _remove(data: dict[str, Data], loc: Path) -> None:
 
 def _problem(error: ErrorDetails, document: Document) -> tuple[int, str]:
     """The line of a wrong value, and what is wrong with it."""
-    # A bad key of a map has the place (..., key, "[key]").
-    path: Path = tuple(step for step in error["loc"] if step != "[key]")
+    path, words = wording(error)
     line = next((document.lines[path[:n]] for n in range(len(path), -1, -1) if path[:n] in document.lines), 1)
-    cause = error.get("ctx", {}).get("error")
-    expected = str(cause) if cause is not None else _EXPECTED.get(error["type"], error["msg"])
-    found = error["input"]
-    shown = f", not {flags.quote(found)}" if isinstance(found, str) else ""
-    return line, f"line {line}: {path_text(path)}: {expected}{shown}"
-
-
-def path_text(path: Path) -> str:
-    """``("stack", "dns", 0, "ip")`` as ``stack.dns[0].ip``."""
-    text = ""
-    for step in path:
-        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
-    return text
-
-
-_SECURITY: Final = (
-    "egress-policy",
-    "guest-api",
-    "api-token-file",
-    "guests",
-    "ec2-metadata-access",
-    "disable",
-    "outbound-address",
-    "outbound-interface",
-)
-"""Keys that restrict what guests and clients may do. The network must not start without one of them."""
-
-
-class Unknown(NamedTuple):
-    """An unknown key. restricts: it may be one of _SECURITY, or it stands in one."""
-
-    text: str
-    restricts: bool
-
-
-def _unknown_keys(value: object, data: "Data", path: Path, document: Document) -> list[Unknown]:
-    """Each key of data that value has no field for."""
-    if isinstance(value, tuple) and isinstance(data, list):
-        pairs = enumerate(zip(value, data, strict=True))
-        return [note for at, (item, its) in pairs for note in _unknown_keys(item, its, (*path, at), document)]
-    names = _fields(value)
-    if not names or not isinstance(data, dict):
-        return []
-    notes, deeper = [], []
-    for key, inner in data.items():
-        where = (*path, str(key))
-        if key in names:
-            deeper += _unknown_keys(getattr(value, names[key]), inner, where, document)
-            continue
-        near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
-        hint = f", did you mean {near[0]}?" if near else f"; known here: {', '.join(sorted(names))}"
-        note = f"line {document.lines.get(where, 1)}: unknown key {path_text(where)}{hint}"
-        restricts = where[0] in _SECURITY or bool(near and near[0] in _SECURITY)
-        notes.append(Unknown(f"{note} (a restriction would be missing)" if restricts else note, restricts))
-    return notes + deeper
-
-
-def _fields(value: object) -> dict[str, str]:
-    """The field of each key that a map may have; none for other values."""
-    if not is_dataclass(value):
-        return {}
-    is_map = isinstance(value, Map)
-    return {
-        each.metadata.get("alias", dashed(each.name) if is_map else each.name): each.name
-        for each in fields(value)
-    }
+    return line, f"line {line}: {path_text(path)}: {words}"

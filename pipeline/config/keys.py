@@ -163,6 +163,7 @@ class FileKeys(Map):
     """The whole file."""
 
     listen: tuple[Text, ...] = ()
+    listen_connect: tuple[Text, ...] = ()
     services: Text = ""
     metrics: Text = ""
     web: Text = ""

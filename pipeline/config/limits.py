@@ -249,6 +249,27 @@ class Limits:
         "forwards that one guest may open and close, a second",
         "api_forward_refused_rate",
     )
+    max_bytes_from_guest_per_second: int = limit(
+        0,
+        0,
+        1 << 40,
+        "bytes of frames that one guest may send, a second; 0 for any number",
+        "link_reads_paused_byte_rate",
+    )
+    max_bytes_to_guest_per_second: int = limit(
+        0,
+        0,
+        1 << 40,
+        "bytes that hosts may send to one guest, a second; 0 for any number",
+        "egress_reads_paused_byte_rate",
+    )
+    max_dns_queries_alone_per_second: int = limit(
+        0,
+        0,
+        1 << 20,
+        "DNS queries of one guest, a second, also while it is alone; 0 for any number",
+        "dns_query_dropped_rate_limit",
+    )
     max_bad_frames_per_second: int = limit(
         10000,
         100,

@@ -241,12 +241,14 @@ def _listeners(parsed: flags.Parsed, keys: FileKeys, *, bound: bool) -> Settings
     socket_forwards = _socket_forwards(parsed, keys.socket_forwards)
     listen = parsed.lists["listen"] or keys.listen
     services = parsed.text("services") or keys.services
-    for url in (*listen, *filter(None, [services])):
+    for_guests = parsed.lists["listen-connect"] or keys.listen_connect
+    for url in (*listen, *for_guests, *filter(None, [services])):
         check(url, "cannot listen", STREAM_SCHEMES)
     further = _further(parsed, keys, bound=bound)
     return {
         "socket_forwards": socket_forwards,
         "listen": listen,
+        "listen_connect": for_guests,
         "services": services,
         "metrics": metrics_url(parsed.text("metrics") or keys.metrics),
         "web": web_url(parsed.text("web") or keys.web),

@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 
 from pipeline.config.choices import (
     ALLOW,
+    ASK,
+    ASK_SECONDS,
     AUTO,
     DENY,
     GROUPS,
@@ -31,11 +33,13 @@ from pipeline.config.scalars import (
     AnyNetwork,
     Duid,
     Flag,
+    GuestWord,
     NamePattern,
     OptionalAnyIp,
     Pattern,
     Ports,
     Text,
+    number,
     one_of,
     word_or_none,
 )
@@ -114,7 +118,8 @@ class GuestApi:
     """Closing forwards that others opened, and opening forwards that lead to other guests."""
 
 
-Verdict = Annotated[str, one_of("allow", "deny")]
+Verdict = Annotated[str, one_of(ALLOW, DENY)]
+Action = Annotated[str, one_of(ALLOW, DENY, ASK)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +129,8 @@ class PolicyRule:
     It has ``networks``, ``groups`` and ``names``. Names of files are in Access.name_lists.
     """
 
-    action: Verdict
-    guests: tuple[AnyNetwork, ...] = ()
+    action: Action
+    guests: tuple[GuestWord, ...] = ()
     networks: tuple[AnyNetwork, ...] = ()
     names: tuple[NamePattern, ...] = ()
     ports: tuple[Ports, ...] = ()
@@ -160,6 +165,8 @@ class EgressPolicy:
     quic: Annotated[str, word_or_none("read", DENY)] = ""
     ech: Annotated[str, word_or_none(ALLOW, REMOVE, DENY)] = ""
     h3: Annotated[str, word_or_none(ALLOW, REMOVE)] = ""
+    ask_seconds: Annotated[int, number(*ASK_SECONDS)] = field(default=30, metadata={"alias": "ask-seconds"})
+    """For which a flow waits for an answer, if a rule asks for one."""
 
     @property
     def denies_rebinding(self) -> bool:
@@ -280,11 +287,12 @@ class Links:
     vfkit: str
     vhost_user: str
     further: tuple[tuple[str, str], ...]  # (protocol, URL)
+    listen_connect: tuple[str, ...] = ()  # /connect without the API
 
     @property
     def loopback_ports(self) -> frozenset[int]:
         """The ports of all TCP sockets on loopback. They are for the host, and guests must not reach them."""
-        api = (*self.listen, self.services, self.metrics, self.web)
+        api = (*self.listen, *self.listen_connect, self.services, self.metrics, self.web)
         urls = (*api, self.vpnkit, self.qemu, *(url for _, url in self.further))
         parts = [urlsplit(url) for url in urls if url.startswith("tcp")]
         return frozenset(each.port for each in parts if each.port and inet.is_loopback(each.hostname or ""))

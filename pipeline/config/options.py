@@ -84,6 +84,12 @@ OWN: Final[tuple[Flag, ...]] = (
     Flag("listen-vhost-user", "string", f"endpoint for vhost-user-net: {_urls(LINK_SCHEMES['vhost-user'])}"),
     Flag("link", "string", f"further place for guests, repeats: {_links()}", repeats=True),
     Flag("forward", "string", f"port of the host for a guest, repeats: {FORWARD_FORM}", repeats=True),
+    Flag(
+        "listen-connect",
+        "string",
+        f"socket on which guests attach by /connect, without the API, repeats: {_urls(STREAM_SCHEMES)}",
+        repeats=True,
+    ),
     Flag("metrics", "string", f"endpoint for Prometheus alone: host:port or {_urls(METRICS_SCHEMES)}"),
     Flag("web", "string", "a page for browsers on this host: 127.0.0.1:port, [::1]:port or localhost:port"),
     Flag("flow-log", "string", "path of a log with a line for each flow that has ended", is_file=True),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
 
+from pipeline.engines import guest_set
 from pipeline.engines.dns.patterns import Regexp, RegexpError
 from pipeline.go import flags
 from pipeline.wire import dhcpv6, ethernet, ip
@@ -283,6 +284,22 @@ def _network(value: object) -> str:
         raise ValueError("must be an address or a network such as 10.0.0.0/8") from None
 
 
+def _guest_word(value: object) -> str:
+    text = _text(value).lower()
+    number, mac = guest_set.link_number(text), guest_set.mac(text)
+    if number is not None:
+        return f"{guest_set.LINK_MARK}{number}"
+    if mac is not None:
+        return ethernet.mac_text(mac)
+    try:
+        return _network(value)
+    except ValueError:
+        raise ValueError(
+            "must be an address or a network such as 192.168.127.0/24, a MAC address such as "
+            "5a:94:ef:e4:0c:ee, or a link such as link:3"
+        ) from None
+
+
 def _ipv4_network(value: object) -> str:
     text = _network(value)
     if ":" in text:
@@ -314,7 +331,7 @@ def name_pattern(value: object) -> str:
 
 
 def _port_text(ports: tuple[int, int]) -> str:
-    return f"{ports[0]}-{ports[1]}"
+    return str(ports[0]) if ports[0] == ports[1] else f"{ports[0]}-{ports[1]}"
 
 
 def _optional(check: Callable[[object], object], nothing: object) -> Callable[[object], object]:
@@ -426,6 +443,21 @@ Pattern = Annotated[str, Check(_regexp)]
 AnyNetwork = Annotated[
     str, Check(_network, schema=_pattern(_IPV4_NETWORK, rf"{_IPV6_SHAPE}(/[0-9]{{1,3}})?"))
 ]
+GuestWord = Annotated[
+    str,
+    Check(
+        _guest_word,
+        schema=_pattern(
+            *(
+                _IPV4_NETWORK,
+                rf"{_IPV6_SHAPE}(/[0-9]{{1,3}})?",
+                ethernet.MAC_PATTERN,
+                "[lL][iI][nN][kK]:[0-9]+",
+            ),
+        ),
+    ),
+]
+"""Guests of a rule: a network, a MAC address, or the number of a link."""
 Ipv4Network = Annotated[str, Check(_ipv4_network, schema=_pattern(_IPV4_NETWORK))]
 _ANY_CASE_NAME: Final = _NAME.pattern.replace("a-z", "a-zA-Z")
 _ONE_PORT: Final = {"type": "integer", "minimum": 0, "maximum": 65535}

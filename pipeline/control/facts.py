@@ -33,6 +33,7 @@ class Facts(NamedTuple):
         """The facts about a daemon with this configuration."""
         network, links = config.network, config.links
         endpoints = [("listen", url) for url in links.listen]
+        endpoints += [("listen-connect", url) for url in links.listen_connect]
         endpoints += [("services", links.services), ("metrics", links.metrics), ("web", links.web)]
         endpoints += [(name.replace("_", "-"), getattr(links, name)) for name in LINKS]
         endpoints += links.further

@@ -9,6 +9,8 @@ from pipeline.ipc import messages
 KINDS: Final = (
     "addresses",
     "api_connections",
+    "bytes_from_guest",
+    "bytes_to_guest",
     "dns_connections",
     "forwards",
     "half_open",

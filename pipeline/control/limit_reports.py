@@ -26,7 +26,12 @@ WITHOUT_KEY: Final = (
     "api_connection_refused_too_many",
 )
 """Counters of limits that follow from the system or from another limit (docs/limits.md)."""
-USUAL: Final = frozenset({"egress_bytes_spilled", "dns_query_queued", "tcp_flow_ended_guest_gone"})
+USUAL: Final = frozenset(
+    {
+        *("egress_bytes_spilled", "dns_query_queued", "tcp_flow_ended_guest_gone"),
+        *("link_reads_paused_byte_rate", "egress_reads_paused_byte_rate"),
+    }
+)
 """Counters of limits that are met in normal operation, and cost nobody anything that is still of use."""
 
 Counters = Callable[[], Mapping[str, Mapping[str, int]]]

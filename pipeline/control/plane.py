@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from pipeline import logs
 from pipeline.config.choices import UDP
 from pipeline.config.model import Config, EgressPolicy, PortForward
+from pipeline.control.approvals import Approvals
 from pipeline.control.flows.flow_log import QUESTION, FlowLog
 from pipeline.control.flows.live import LiveFlows
 from pipeline.control.flows.reports import FlowEvents
@@ -22,6 +23,7 @@ from pipeline.control.http.access import Access
 from pipeline.control.http.connection import Server
 from pipeline.control.http.front import MAX_CONNECTIONS, Front, TakeOver
 from pipeline.control.http.servers import (
+    ATTACHING,
     BROWSERS,
     BROWSERS_MONITORING,
     GUEST,
@@ -97,6 +99,8 @@ class ControlPlane:
         self._forward_sockets = ForwardSockets(request, self._log)
         self._forwarder = Forwarder(self._forward_sockets, self._sockets, self.hub, self._shares, udp=udp)
         self._live = LiveSettings(config, self._channels, self._forwarder, self._sockets, self._log)
+        egress = fabric.layout.shards(EGRESS)
+        self._approvals = Approvals(request, egress, self._live, self.hub, self._log)
         self._not_handed_over = Repeated(self._log, "a guest's DNS connection cannot be handed over")
         meter.connect(request)
         self._limits = LimitReports(meter.counters, self.hub)
@@ -123,8 +127,12 @@ class ControlPlane:
     def _make_api(self, *, token: bool) -> "Api":
         from pipeline.control.http import openapi  # noqa: PLC0415  see servers.py
         from pipeline.control.http.api import Api  # noqa: PLC0415
+        from pipeline.control.http.approvals import ApprovalPaths  # noqa: PLC0415
+        from pipeline.control.http.explainer import Explainer  # noqa: PLC0415
         from pipeline.control.http.observation import Observation  # noqa: PLC0415
+        from pipeline.control.http.policy import PolicyPaths  # noqa: PLC0415
 
+        explainer = Explainer(self._channels.request, self._sums)
         return Api(
             self._forwarder,
             self._request_of_api,
@@ -133,6 +141,7 @@ class ControlPlane:
             self._log,
             access=self._access,
             description=openapi.document(self._meter.build.version, token=token),
+            policy=(PolicyPaths(self._live, explainer, self.hub), ApprovalPaths(self._approvals)),
         )
 
     async def _request_of_api(
@@ -195,6 +204,11 @@ class ControlPlane:
             paths[CAPTURE] = Capture(request, log, access, browsers=browsers)
         kind = GUEST if only_guests else BROWSERS if browsers else HOST
         self._listen(self._front(self._servers.server(kind), paths), listener)
+
+    def serve_connect(self, listener: socket.socket) -> None:
+        """Let guests attach on a listening socket, which stays the caller's. It has nothing of the API."""
+        connect = Connect(self._channels.request, self._log, self._access, browsers=_is_tcp(listener))
+        self._listen(self._front(self._servers.server(ATTACHING), {CONNECT: connect}), listener)
 
     @property
     def forwarder(self) -> Forwarder:
@@ -333,6 +347,7 @@ class ControlPlane:
         await self._leases.close()
         self._limits.stop()
         await self._flow_events.stop()
+        await self._approvals.stop()
         for front in (*self._fronts, self._guest_front):
             if front is not None:
                 await front.close()

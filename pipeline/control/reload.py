@@ -4,7 +4,8 @@ Three things may refuse: a forward whose address is in use, a socket over ssh, a
 beside those of the API. They come first, and what was done before a refusal is undone. Nothing after them may
 refuse. A worker replaces its settings between two breaths.
 
-Forwards and zones that came through the API stay. A forward of the file that changes is closed and opened
+Forwards and zones that came through the API stay. So does the egress policy of the API, until that of the
+file changes: the last change counts. A forward of the file that changes is closed and opened
 again. Connections of a forward that is closed go on, as with the API.
 """
 
@@ -12,12 +13,14 @@ import asyncio
 import pickle
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
 import structlog
 
-from pipeline.config.model import Config, PortForward, SocketForward, forward_key
+from pipeline.config import name_lists, outside
+from pipeline.config.model import Config, EgressPolicy, PortForward, SocketForward, forward_key
 from pipeline.control.forward_shares import ForwardShares
 from pipeline.control.forward_texts import ForwardError
 from pipeline.control.forwarder import Forwarder
@@ -25,14 +28,16 @@ from pipeline.control.http.access import Access
 from pipeline.control.ssh.destination import Destination, SocketError, SshError, host_path
 from pipeline.control.ssh.forwards import SocketForwards
 from pipeline.control.workers import Channels, RefusedError, RequestError
-from pipeline.ipc import messages
+from pipeline.ipc import messages, policy_messages
 from pipeline.system import inet
-from pipeline.topology import INGRESS, RESOLVER
+from pipeline.topology import EGRESS, INGRESS, RESOLVER
 from pipeline.wire import ip
 
 TRIES: Final = 20
 """How often a UDP port is bound that was just closed: an egress worker closes it a little later."""
 TRY_AGAIN_S: Final = 0.05
+
+MakePolicy = Callable[[EgressPolicy], Awaitable[EgressPolicy]]
 
 _IN_USE: Final = "address already in use"
 
@@ -53,6 +58,8 @@ class LiveSettings:
         log: structlog.typing.FilteringBoundLogger,
     ) -> None:
         self._config = config
+        self._policy_of_file = config.access.egress_policy
+        self._turn = asyncio.Lock()
         self._channels = channels
         self._forwarder = forwarder
         self._sockets = sockets
@@ -63,37 +70,91 @@ class LiveSettings:
         """The present settings."""
         return self._config
 
-    async def change(self, config: Config, access: Access, shares: ForwardShares) -> None:
-        """Use these settings from now on. Raises ReloadError if they are refused."""
-        before = self._config
-        ask = messages.Reload(pickle.dumps(config))
-        async with AsyncExitStack() as undo:
-            await self._change_ports(before.access.forwards, config.access.forwards, undo)
-            await self._change_sockets(before.access.socket_forwards, config.access.socket_forwards, undo)
-            try:
-                await self._channels.request(RESOLVER, ask)
-            except RefusedError as error:
-                raise ReloadError(str(error)) from None
-            except RequestError as error:
-                # It may still take them. It serves requests in order, so this one gives it the old ones back.
-                await self._tell([RESOLVER], messages.Reload(pickle.dumps(before)))
-                raise ReloadError(str(error)) from None
-            undo.pop_all()
-        self._config = config
-        access.set_guests(config.access.guest_api)
-        shares.set_limits(config.limits)
-        # Ingress lets no SYN overtake a name, if the policy has names. So it is asked before egress.
-        await self._tell([INGRESS], ask)
-        await self._tell([name for name in self._channels.channels if name not in (RESOLVER, INGRESS)], ask)
+    @property
+    def policy(self) -> EgressPolicy:
+        """The egress policy that the workers have."""
+        return self._config.access.egress_policy
 
-    async def _tell(self, workers: Sequence[str], ask: messages.Reload) -> None:
-        """Give these workers the settings, at the same time. They do not refuse."""
+    async def change(self, read: Config, access: Access, shares: ForwardShares) -> None:
+        """Use these settings of the file from now on. Raises ReloadError if they are refused."""
+        async with self._turn:
+            before, of_file = self._config, read.access.egress_policy
+            config = read if of_file != self._policy_of_file else _with_policy(read, self.policy)
+            async with AsyncExitStack() as undo:
+                await self._change_ports(before.access.forwards, config.access.forwards, undo)
+                await self._change_sockets(before.access.socket_forwards, config.access.socket_forwards, undo)
+                await self._ask_resolver(config)
+                undo.pop_all()
+            self._policy_of_file = of_file
+            access.set_guests(config.access.guest_api)
+            shares.set_limits(config.limits)
+            await self._give(config)
+            if config.access.policy != before.access.policy:
+                await self._end_forbidden()
+
+    async def change_policy(self, make: MakePolicy, *, cut: bool) -> int:
+        """Use another policy from now on. Returns how many flows have ended.
+
+        make: makes it of the present one; no other change comes between. cut: end the open flows that it
+        forbids. Raises what make raises, ConfigError if the policy does not fit the other settings,
+        ReloadError if it is refused, and RequestError if a worker has not taken it.
+        """
+        async with self._turn:
+            config = _with_policy(self._config, await make(self.policy))
+            outside.check_together(config)
+            await self._ask_resolver(config)
+            silent = await self._give(config)
+            ended = await self._end_forbidden() if cut else 0
+        if silent:
+            raise RequestError(f"workers that have not taken the policy: {', '.join(silent)}")
+        return ended
+
+    async def _ask_resolver(self, config: Config) -> None:
+        """Give the resolver the settings, which it may refuse. Raises ReloadError."""
+        try:
+            await self._channels.request(RESOLVER, messages.Reload(pickle.dumps(config)))
+        except RefusedError as error:
+            raise ReloadError(str(error)) from None
+        except RequestError as error:
+            # It may still take them. It serves requests in order, so this one gives it the old ones back.
+            await self._tell([RESOLVER], messages.Reload(pickle.dumps(self._config)))
+            raise ReloadError(str(error)) from None
+
+    async def _give(self, config: Config) -> list[str]:
+        """Give all other workers the settings. Returns those that have not taken them."""
+        self._config = config
+        ask = messages.Reload(pickle.dumps(config))
+        # Ingress lets no SYN overtake a name, if the policy has names. So it is asked before egress.
+        silent = await self._tell([INGRESS], ask)
+        others = [name for name in self._channels.channels if name not in (RESOLVER, INGRESS)]
+        return silent + await self._tell(others, ask)
+
+    async def _end_forbidden(self) -> int:
+        """End the open flows that the policy forbids. Returns how many."""
+        names = [name for name in self._channels.channels if name.startswith(EGRESS)]
+        ask = policy_messages.EndForbidden()
+        ended = 0
+        answers = await asyncio.gather(
+            *(self._channels.request(name, ask) for name in names), return_exceptions=True
+        )
+        for name, answer in zip(names, answers, strict=True):
+            if isinstance(answer, BaseException):
+                self._log.error("a worker has not taken the new settings", of=name, error=str(answer))
+            else:
+                ended += policy_messages.EndForbiddenAnswer.decode(answer).ended
+        return ended
+
+    async def _tell(self, workers: Sequence[str], ask: messages.Reload) -> list[str]:
+        """Give these workers the settings, at the same time. They do not refuse. Returns the silent ones."""
         answers = await asyncio.gather(
             *(self._channels.request(name, ask) for name in workers), return_exceptions=True
         )
         for name, answer in zip(workers, answers, strict=True):
             if isinstance(answer, BaseException):
                 self._log.error("a worker has not taken the new settings", of=name, error=str(answer))
+        return [
+            name for name, answer in zip(workers, answers, strict=True) if isinstance(answer, BaseException)
+        ]
 
     # --- forwards of ports ------------------------------------------------------------------
 
@@ -167,6 +228,12 @@ class LiveSettings:
             await step()
         except (ForwardError, RequestError, SocketError, SshError, OSError) as error:
             self._log.error("a forward cannot be as it was", forward=what, error=str(error))
+
+
+def _with_policy(config: Config, policy: EgressPolicy) -> Config:
+    """The settings with another policy. Raises ConfigError for a file of names that cannot be read."""
+    lists = name_lists.read_all(policy)
+    return replace(config, access=replace(config.access, egress_policy=policy, name_lists=lists))
 
 
 def _key(forward: PortForward) -> tuple[str, str]:

@@ -44,7 +44,8 @@ class GuestSockets:
     @property
     def only_stdio(self) -> bool:
         """Whether guests can arrive only on standard input and output."""
-        return not self._config.links.listen and not any(self.urls())
+        links = self._config.links
+        return not (links.listen or links.listen_connect or any(self.urls()))
 
     @property
     def fds(self) -> list[int]:

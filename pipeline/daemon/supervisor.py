@@ -145,7 +145,8 @@ class Supervisor:
             outbound.check(config.network.outbound_address, config.network.outbound_interface)
         except (SshError, confinement.SandboxError, outbound.OutboundError) as error:
             raise StartError(str(error)) from error
-        reachable = config.links.listen or config.links.stdio or any(self.guest_sockets.urls())
+        links = config.links
+        reachable = links.listen or links.listen_connect or links.stdio or any(self.guest_sockets.urls())
         if not reachable and not self.program.one_guest:
             self.log.warning("no guest can attach: start has neither -listen nor another flag for links")
         try:
@@ -166,7 +167,7 @@ class Supervisor:
     def _claim_inherited(self) -> None:
         """Take the sockets that a parent has passed for URLs of the configuration."""
         links = self.config.links
-        for url in (*links.listen, links.services, links.metrics):
+        for url in (*links.listen, *links.listen_connect, links.services, links.metrics):
             if url.startswith(inherited.SCHEME):
                 self.inherited.claim(url)
         self.guest_sockets.claim(self.inherited)
@@ -316,6 +317,10 @@ class Supervisor:
             sock = self._listen(url)
             plane.serve(sock, guests=True)
             self.log.info(f"listening {addresses.bound_url(sock, url)}", kind="listening")
+        for url in config.links.listen_connect:
+            sock = self._listen(url)
+            plane.serve_connect(sock)
+            self.log.info(f"listening {addresses.bound_url(sock, url)}", kind="listening", protocol="connect")
         plane.notify(READY)
         if config.links.services:
             sock = self._listen(config.links.services)

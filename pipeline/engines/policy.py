@@ -28,6 +28,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from pipeline.engines.groups import BITS, Groups
+from pipeline.engines.guest_set import StationOf, needs_stations
 from pipeline.engines.rules import (
     NetworkSets,
     PolicyConfig,
@@ -56,6 +57,11 @@ _CLOSED: Final = ("public", "locked")
 def has_names(config: PolicyConfig) -> bool:
     """Whether any rule is about names."""
     return any(rule.names for rule in config.rules)
+
+
+def has_stations(config: PolicyConfig) -> bool:
+    """Whether any rule names a guest by its MAC address or its link."""
+    return any(needs_stations(rule.guests) for rule in config.rules)
 
 
 def name_text(labels: Sequence[bytes]) -> str:
@@ -104,8 +110,18 @@ class Names:
         return found
 
 
+def fitting_numbers(name: str) -> list[int]:
+    """The numbers of all patterns that a name would fit, whether a rule has them or not."""
+    found = [number_of(name)]
+    while "." in name:
+        name = name.partition(".")[2]
+        found.append(number_of(f"*.{name}"))
+    return found
+
+
 _NO_NAMES: Final[Mapping[int, float]] = {}
 _NO_PATTERNS: Final[frozenset[int]] = frozenset()
+_ALWAYS: Final = float("inf")
 
 
 class Verdict(NamedTuple):
@@ -117,6 +133,13 @@ class Verdict(NamedTuple):
     allow: bool
     rule: str
     hold: bool = False
+
+
+class Decision(NamedTuple):
+    """What Policy.explain() finds. passed: for each rule before it, the part that does not fit."""
+
+    verdict: Verdict
+    passed: tuple[str, ...]
 
 
 class _Flow(NamedTuple):
@@ -149,15 +172,20 @@ class Policy:
         addresses_of: Callable[[int], Collection[int]] = lambda addr: (addr,),
         also_means: Mapping[int, int] | None = None,
         groups: Groups | None = None,
+        station_of: StationOf = lambda _addr: None,
     ) -> None:
         """addresses_of: all addresses of the station that has one (pipeline.engines.stations).
 
         also_means: destinations for which the rules about another one hold too. groups: of addresses.
+        station_of: see pipeline.engines.guest_set.
         """
+        self._station_of = station_of
         self._also_means = also_means or {}
         self._groups = groups or Groups()
         self._rules: list[Rule] = []
         self._index = RuleIndex(())
+        self._asking: frozenset[str] = frozenset()
+        """The rules about whose flows somebody has to decide, by their paths."""
         self._denied_names: list[int] = []
         """The rules that deny names."""
         self._asks_groups = False
@@ -175,17 +203,18 @@ class Policy:
         """Apply other rules from now on. The names of addresses stay known."""
         self._default = config.default == "allow"
         self._preset = config.preset
-        networks = NetworkSets()
+        networks = NetworkSets(self._station_of)
         self._rules = [
             Rule(rule, f"egress-policy.rules[{index}]", networks) for index, rule in enumerate(config.rules)
         ]
         self._index = RuleIndex(self._rules)
         self._patterns.replace(config)
         self._denied_names = [
-            index for index, rule in enumerate(self._rules) if rule.names and not rule.allow
+            index for index, rule in enumerate(self._rules) if rule.names and not rule.allow and not rule.ask
         ]
+        self._asking = frozenset(rule.path for rule in self._rules if rule.ask)
         self._asks_groups = self._preset == "public" or any(rule.groups for rule in self._rules)
-        self._names_allowed = any(rule.names and rule.allow for rule in self._rules)
+        self._names_allowed = any(rule.names and (rule.allow or rule.ask) for rule in self._rules)
 
     @property
     def active(self) -> bool:
@@ -253,6 +282,10 @@ class Policy:
             return verdict._replace(hold=True)
         return verdict
 
+    def asks(self, verdict: Verdict) -> bool:
+        """Whether somebody has to decide about the flow."""
+        return verdict.rule in self._asking and not (verdict.allow or verdict.hold)
+
     def _flow(
         self, guest: int, address: int, port: int, protocol: str, now: float, stated: Stated | None
     ) -> _Flow:
@@ -316,6 +349,41 @@ class Policy:
         public = self._preset == "public" and groups & _PUBLIC != 0
         return Verdict(self._preset == "open" or public, PRESET)
 
+    def explain(
+        self, guest: int, address: int, port: int, protocol: str, now: float, name: str = ""
+    ) -> Decision:
+        """Which rule decides about a flow.
+
+        name: as if the gateway had told the guest that the address has it, and as if the flow stated it.
+        """
+        key = (guest, ip.embedded(address))
+        told = self._named.get(key)
+        if name:
+            self._named[key] = {**(told or {}), **dict.fromkeys(fitting_numbers(name), _ALWAYS)}
+        stated = Stated(NAME, name) if name else None
+        try:
+            verdict = self.judge(guest, address, port, protocol, now, stated)
+            flow = self._flow(guest, address, port, protocol, now, stated)
+        finally:
+            if told is not None:
+                self._named[key] = told
+            elif name:
+                del self._named[key]
+        passed: list[str] = []
+        for rule in self._rules:
+            if rule.path == verdict.rule:
+                break
+            passed.append(self._misfit(rule, flow))
+        return Decision(verdict, tuple(passed))
+
+    def _misfit(self, rule: Rule, flow: _Flow) -> str:
+        """The part of the rule that is not about such a flow. "names" if it may be about it."""
+        if rule.protocols and flow.protocol not in rule.protocols:
+            return "protocols"
+        if not rule.is_about(flow.guests, flow.port, flow.protocol):
+            return "guests" if not rule.is_for(flow.guests) else "ports"
+        return "names" if rule.names else "groups" if rule.groups else "networks"
+
     def allows(self, guest: int, address: int, port: int, protocol: str, now: float) -> bool:
         """Whether a guest may open a flow to an address. Of some flows, the stated name decides later."""
         return not self.refusal(guest, address, port, protocol, now)
@@ -328,9 +396,12 @@ class Policy:
     def still_allows(
         self, guest: int, address: int, port: int, protocol: str, stated: Stated | None = None
     ) -> bool:
-        """Whether a flow that is open may go on. A name counts although its answer may have expired."""
+        """Whether a flow that is open may go on. A name counts although its answer may have expired.
+
+        A flow goes on if it would have to be asked about: it may be one that was approved.
+        """
         verdict = self.judge(guest, address, port, protocol, _LONG_AGO, stated)
-        return verdict.hold or verdict.allow
+        return verdict.hold or verdict.allow or self.asks(verdict)
 
     # --- questions ----------------------------------------------------------------------------
 
@@ -346,9 +417,9 @@ class Policy:
             if not rule.is_for(guests):
                 continue
             if not rule.names.isdisjoint(patterns):
-                if rule.allow or not (rule.ports or rule.protocols):
-                    return Verdict(rule.allow, rule.path)
-            elif rule.allow and (rule.anywhere or rule.groups & _PUBLIC):
+                if rule.allow or rule.ask or not (rule.ports or rule.protocols):
+                    return Verdict(rule.allow or rule.ask, rule.path)
+            elif (rule.allow or rule.ask) and (rule.anywhere or rule.groups & _PUBLIC):
                 return Verdict(True, rule.path)
             elif rule.anywhere and self._names_allowed and not (rule.ports or rule.protocols):
                 return Verdict(False, rule.path)

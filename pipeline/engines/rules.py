@@ -11,6 +11,7 @@ from typing import Final, Protocol
 
 from pipeline.blake2 import blake2b
 from pipeline.engines.groups import BITS
+from pipeline.engines.guest_set import GuestSet, StationOf, needs_stations
 from pipeline.engines.networks import Networks
 from pipeline.wire import ip
 
@@ -69,6 +70,8 @@ class Rule:
         """path: of the rule in the configuration. networks: makes the sets of addresses."""
         self.path = path
         self.allow = config.action == "allow"
+        self.ask = config.action == "ask"
+        """Somebody decides while the flow waits."""
         self.ports = config.ports
         self.protocols = frozenset(config.protocols)
         self.names = frozenset(map(number_of, config.names))
@@ -79,7 +82,7 @@ class Rule:
         self.stated_ports: Ports = config.stated_ports or WEB_PORTS
         self.guest_texts = tuple(config.guests)
         self.network_texts = tuple(config.networks)
-        self._networks = networks
+        self._sets = networks
 
     @property
     def anywhere(self) -> bool:
@@ -98,7 +101,7 @@ class Rule:
         """Whether the rule is about a guest with these addresses."""
         if not self.guest_texts:
             return True
-        known = self._networks.of(self.guest_texts)
+        known = self._sets.guests(self.guest_texts)
         return any(guest in known for guest in guests)
 
     def has_address(self, addresses: Collection[int], groups: int) -> bool:
@@ -107,7 +110,7 @@ class Rule:
             return True
         if not self.network_texts:
             return False
-        known = self._networks.of(self.network_texts)
+        known = self._sets.of(self.network_texts)
         return any(address in known for address in addresses)
 
 
@@ -119,14 +122,24 @@ def has_port(ports: Ports, port: int) -> bool:
 class NetworkSets:
     """Sets of addresses, each made when it is asked for first. Rules with the same networks share one."""
 
-    def __init__(self) -> None:
+    def __init__(self, station_of: StationOf = lambda _addr: None) -> None:
+        """station_of: see pipeline.engines.guest_set."""
+        self._station_of = station_of
         self._made: dict[tuple[str, ...], Networks] = {}
+        self._guests: dict[tuple[str, ...], GuestSet] = {}
 
     def of(self, texts: tuple[str, ...]) -> Networks:
         """The set of these networks."""
         found = self._made.get(texts)
         if found is None:
             found = self._made[texts] = Networks(texts)
+        return found
+
+    def guests(self, texts: tuple[str, ...]) -> GuestSet:
+        """The set of these guests."""
+        found = self._guests.get(texts)
+        if found is None:
+            found = self._guests[texts] = GuestSet(texts, self._station_of)
         return found
 
 
@@ -207,7 +220,8 @@ def _bits(mask: int) -> list[int]:
 
 
 def _guest_keys(rule: Rule) -> list[tuple[str, int | str]]:
-    return [("guest", text) for text in rule.guest_texts]
+    # A guest's MAC and link are no addresses, so they cannot be looked up as such.
+    return [] if needs_stations(rule.guest_texts) else [("guest", text) for text in rule.guest_texts]
 
 
 def _destination_keys(rule: Rule) -> list[tuple[str, int | str]]:

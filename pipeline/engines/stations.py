@@ -51,6 +51,10 @@ class Stations:
         for addr in [addr for addr, station in self._station_of.items() if station[1] not in up]:
             self.forget(addr)
 
+    def station_of(self, addr: int) -> Station | None:
+        """The station that has this address, None if that is not known."""
+        return self._station_of.get(addr)
+
     def addresses_of(self, addr: int) -> Collection[int]:
         """All addresses of the station that has this one, this one among them."""
         station = self._station_of.get(addr)

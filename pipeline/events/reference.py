@@ -5,7 +5,7 @@ python -m pipeline.events.reference      prints them
 
 from collections.abc import Iterator, Sequence
 
-from pipeline.events import flows, network, supervisor, workers
+from pipeline.events import flows, network, policy, supervisor, workers
 from pipeline.events.kind import LEVEL_NAMES, Kind
 
 CHAPTERS = (
@@ -14,6 +14,7 @@ CHAPTERS = (
     ("Leases", network.DHCP),
     ("Names", network.DNS),
     ("Forwards", network.FORWARDS),
+    ("Policy", policy.KINDS),
     ("Flows", flows.KINDS),
     ("Limits", network.LIMITS),
     ("Workers: guests", workers.GUESTS),

@@ -185,6 +185,11 @@ RELOAD: Final = (
         error=_ERROR,
     ),
     logged(
+        *("approval-rules-left", ERROR, "rules of a link that is gone are still there"),
+        "The rules of approvals for a session could not be removed. Another guest may get the link's number.",
+        error=_ERROR,
+    ),
+    logged(
         *("reload-forward-lost", ERROR, "a forward cannot be as it was"),
         "A reload was refused, or a worker has died, and a forward cannot be restored.",
         forward="the forward",

@@ -4,10 +4,13 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
-from pipeline.events import flows, network, supervisor, workers
+from pipeline.events import flows, network, policy, supervisor, workers
 from pipeline.events.kind import Kind
 
-TABLE: Final[tuple[Kind, ...]] = (*network.KINDS, *flows.KINDS, *workers.KINDS, *supervisor.KINDS)
+TABLE: Final[tuple[Kind, ...]] = (
+    *(*network.KINDS, *policy.KINDS, *flows.KINDS),
+    *(*workers.KINDS, *supervisor.KINDS),
+)
 KINDS: Final[Mapping[str, Kind]] = {kind.name: kind for kind in TABLE}
 PUBLISHED: Final = frozenset(kind.name for kind in TABLE if kind.published)
 _TEXTS: Final = Counter(kind.text for kind in TABLE)

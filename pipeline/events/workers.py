@@ -128,7 +128,7 @@ GUESTS: Final = (
     ),
     logged(
         *("flows-ended-by-policy", WARNING, "flows ended by the new egress policy"),
-        "A reload has changed the egress policy.",
+        "A reload or a client of the API has changed the egress policy.",
         count="flows that it forbids",
     ),
     logged(

@@ -16,7 +16,8 @@ demux           Cam, Neighbors
 tcp             FlowIds, Flows, EndFlow
 resolver        Names, Leases, DnsAll, DnsAdd, ServeTcp (a socket), RestoreLeases
 listen          Expose (a socket), Unexpose, Tunnel (a socket)
-egress          FlowIds, Flows, EndFlow; of listen: Accepted (a socket), UdpForward (a socket), UdpUnforward
+egress          FlowIds, Flows, EndFlow, EndForbidden, Explain, Asks, Decide
+                of listen: Accepted (a socket), UdpForward (a socket), UdpUnforward
 ==============  =========================================================================================
 """
 
@@ -24,7 +25,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from pipeline.ipc import flow_messages, healing_messages
+from pipeline.ipc import flow_messages, healing_messages, policy_messages
 from pipeline.ipc.message import Answer as Answer
 from pipeline.ipc.message import Event as Event
 from pipeline.ipc.message import Message as Message
@@ -453,6 +454,8 @@ _REQUESTS: Final = _by_name(
     *(Stop, Ping, Audit, Reload, Watch, LogFile, Guests, Attach, Open, Capture, LiveCapture, Connected),
     *(Cam, Neighbors, WithdrawRoute, Leases),
     *(flow_messages.FlowIds, flow_messages.Flows, flow_messages.EndFlow, flow_messages.Names),
+    *(policy_messages.EndForbidden, policy_messages.Explain),
+    *(policy_messages.Asks, policy_messages.Decide),
     *(DnsAll, DnsAdd, ServeTcp),
     *(healing_messages.Pause, healing_messages.Lost, healing_messages.Settle, healing_messages.Resume),
     healing_messages.RestoreLeases,

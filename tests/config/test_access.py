@@ -26,6 +26,7 @@ egress-policy:
   rules:
     - {action: allow, guests: [192.168.127.2], names: ["*.Example.com."], ports: [443], protocols: [tcp]}
     - {action: deny, networks: [10.0.0.0/8]}
+    - {action: deny, guests: ["5A-94-EF-E4-0C-EE", "link:03"]}
 """
 
 
@@ -50,6 +51,7 @@ def test_all_keys_reach_the_config_and_read_back_the_same(tmp_path: Path) -> Non
         (
             PolicyRule("allow", ("192.168.127.2/32",), (), ("*.example.com",), ((443, 443),), ("tcp",)),
             PolicyRule("deny", (), ("10.0.0.0/8",)),
+            PolicyRule("deny", ("5a:94:ef:e4:0c:ee", "link:3")),
         ),
     )
     assert build(yaml.safe_dump(shown.as_file(made)), tmp_path) == made
@@ -68,6 +70,7 @@ def test_without_the_keys_everything_is_allowed(tmp_path: Path) -> None:
         ("guest-api: {addresses: [localhost]}", "guest-api.addresses[0]: must be an address or a network"),
         ("egress-policy: {default: maybe}", 'must be allow or deny, not "maybe"'),
         ("egress-policy: {rules: [{action: deny, networks: ['::1/']}]}", "must be an address or a network"),
+        ("egress-policy: {rules: [{action: deny, guests: ['link:65536']}]}", "or a link such as link:3"),
         ("egress-policy: {rules: [{action: deny, names: ['a*.b']}]}", "must be a name such as example.com"),
         ("egress-policy: {rules: [{action: deny, ports: [1], protocols: [icmp]}]}", "icmp has no ports"),
         ("egress-policy: {rules: [{networks: [10.0.0.0/8]}]}", "egress-policy.rules[0].action"),

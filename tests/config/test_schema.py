@@ -26,6 +26,7 @@ GOOD = [
     "",
     "{}",
     "listen: [unix:///a, 'vsock://:1024']",
+    "listen-connect: [unix:///b, 'tcp://127.0.0.1:1']",
     "listen:\nstack:\n  mtu:\n  dns:\n  nat: ~\n",
     "listen: [~]",
     "log-file: 0x10\npid-file: 7\nstack: {dnsSearchDomains: [1.0, ~, true]}",
@@ -54,6 +55,7 @@ GOOD = [
     "ipv6: {enabled: 'off', prefix: 'fd12:3456:789a:1::/64'}",
     "ipv6: {enabled: no, prefix: ''}",
     "ipv6: {enabled: auto, gateway: 'fd12:3456:789a:1::53', host: ''}",
+    "egress-policy: {rules: [{action: allow, guests: [5a:94:ef:e4:0c:ee, link:3]}]}",
     "egress-policy: {rules: [{action: allow, guests: [fd00::2], networks: [fd00::/8]}]}",
     "ipv6: {enabled: ~, prefix: '2001:db8::/64'}",
     "ipv6: {static-leases: {'fd00::5': 5A-94-EF-E4-0C-EE, 'fd00::6': duid:00:03:00:01:5a:94:ef:e4:0c:ee}}",
@@ -206,7 +208,8 @@ SHOWN = {
         "'fd12:3456:789a:1::6': 'duid:00:03:00:01:5a:94:ef:e4:0c:01'}}\n"
     ),
     "links": (
-        "listen: [unix:///a, vsock://:1024]\nservices: unix:///s\nmetrics: 127.0.0.1:9100\n"
+        "listen: [unix:///a, vsock://:1024]\nlisten-connect: [unix:///b]\n"
+        "services: unix:///s\nmetrics: 127.0.0.1:9100\n"
         "web: localhost:8080\nnotification: /n\n"
         "interfaces: {vpnkit: unix:///h, vhost-user: unix:///u}\nlinks: [qemu+tcp://127.0.0.1:1, vfkit+unixgram:///v]\n"
     ),

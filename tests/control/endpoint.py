@@ -6,28 +6,36 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
 import structlog
 
+from pipeline.config import merge, options
+from pipeline.control.approvals import Approvals
 from pipeline.control.facts import Facts, Process
 from pipeline.control.flows.live import LiveFlows
 from pipeline.control.forwarder import Forwarder
 from pipeline.control.guests import GuestSums
 from pipeline.control.http.access import Access
 from pipeline.control.http.api import Api
+from pipeline.control.http.approvals import ApprovalPaths
+from pipeline.control.http.explainer import Explainer
 from pipeline.control.http.front import Front, TakeOver
 from pipeline.control.http.observation import Observation
+from pipeline.control.http.policy import PolicyPaths
 from pipeline.control.http.runner import make_runner, server_of
 from pipeline.control.http.takeover import CAPTURE, CONNECT, TUNNEL, Capture, Connect, Tunnel
 from pipeline.control.hub import Hub
 from pipeline.control.metrics.build import Build
 from pipeline.control.metrics.page import Readings, Snapshot, page
+from pipeline.control.reload import LiveSettings
 from pipeline.control.web.login import Login
 from pipeline.control.web.site import Site
 from pipeline.control.workers import RefusedError
 from pipeline.counter_block import GuestRow
+from pipeline.go import flags
 from pipeline.ipc import messages
 from pipeline.ipc.flow_rows import IN, OUT, FlowRow
 from pipeline.topology import Edge
@@ -36,6 +44,7 @@ LOG = structlog.get_logger()
 GUEST = "192.168.127.2:40000"
 _TCP = FlowRow(7, "tcp", OUT, 3, "192.168.127.2", 40000, "93.184.216.34", 443, "established", 2.0, 0.5)
 _IN = FlowRow(8, "udp", IN, 0, "192.168.127.2", 53, "127.0.0.1", 5353, "open", 1.0, 1.0)
+NAMES = ("ingress", "demux", "tcp0", "egress0", "resolver", "listen")
 ROWS = {
     7: list(_TCP._replace(bytes_from_guest=10, bytes_to_guest=99, connect=0.25, retransmissions=0)),
     8: list(_IN._replace(packets_from_guest=1)),
@@ -96,6 +105,10 @@ class Workers:
             "end_flow": lambda op: {"found": op["number"] == 7},
             "neighbors": {"neighbors": {"192.168.127.2": ["5a:94:ef:e4:0c:ee", 3]}},
             "names": lambda op: {"names": ["www.example.com"] + [""] * (len(op["pairs"]) - 1)},
+            "end_forbidden": {"ended": 2},
+            "asks": {"asks": []},
+            "decide": {"found": True},
+            "explain": {"allowed": False, "rule": "egress-policy.default", "passed": []},
             "guests": {"guests": {"3": {"links": 1}}, "peers": {"3": "process 12"}},
         }
 
@@ -169,6 +182,23 @@ def observation(workers: Workers, hub: Hub | None = None) -> Observation:
     return Observation(hub or Hub(lambda _watch: None, LOG), flows, GuestSums(workers, ("ingress",), {}))
 
 
+def live_settings(workers: Workers) -> LiveSettings:
+    """Of a daemon that was started without a file."""
+    config, _ = merge.build(flags.parse(options.START, ["-ssh-port", "-1"]), resolv_conf=os.devnull)
+    channels: Any = SimpleNamespace(request=workers, channels=dict.fromkeys(NAMES))
+    sockets: Any = None
+    return LiveSettings(config, channels, Forwarder(workers), sockets, LOG)
+
+
+def policy_paths(workers: Workers, hub: Hub | None = None) -> tuple[PolicyPaths, ApprovalPaths]:
+    """The paths of the egress policy and of approvals."""
+    live = live_settings(workers)
+    hub = hub or Hub(lambda _watch: None, LOG)
+    explainer = Explainer(workers, GuestSums(workers, ("ingress",), {}))
+    approvals = Approvals(workers, ("egress0", "egress1"), live, hub, LOG)
+    return PolicyPaths(live, explainer, hub), ApprovalPaths(approvals)
+
+
 @contextlib.asynccontextmanager
 async def endpoint(
     tmp_path: Path,
@@ -190,7 +220,11 @@ async def endpoint(
     """
     workers = Workers()
     forwarder = Forwarder(workers)
-    api = Api(forwarder, workers, meter or Meter(), observation(workers, hub), LOG, access=access)
+    api = Api(
+        *(forwarder, workers, meter or Meter(), observation(workers, hub), LOG),
+        access=access,
+        policy=policy_paths(workers, hub),
+    )
     if login is not None:
         app = Site(api.access, login).application(api)
     elif monitoring:

@@ -10,7 +10,8 @@ import pytest
 import structlog
 
 from pipeline.config import merge, options
-from pipeline.config.model import Config, GuestApi, PortForward
+from pipeline.config.errors import ConfigError
+from pipeline.config.model import Config, EgressPolicy, GuestApi, PolicyRule, PortForward
 from pipeline.control.forward_shares import ForwardShares
 from pipeline.control.forwarder import Forwarder
 from pipeline.control.http.access import Access
@@ -227,5 +228,77 @@ def test_a_worker_that_does_not_answer_is_reported_and_the_others_have_the_setti
             }
         ]
         assert sorted(rig.reloads()) == sorted(set(NAMES) - {"tcp0"})
+
+    asyncio.run(run())
+
+
+DENY, OTHER = EgressPolicy("deny"), EgressPolicy("deny", (PolicyRule("allow", ports=((443, 443),)),))
+
+
+async def always(policy: EgressPolicy) -> EgressPolicy:
+    return policy
+
+
+def test_the_policy_of_the_api_stays_until_that_of_the_file_changes() -> None:
+    async def run() -> None:
+        rig = Rig()
+        await rig.live.change_policy(lambda _before: always(DENY), cut=True)
+        await rig.change(max_forwards=3)
+        assert rig.live.policy == DENY
+        await rig.change(egress_policy=OTHER)
+        assert rig.live.policy == OTHER
+        await rig.live.change_policy(lambda _before: always(DENY), cut=True)
+        await rig.change(egress_policy=OTHER)
+        assert rig.live.policy == DENY
+        await rig.change()
+        assert rig.live.policy == EgressPolicy()
+
+    asyncio.run(run())
+
+
+def test_flows_end_only_if_the_policy_has_changed() -> None:
+    async def run() -> None:
+        rig = Rig()
+        rig.workers.answers["end_forbidden"] = {"ended": 3}
+        await rig.change(max_forwards=3)
+        assert "end_forbidden" not in [op["op"] for _, op in rig.workers.asked]
+        await rig.change(egress_policy=DENY)
+        assert [worker for worker, op in rig.workers.asked if op["op"] == "end_forbidden"] == ["egress0"]
+        assert await rig.live.change_policy(lambda _before: always(OTHER), cut=True) == 3
+        assert await rig.live.change_policy(lambda _before: always(DENY), cut=False) == 0
+
+    asyncio.run(run())
+
+
+def test_a_policy_with_names_needs_the_name_server() -> None:
+    async def run() -> None:
+        rig = Rig()
+        await rig.change(disable=("dns",))
+        rig.workers.asked.clear()
+        named = EgressPolicy("deny", (PolicyRule("allow", names=("a.test",)),))
+        with pytest.raises(ConfigError, match=r"egress-policy.rules\[0\].names needs"):
+            await rig.live.change_policy(lambda _before: always(named), cut=True)
+        assert (rig.live.policy, rig.workers.asked) == (EgressPolicy(), [])
+
+    asyncio.run(run())
+
+
+def test_a_worker_that_has_not_taken_the_policy_is_named() -> None:
+    async def run() -> None:
+        rig = Rig()
+        answers = {"resolver": {}, "ingress": {}}
+        original = rig.workers.__call__
+
+        async def ask(worker: str, op: Any, fds: Any = ()) -> Any:
+            if op.NAME == "reload" and worker not in answers:
+                raise RequestError("gone")
+            return await original(worker, op, fds)
+
+        rig.live = LiveSettings(
+            *(rig.config, SimpleNamespace(request=ask, channels=dict.fromkeys(NAMES))),  # type: ignore[arg-type]
+            *(rig.forwarder, rig.sockets, LOG),  # type: ignore[arg-type]
+        )
+        with pytest.raises(RequestError, match="demux, tcp0, egress0, listen"):
+            await rig.live.change_policy(lambda _before: always(DENY), cut=False)
 
     asyncio.run(run())

@@ -2,18 +2,16 @@
 
 import json
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import pytest
 
 from tests.support.agent import GATEWAY_ADDR, GUEST_ADDR, Agent
 from tests.support.daemon import Daemon
-from tests.support.netns import INTERNET_ADDR, SECOND_ADDR, Namespace, Network, wait_for
+from tests.support.holder import Holder
+from tests.support.netns import INTERNET_ADDR, SECOND_ADDR, Network, wait_for
 from tests.support.servers import ECHO, UDP_ECHO, Servers
 
 pytestmark = pytest.mark.e2e
@@ -23,44 +21,6 @@ REFUSED = "configuration not reloaded: nothing has changed"
 OPEN = "egress-policy: {default: allow}"
 CLOSED = f"egress-policy: {{rules: [{{action: deny, networks: [{INTERNET_ADDR}]}}]}}"
 NO_WAY = {"EHOSTUNREACH", "ECONNREFUSED", "EACCES"}
-
-_HOLDER = """
-import socket, sys
-kind, address, port = sys.argv[1:]
-sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM)
-sock.settimeout(5)
-sock.connect((address, int(port)))
-for line in sys.stdin:
-    try:
-        sock.send(b"word")
-        print(sock.recv(100).decode() or "end", flush=True)
-    except OSError as error:
-        print(type(error).__name__, flush=True)
-"""
-
-
-class Holder:
-    """A connection, or a UDP flow, that stays open in the guest."""
-
-    def __init__(self, guest: Namespace, kind: str, address: str, port: int) -> None:
-        argv = [sys.executable, "-c", _HOLDER, kind, address, str(port)]
-        self._process = guest.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def echo(self) -> str:
-        """What comes back, or the name of the error."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        return str(self._process.stdout.readline().strip())
-
-    def __enter__(self) -> "Holder":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._process.communicate()
 
 
 class Reloadable:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pipeline.config.model import EgressPolicy, PolicyRule
 from pipeline.engines.groups import BITS, Groups
 from pipeline.engines.networks import Networks
-from pipeline.engines.policy import MIN_VALID, Names, Policy
+from pipeline.engines.policy import MIN_VALID, Names, Policy, has_stations
 from pipeline.engines.rules import NetworkSets, Rule, RuleIndex, number_of
 from pipeline.wire import ip
 from pipeline.wire.stated import CONTRADICTION, NAME, NAMELESS, UNKNOWN, Stated
@@ -164,6 +164,66 @@ def test_a_label_with_a_dot_is_not_two_labels() -> None:
 def test_no_name_is_too_odd_to_be_matched(labels: list[bytes]) -> None:
     config = EgressPolicy("deny", (PolicyRule("allow", names=("*.example.com",)),))
     assert Names(config).match(labels) in ([], [number_of("*.example.com")])
+
+
+def test_explain_names_the_rule_that_decides_and_what_kept_those_before_it() -> None:
+    made = policy(
+        "deny",
+        PolicyRule("allow", protocols=("udp",)),
+        PolicyRule("allow", ports=((80, 80),)),
+        PolicyRule("deny", guests=("192.168.127.3/32",)),
+        PolicyRule("allow", names=("a.test",)),
+        PolicyRule("deny", networks=("203.0.113.0/24",)),
+        PolicyRule("allow", networks=("10.0.0.0/8",)),
+    )
+    found = made.explain(GUEST, WEB, 443, "tcp", 0.0)
+    assert (found.verdict.allow, found.verdict.rule) == (False, "egress-policy.rules[4]")
+    assert found.passed == ("protocols", "ports", "guests", "names")
+    assert made.explain(GUEST, TEN, 443, "tcp", 0.0).verdict.rule == "egress-policy.rules[5]"
+    verdict, passed = made.explain(GUEST, ip.parse_ipv4("192.0.2.1"), 443, "tcp", 0.0)
+    assert (verdict.allow, verdict.rule, len(passed)) == (False, "egress-policy.default", 6)
+    assert made.explain(OTHER, TEN, 443, "tcp", 0.0).verdict.rule == "egress-policy.rules[2]"
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_explain_with_a_name_teaches_the_policy_nothing(told: bool) -> None:
+    made = policy("deny", PolicyRule("allow", names=("*.a.test",)), PolicyRule("allow", names=("b.test",)))
+    if told:
+        made.learn(GUEST, WEB, number_of("b.test"), 10.0, now=0.0)
+    assert made.explain(GUEST, WEB, 443, "tcp", 1.0, "www.a.test").verdict == (
+        True,
+        "egress-policy.rules[0]",
+        False,
+    )
+    assert not made.explain(GUEST, WEB, 443, "tcp", 1.0, "a.test").verdict.allow
+    assert made.explain(GUEST, WEB, 443, "tcp", 1.0, "b.test").verdict == (
+        True,
+        "egress-policy.rules[1]",
+        False,
+    )
+    assert made.explain(GUEST, WEB, 443, "tcp", 1.0).verdict.hold == told
+    assert made.allows(GUEST, WEB, 443, "tcp", 1.0) == told
+    assert not made.allows(GUEST, WEB, 443, "tcp", 20.0)
+
+
+@pytest.mark.parametrize("word", ["02:00:00:00:00:07", "link:3", "192.168.127.2/32"])
+def test_a_rule_names_a_guest_by_its_mac_its_link_or_its_address(word: str) -> None:
+    stations = {GUEST: (bytes.fromhex("020000000007"), 3), OTHER: (bytes.fromhex("020000000008"), 4)}
+    made = policy("deny", PolicyRule("allow", guests=(word,)), station_of=stations.get)
+    assert made.allows(GUEST, WEB, 443, "tcp", 0.0)
+    assert not made.allows(OTHER, WEB, 443, "tcp", 0.0)
+    del stations[GUEST]
+    assert made.allows(GUEST, WEB, 443, "tcp", 0.0) == (word == "192.168.127.2/32")
+
+
+def test_rules_about_stations_are_known_as_such() -> None:
+    for word, needs in (
+        ("link:3", True),
+        ("02:00:00:00:00:07", True),
+        ("10.0.0.0/8", False),
+        ("fd00::1", False),
+    ):
+        assert has_stations(EgressPolicy("deny", (PolicyRule("allow", guests=(word,)),))) == needs
 
 
 # --- stated names -----------------------------------------------------------------------------
@@ -401,3 +461,26 @@ def test_a_flow_meets_few_of_ten_thousand_rules(kind: str) -> None:
         [ip.parse("10.4.1.9")], [ip.parse("10.4.1.9")], BITS["public"], [number_of("n1025.test")]
     )
     assert found == [4 * 256 + 1]
+
+
+ASK = PolicyRule("ask", networks=("203.0.113.0/24",))
+
+
+def test_a_rule_may_ask_and_an_open_flow_goes_on_then() -> None:
+    made = policy("deny", PolicyRule("allow", ports=((80, 80),)), ASK)
+    verdict = made.judge(GUEST, WEB, 443, "tcp", 0.0)
+    assert (verdict.allow, made.asks(verdict)) == (False, True)
+    assert not made.asks(made.judge(GUEST, WEB, 80, "tcp", 0.0))
+    assert not made.asks(made.judge(GUEST, TEN, 443, "tcp", 0.0))
+    assert made.still_allows(GUEST, WEB, 443, "tcp")
+    assert not made.allows(GUEST, WEB, 443, "tcp", 0.0), "a stranger's datagram is no reason to ask"
+    made.replace(EgressPolicy("deny"))
+    assert not made.still_allows(GUEST, WEB, 443, "tcp")
+
+
+def test_a_guest_may_ask_for_the_names_of_flows_about_which_somebody_decides() -> None:
+    named = policy("deny", PolicyRule("ask", names=("a.test",)))
+    assert named.question(GUEST, "a.test").allow
+    assert not named.question(GUEST, "b.test").allow
+    anything = policy("deny", PolicyRule("allow", names=("a.test",)), PolicyRule("ask"))
+    assert anything.question(GUEST, "b.test").allow

@@ -153,8 +153,11 @@ class Daemon:
 
     # --- control endpoint ---------------------------------------------------------------
 
-    def api(self, path: str, body: object = None) -> tuple[int, bytes]:
-        """GET path, or POST body as JSON. Returns status and body of the answer."""
+    def api(self, path: str, body: object = None, method: str = "POST") -> tuple[int, bytes]:
+        """GET path, or POST body as JSON. Returns status and body of the answer.
+
+        method: another one for the body.
+        """
         connection = http.client.HTTPConnection("localhost", timeout=10.0)
         connection.sock = socket.socket(socket.AF_UNIX)
         connection.sock.settimeout(10.0)
@@ -162,7 +165,7 @@ class Daemon:
         if body is None:
             connection.request("GET", path)
         else:
-            connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+            connection.request(method, path, json.dumps(body), {"Content-Type": "application/json"})
         response = connection.getresponse()
         content = response.read()
         connection.close()

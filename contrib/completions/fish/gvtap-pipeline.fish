@@ -8,12 +8,14 @@ complete -c gvtap-pipeline -n __fish_use_subcommand -a leases
 complete -c gvtap-pipeline -n __fish_use_subcommand -a top
 complete -c gvtap-pipeline -n __fish_use_subcommand -a expose
 complete -c gvtap-pipeline -n __fish_use_subcommand -a unexpose
+complete -c gvtap-pipeline -n __fish_use_subcommand -a policy
 complete -c gvtap-pipeline -n __fish_use_subcommand -a attach
 complete -c gvtap-pipeline -n __fish_use_subcommand -a capture
 complete -c gvtap-pipeline -n __fish_use_subcommand -a extcap
 complete -c gvtap-pipeline -n __fish_use_subcommand -a version
 complete -c gvtap-pipeline -n __fish_use_subcommand -a help
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -a 'check show schema'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from policy' -a 'show set explain'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o api-token-file -r -F -d 'file with the token that the API on the host asks for; none if empty'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o busy-poll -r -d 'microseconds to look for more work before sleeping, 0 to 50; -1 means as configured, else 50'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o config -r -F -d 'path of a YAML configuration file'
@@ -39,6 +41,7 @@ complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o limit -r -d
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o link -r -d 'further place for guests, repeats: qemu+, le16+, vpnkit+ with unix:///path, tcp://host:port, tcp4://host:port, tcp6://host:port, vsock://[cid]:port, fd://3, fd://name; bess+ with unixpacket:///path, fd://3, fd://name; vfkit+ with unixgram:///path, fd://3, fd://name; fd+, vhost-user+ with unix:///path, fd://3, fd://name; tap+NAME[?netns=NAME-or-path][&userns=path][&mac=address] or fd://; vxlan+udp://LOCAL[:PORT]?vni=NUMBER&remote=ADDRESS[,ADDRESS...]; ?vnet after qemu, bess, vfkit, fd: virtio-net headers before frames'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o listen -r -d 'control endpoint, repeats: unix:///path, tcp://host:port, tcp4://host:port, tcp6://host:port, vsock://[cid]:port, fd://3, fd://name'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o listen-bess -r -d 'endpoint for packet sockets: unixpacket:///path, fd://3, fd://name'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o listen-connect -r -d 'socket on which guests attach by /connect, without the API, repeats: unix:///path, tcp://host:port, tcp4://host:port, tcp6://host:port, vsock://[cid]:port, fd://3, fd://name'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o listen-qemu -r -d 'endpoint for QEMU\'s stream sockets: unix:///path, tcp://host:port, tcp4://host:port, tcp6://host:port, vsock://[cid]:port, fd://3, fd://name'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o listen-stdio -r -d 'any value: frames on standard input and output'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o listen-vfkit -r -d 'endpoint for vfkit: unixgram:///path, fd://3, fd://name'
@@ -90,6 +93,7 @@ complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o limit -r -
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o link -r -d 'further place for guests, repeats: qemu+, le16+, vpnkit+ with unix:///path, tcp://host:port, tcp4://host:port, tcp6://host:port, vsock://[cid]:port, fd://3, fd://name; bess+ with unixpacket:///path, fd://3, fd://name; vfkit+ with unixgram:///path, fd://3, fd://name; fd+, vhost-user+ with unix:///path, fd://3, fd://name; tap+NAME[?netns=NAME-or-path][&userns=path][&mac=address] or fd://; vxlan+udp://LOCAL[:PORT]?vni=NUMBER&remote=ADDRESS[,ADDRESS...]; ?vnet after qemu, bess, vfkit, fd: virtio-net headers before frames'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o listen -r -d 'control endpoint, repeats: unix:///path, tcp://host:port, tcp4://host:port, tcp6://host:port, vsock://[cid]:port, fd://3, fd://name'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o listen-bess -r -d 'endpoint for packet sockets: unixpacket:///path, fd://3, fd://name'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o listen-connect -r -d 'socket on which guests attach by /connect, without the API, repeats: unix:///path, tcp://host:port, tcp4://host:port, tcp6://host:port, vsock://[cid]:port, fd://3, fd://name'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o listen-qemu -r -d 'endpoint for QEMU\'s stream sockets: unix:///path, tcp://host:port, tcp4://host:port, tcp6://host:port, vsock://[cid]:port, fd://3, fd://name'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o listen-stdio -r -d 'any value: frames on standard input and output'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o listen-vfkit -r -d 'endpoint for vfkit: unixgram:///path, fd://3, fd://name'
@@ -157,6 +161,13 @@ complete -c gvtap-pipeline -n '__fish_seen_subcommand_from unexpose' -o api-toke
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from unexpose' -o config -r -F -d 'configuration file of the daemon, which names its API and its token'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from unexpose' -o json -d 'print JSON, for scripts'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from unexpose' -o version -d 'print the version and exit'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from policy' -o api -r -d 'the daemon\'s API: unix:///path, tcp://host:port; else $GVTAP_API, else of -config, else the usual socket'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from policy' -o api-token-file -r -F -d 'file with the token that the API asks for; none if empty'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from policy' -o config -r -F -d 'configuration file of the daemon, which names its API and its token'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from policy' -o json -d 'print JSON, for scripts'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from policy' -o keep -d 'keep open connections that are no longer allowed; else they are cut'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from policy' -o name -r -d 'as if the gateway had told the guest that the address has this name'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from policy' -o version -d 'print the version and exit'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from attach' -o address -r -d 'static address with prefix length instead of DHCP, as 192.168.127.9/24'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from attach' -o gateway -r -d 'default route of a static address, the first address of its network if empty'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from attach' -o iface -r -d 'name of the tap in the namespace'

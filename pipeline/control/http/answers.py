@@ -19,9 +19,13 @@ class ApiError(Exception):
         self.status = status
 
 
-def json(value: object) -> web.Response:
+def json(value: object, status: int = 200) -> web.Response:
     """A value as JSON."""
-    return web.Response(body=gotext.dumps(value).encode("utf-8", "replace"), headers=PLAIN)
+    body = gotext.dumps(value).encode("utf-8", "replace")
+    response = web.Response(status=status, body=body, headers=PLAIN)
+    if status == 408:
+        response.force_close()
+    return response
 
 
 def error(status: int, text: str) -> web.Response:

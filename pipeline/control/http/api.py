@@ -5,7 +5,6 @@ only the port forwarder. Answers are texts with a newline. A wrong method is 400
 listens, and takeover.py takes connections over.
 """
 
-import asyncio
 import posixpath
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -24,11 +23,13 @@ from pipeline.control.forwarder import (
     Owner,
     TooManyError,
 )
-from pipeline.control.http import answers, forward_answers, models, openapi, stats, status, traffic
+from pipeline.control.http import answers, body, forward_answers, models, openapi, stats, status, traffic
 from pipeline.control.http.access import Access, AccessError
 from pipeline.control.http.answers import PLAIN, READING, ApiError
-from pipeline.control.http.connection import TIMEOUT, TOO_LONG
+from pipeline.control.http.approvals import ApprovalPaths
+from pipeline.control.http.connection import TOO_LONG
 from pipeline.control.http.observation import Observation
+from pipeline.control.http.policy import PolicyPaths
 from pipeline.control.http.runner import connection_of
 from pipeline.control.http.stations import Stations
 from pipeline.control.http.takeover import CAPTURE, CONNECT, TUNNEL
@@ -76,8 +77,12 @@ class Api:
         *,
         access: Access | None = None,
         description: openapi.Json | None = None,
+        policy: Sequence[PolicyPaths | ApprovalPaths] = (),
     ) -> None:
-        """access: by default every client may do everything. description: the answer of /openapi.json."""
+        """access: by default every client may do everything. description: the answer of /openapi.json.
+
+        policy: the paths of the egress policy and of approvals, which only endpoints on the host have.
+        """
         self.access = Access(log) if access is None else access
         """Who may do what."""
         self._description = openapi.document("", token=False) if description is None else description
@@ -86,6 +91,7 @@ class Api:
         self._stations = Stations(request)
         self._meter = meter
         self._observation = observation
+        self._policy = policy
         self._log = log
 
     def full(self, *, browsers: bool = False) -> web.Application:
@@ -97,6 +103,7 @@ class Api:
             **self._probes(),
             **self._live(),
             **self._observation.streams(),
+            **{path: handler for each in self._policy for path, handler in each.paths().items()},
             "/openapi.json": self._openapi,
             "/stats": self._stats,
             "/cam": self._cam,
@@ -120,6 +127,12 @@ class Api:
         """Only the paths of the forwarder, for guests."""
         app = self._application([self._for_guests], guests=True)
         self._add_forwarder(app)
+        return app
+
+    def attaching(self) -> web.Application:
+        """Nothing: every path but /connect is unknown, and that is not served here."""
+        app = self._application([], guests=True)
+        app.router.add_route("*", CONNECT, _not_first)
         return app
 
     def monitoring(self, *, browsers: bool = False) -> web.Application:
@@ -347,15 +360,7 @@ async def _posted(request: web.Request, model: type[_R]) -> _R:
     if request.method != "POST":
         raise ApiError(400, "post only")
     try:
-        async with asyncio.timeout(TIMEOUT):
-            body = await request.read()
-    except TimeoutError:
-        raise ApiError(408, "the body did not come in time") from None
-    except (ConnectionError, web.RequestPayloadError):
-        # The client left, or what came is not encoded as the head says.
-        raise ApiError(400, "the body is not complete") from None
-    try:
-        return models.read(model, body)
+        return models.read(model, await body.read(request))
     except GoError as error:
         raise ApiError(400, str(error)) from None
 

@@ -7,11 +7,12 @@ Keys of a request may be in upper or lower case. null is the same as a missing k
 as in the original.
 """
 
-from typing import Annotated, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, WithJsonSchema, model_validator
 from pydantic_core import ErrorDetails
 
+from pipeline.config.model import EgressPolicy
 from pipeline.go.text import GoError, first_object, kind_of
 from pipeline.system import inet
 
@@ -76,6 +77,29 @@ def read(model: type[_R], body: bytes) -> _R:
         return model.model_validate(keys)
     except ValidationError as error:
         raise GoError(_words(error.errors()[0])) from None
+
+
+class FieldError(ValueError):
+    """A field of a request is wrong. key: which one, "" for the whole body."""
+
+    def __init__(self, key: str, text: str) -> None:
+        super().__init__(text)
+        self.key = key
+
+
+_M = TypeVar("_M", bound=BaseModel)
+
+
+def read_strictly(model: type[_M], body: bytes) -> _M:
+    """A request from its body, without Go's leniency. Raises FieldError."""
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors()[0]
+    key = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        raise FieldError(key[:100], f"unknown key (allowed: {', '.join(model.model_fields)})")
+    raise FieldError(key, first["msg"])
 
 
 def _words(error: ErrorDetails) -> str:
@@ -171,6 +195,107 @@ class Flows(BaseModel):
     total: _Count = Field(description="how many would fit without the limit")
 
 
+class Policy(RootModel[EgressPolicy]):
+    """The egress policy, as at `egress-policy` in a file. A part that a rule leaves out fits everything."""
+
+
+class PolicyChanged(BaseModel):
+    """The policy is in force in all workers."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    ended: _Count = Field(description="open flows that it forbids, and that were ended")
+
+
+class ExplainRequest(BaseModel):
+    """A flow that a guest may ask for. address or name is needed, or both."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    guest: str = Field(description="the guest's IP address, MAC address, or number as in /guests")
+    address: str = Field("", description="the destination; without it the host looks the name up")
+    name: str = Field("", max_length=255, description="as if the gateway had told the guest this name for it")
+    port: Annotated[int, Field(ge=0, le=65535, description="needed unless the protocol is icmp")] = 0
+    protocol: Literal["tcp", "udp", "icmp"] = "tcp"
+
+
+class PassedRule(BaseModel):
+    """A rule that does not decide."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    rule: str
+    part: str = Field(description="the part of the rule that does not fit")
+
+
+class Explanation(BaseModel):
+    """What decides about a flow of a guest."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    allowed: bool
+    depends: bool = Field(description="whether the name that the connection states may change the answer")
+    rule: str = Field(
+        description="egress-policy.rules[N], .default or .preset, the counter of a built-in rule, "
+        'or "" for a service of the gateway'
+    )
+    why: str = Field(description="the same for people")
+    decides: dict[str, Any] | None = Field(description="the rule itself, if it is one of the policy")
+    guest: str = Field(description="the guest's address")
+    address: str = Field(description="the destination")
+    passed: list[PassedRule] = Field(description="the rules before it, at most the last 100")
+
+
+class Approval(BaseModel):
+    """A flow that waits for an approval."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str
+    guest: int = Field(description="the guest's number, as in /guests")
+    guest_mac: str | None
+    guest_address: str
+    address: str = Field(description="the destination")
+    port: int
+    protocol: Annotated[str, WithJsonSchema({"enum": ["tcp", "udp"]})]
+    name: str | None = Field(description="DNS name for which the guest got the address from the gateway")
+    rule: str
+    seconds: _Seconds = Field(description="until the answer is no")
+
+
+class Approvals(RootModel[list[Approval]]):
+    """All flows that wait for an approval."""
+
+
+class ApprovalRequest(BaseModel):
+    """The answer to a question."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    allow: bool
+    scope: Literal["once", "session", "always"] = Field(
+        "once",
+        description="session: a rule about the guest's link until it ends; always: a rule about all guests",
+    )
+
+
+class ApprovalGiven(BaseModel):
+    """The question is decided."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    rule_added: bool = Field(description="whether the policy has a new rule")
+
+
+class Problem(BaseModel):
+    """Why a request about the policy is refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    error: str
+    key: str = Field(description='what is wrong in the body or the query, such as rules[0].ports[1]; or ""')
+
+
 class Counters(RootModel[dict[str, "int | Counters"]]):
     """Numbers in objects of any depth."""
 
@@ -214,7 +339,7 @@ class Endpoint(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    use: str = Field(description="listen, services, metrics, or the protocol of guests")
+    use: str = Field(description="listen, listen-connect, services, metrics, or the protocol of guests")
     url: str
 
 
@@ -283,5 +408,8 @@ class Traffic(BaseModel):
     guests: list[GuestTraffic]
 
 
-REQUESTS: Final = (ExposeRequest, UnexposeRequest, ZoneRequest)
-ANSWERS: Final = (Forwards, Zones, Leases, Cam, Guests, Flows, Counters, Version, Status, Traffic)
+REQUESTS: Final = (ExposeRequest, UnexposeRequest, ZoneRequest, Policy, ExplainRequest, ApprovalRequest)
+ANSWERS: Final = (
+    *(Forwards, Zones, Leases, Cam, Guests, Flows, Counters, Version, Status, Traffic),
+    *(PolicyChanged, Explanation, Problem, Approvals, ApprovalGiven),
+)

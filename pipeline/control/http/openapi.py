@@ -55,6 +55,8 @@ _READS: Final[Mapping[str, tuple[str, type[BaseModel] | None]]] = {
     "/openapi.json": ("This description.", None),
 }
 _KINDS: Final = "Kinds of events (docs/events.md), separated by commas; without it all of them."
+_CONNECTIONS: Final = "What becomes of open connections that are no longer allowed. By default they are cut."
+_CUT_OR_KEEP: Final[Json] = {"type": "string", "enum": ["cut", "keep"]}
 _TEXTS: Final[Json] = {"type": "array", "items": {"type": "string"}}
 _CAPTURE_PARAMETERS: Final[tuple[tuple[str, str, Json], ...]] = (
     ("guest", "A link's number, a MAC address or an IPv4 address. May be repeated.", _TEXTS),
@@ -86,9 +88,11 @@ _READ_ERRORS: Final[Mapping[str, tuple[int, ...]]] = {"/healthz": (503,), "/flow
 _ERRORS: Final[Mapping[int, str]] = {
     400: "Not a POST, the body is not such an object, or the query is wrong.",
     403: "A web page may have sent it: see Host, Origin and Sec-Fetch-Site in docs/access.md.",
-    404: "There is no such flow.",
+    404: "There is no such flow, guest, name or approval.",
     401: "The token is missing or wrong.",
     408: "The body did not come in time.",
+    409: "The policy has too many rules.",
+    412: "It has changed since the client read it.",
     413: "The body is too long.",
     429: "Too many captures are running.",
     500: "It cannot be done; the text says why.",
@@ -110,6 +114,10 @@ def document(version: str, *, token: bool) -> Json:
             "content": {"application/json": {"schema": _ref(body)}},
         }
         paths[path] = {"post": operation}
+    paths["/policy"] = _policy(token)
+    paths["/policy/explain"] = {"post": _explain(token)}
+    paths["/approvals"] = {"get": _approvals(token)}
+    paths["/approvals/{id}"] = {"post": _decide(token)}
     paths["/tunnel"] = {"post": _tunnel(token)}
     paths["/connect"] = {"post": _connect()}
     paths["/capture"] = {"get": _capture(token)}
@@ -159,6 +167,65 @@ def _done(path: str) -> Json:
 
 def _ref(model: type[BaseModel]) -> Json:
     return {"$ref": _REF.format(model=model.__name__)}
+
+
+def _policy(token: bool) -> Json:
+    """Show or change the egress policy. Errors are objects, see the schema Problem."""
+    shown = _operation("The egress policy.", _answer(models.Policy, "/policy"), (401,) if token else ())
+    paths: Json = {"get": shown}
+    for method, summary in (
+        ("put", "Replace the egress policy as a whole, in all workers, or not at all."),
+        ("patch", "The same for some of its keys: a JSON merge patch (RFC 7396). Lists are replaced."),
+    ):
+        errors = (400, 408, 412, 413, 500, 503, *((401,) if token else ()))
+        operation = _operation(summary, _answer(models.PolicyChanged, "/policy"), errors)
+        operation["parameters"] = [
+            {"name": "connections", "in": "query", "description": _CONNECTIONS, "schema": _CUT_OR_KEEP},
+            {"name": "If-Match", "in": "header", "description": "The ETag of GET.", "schema": _TEXT},
+        ]
+        operation["requestBody"] = _json_body(_ref(models.Policy) if method == "put" else {"type": "object"})
+        paths[method] = _with_problems(operation)
+    return paths
+
+
+def _explain(token: bool) -> Json:
+    operation = _operation(
+        "Which rule decides about a guest and a destination, and why.",
+        _answer(models.Explanation, "/policy/explain"),
+        (400, 404, 408, 413, 503, *((401,) if token else ())),
+    )
+    operation["requestBody"] = _json_body(_ref(models.ExplainRequest))
+    return _with_problems(operation)
+
+
+def _approvals(token: bool) -> Json:
+    errors = (503, *((401,) if token else ()))
+    summary = "Flows that wait for an approval: a rule with the action ask fits them."
+    return _with_problems(_operation(summary, _answer(models.Approvals, "/approvals"), errors))
+
+
+def _decide(token: bool) -> Json:
+    operation = _operation(
+        "Answer a question. The answer decides all flows of the guest to this destination that wait.",
+        _answer(models.ApprovalGiven, "/approvals/{id}"),
+        (400, 404, 408, 409, 413, 503, *((401,) if token else ())),
+    )
+    operation["parameters"] = [{"name": "id", "in": "path", "required": True, "schema": _TEXT}]
+    operation["requestBody"] = _json_body(_ref(models.ApprovalRequest))
+    return _with_problems(operation)
+
+
+def _json_body(schema: Json) -> Json:
+    content = {"application/json": {"schema": schema}}
+    return {"required": True, "description": "Any Content-Type will do.", "content": content}
+
+
+def _with_problems(operation: Json) -> Json:
+    """The operation, whose errors are JSON, except those of access."""
+    for status, response in operation["responses"].items():
+        if status not in ("200", "401", "403"):
+            response["x-json"] = _ref(models.Problem)
+    return operation
 
 
 def _tunnel(token: bool) -> Json:

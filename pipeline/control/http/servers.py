@@ -21,6 +21,8 @@ HOST: Final = "host"
 BROWSERS: Final = "browsers"
 """An endpoint on the host that they can reach."""
 GUEST: Final = "guest"
+ATTACHING: Final = "attaching"
+"""Where guests attach, and nothing else is served."""
 MONITORING: Final = "monitoring"
 """What monitors read, where browsers cannot reach it."""
 WEB: Final = "web"
@@ -79,6 +81,8 @@ class Servers:
             return Site(api.access, self._login).application(api)
         if kind == GUEST:
             return api.guest()
+        if kind == ATTACHING:
+            return api.attaching()
         if kind in (MONITORING, BROWSERS_MONITORING):
             return api.monitoring(browsers=browsers)
         return api.full(browsers=browsers)

@@ -1,4 +1,4 @@
-"""Reports to ingress the MAC and the link of each guest's address. With IPv6, others get the reports too.
+"""Reports to ingress, egress and resolver the MAC and the link of each guest's address.
 
 A guest can give its address another MAC with every packet, and can stop the ring to ingress by not reading
 its frames. Its changes must not fill our memory. So while the ring is full, demux only notes the address, and
@@ -25,9 +25,8 @@ class Bindings:
 
     def __init__(self, network: Network) -> None:
         self._ring = network.ingress_out
-        others = (*network.egress_out, network.resolver_out) if network.ipv6 is not None else ()
-        self._rings = [self._ring, *others]
-        """Egress and resolver have to know which addresses are one guest's: rules may name any of them."""
+        self._rings = [self._ring, *network.egress_out, network.resolver_out]
+        """Rules may name a guest by any of its addresses, its MAC or its link. Egress and resolver judge."""
         self._counts = network.counts
         self._neighbors = network.neighbors
         self.unreported: dict[int, None] = {}

@@ -3,7 +3,8 @@
 A question costs much more than a packet that is passed on: it goes to another process and back, and is
 parsed there. So each guest has a rate for each service. Demux drops what exceeds it, before it is parsed or
 flooded to other guests. A dropped question counts as a bad frame, so a guest that floods is read more slowly
-(ingress/fairness.py). While no other guest is active, a guest may ask as often as it likes.
+(ingress/fairness.py). While no other guest is active, a guest may ask as often as it likes, unless
+max-dns-queries-alone-per-second says otherwise.
 """
 
 from collections.abc import Mapping, Set
@@ -37,11 +38,13 @@ class ServiceRates:
         self._links = links
         self._dns = Buckets(*for_questions(limits.max_dns_queries_per_second))
         self._dhcp = Buckets(*for_questions(limits.max_dhcp_messages_per_second))
+        self._dns_alone = Buckets(*for_questions(limits.max_dns_queries_alone_per_second))
 
     def set_limits(self, limits: Limits) -> None:
         """Change the rates."""
         self._dns.set_rate(*for_questions(limits.max_dns_queries_per_second))
         self._dhcp.set_rate(*for_questions(limits.max_dhcp_messages_per_second))
+        self._dns_alone.set_rate(*for_questions(limits.max_dns_queries_alone_per_second))
 
     def saw(self, link: int, now: float) -> None:
         """A frame of a link came."""
@@ -72,13 +75,18 @@ class ServiceRates:
         them are charged.
         """
         guest = self._links.get(link, 0)
-        if not self._check(port, guest, now):
+        crowded = self._check(port, guest, now)
+        if port == nat.DNS_PORT and self._dns_alone.per_second:
+            self._dns_alone.charge(guest, count, now)
+        if not crowded:
             return False
         (self._dhcp if port in _DHCP_PORTS else self._dns).charge(guest, count, now)
         return True
 
     def _check(self, port: int, guest: int, now: float) -> bool:
-        """Whether other guests are active. Raises WireError if they are and the guest asks too often."""
+        """Whether other guests are active. Raises WireError if the guest asks too often."""
+        if port == nat.DNS_PORT and self._dns_alone.per_second and self._dns_alone.level(guest, now) < 1.0:
+            raise WireError("dns_query_dropped_rate_limit")
         if not self._activity.has_others(guest, now):
             return False
         if port in _DHCP_PORTS:
@@ -91,4 +99,5 @@ class ServiceRates:
     def on_guest_gone(self, now: float) -> None:
         """A guest has no link any more. If it comes back at once, it has no fresh rate."""
         self._dns.forget_full(now)
+        self._dns_alone.forget_full(now)
         self._dhcp.forget_full(now)

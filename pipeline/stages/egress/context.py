@@ -1,5 +1,6 @@
 """What the connections, datagrams and pings of one egress worker have in common."""
 
+from pipeline.engines.byte_rates import ByteRates
 from pipeline.engines.nat import Nat
 from pipeline.host.filler import SlotFiller
 from pipeline.ipc.arena import HEADROOM, SLOT_BYTES
@@ -36,6 +37,8 @@ class EgressContext:
         self.policy = policy
         self.outbound = outbound
         """What sockets to other hosts are bound to; None if the system chooses."""
+        self.rates = ByteRates()
+        """Of the bytes that hosts send to guests."""
         self.filler = SlotFiller(worker.pool, SLOT_BYTES, HEADROOM, HEADER_ROOM)
         """For datagrams and pings. The connections of each guest have fillers of their own."""
         self.bound = SocketBound(worker, self.tcp_out)

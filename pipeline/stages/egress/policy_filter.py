@@ -7,15 +7,17 @@ from typing import Final
 from pipeline.config.model import EgressPolicy, Network
 from pipeline.counters import INDEX
 from pipeline.engines.groups import Groups
-from pipeline.engines.policy import Policy, Verdict, has_names
+from pipeline.engines.policy import Decision, Policy, Verdict, has_names
+from pipeline.engines.rules import WEB_PORTS, has_port
 from pipeline.engines.stated import quic
 from pipeline.engines.stations import Stations
 from pipeline.records.flows import Ends
 from pipeline.records.services import Named
 from pipeline.stages import address_groups
+from pipeline.stages.egress.asks import Answer
 from pipeline.stages.worker import Worker
 from pipeline.wire import ip
-from pipeline.wire.stated import CONTRADICTION, QUIC, Stated
+from pipeline.wire.stated import CONTRADICTION, NAME, OTHER, QUIC, Stated
 
 REFUSED: Final = errno.EACCES
 """The errno of a refusal. The guest gets the ICMP code "administratively prohibited"."""
@@ -49,7 +51,13 @@ class PolicyFilter:
         self._log = worker.log
         self._reads_quic = self._load_quic()
         groups = Groups() if network is None else address_groups.of(network)
-        self.policy = Policy(policy, addresses_of=self.stations.addresses_of, also_means=hosts, groups=groups)
+        self.policy = Policy(
+            policy,
+            addresses_of=self.stations.addresses_of,
+            also_means=hosts,
+            groups=groups,
+            station_of=self.stations.station_of,
+        )
         self.active = self.policy.active
         self._counts = worker.counts
         self._logged: dict[int, tuple[float, int]] = {}
@@ -82,6 +90,10 @@ class PolicyFilter:
         self._counts[_ENDED] += 1
         return True
 
+    def explain(self, guest: int, address: int, port: int, protocol: str, name: str) -> Decision:
+        """Which rule decides about a flow (Policy.explain). Nothing is counted or logged."""
+        return self.policy.explain(guest, address, port, protocol, monotonic(), name)
+
     @property
     def denies_quic(self) -> bool:
         """Whether a QUIC connection counts as one that states no name."""
@@ -105,22 +117,47 @@ class PolicyFilter:
         """What the policy says of a new flow. Counts and logs a refusal."""
         now = monotonic()
         verdict = self.policy.judge(guest, address, port, protocol, now)
-        if not (verdict.hold or verdict.allow):
+        # A ping does not wait for an answer.
+        waits = protocol != "icmp" and self.policy.asks(verdict)
+        if not (verdict.hold or verdict.allow or waits):
             self._count(
                 guest, ip.host_port(address, port) if port else ip.text(address), protocol, verdict, now
             )
         return verdict
 
-    def decide(self, ends: Ends, protocol: str, stated: Stated) -> Verdict:
-        """What the policy says of a flow that was held, now that its name is known. Counts a refusal."""
+    def may_ask(self, ends: Ends, protocol: str) -> bool:
+        """Whether the policy does not refuse such a flow without asking."""
+        verdict = self.policy.judge(
+            ends.guest_addr, ends.remote_addr, ends.remote_port, protocol, monotonic()
+        )
+        return verdict.allow or verdict.hold or self.policy.asks(verdict)
+
+    def asks(self, verdict: Verdict) -> bool:
+        """Whether somebody has to decide about a flow."""
+        return self.policy.asks(verdict)
+
+    def refuse(self, ends: Ends, protocol: str, rule: str) -> None:
+        """Somebody, or nobody in time, has refused a flow that this rule asks about. Counts and logs it."""
+        to = ip.host_port(ends.remote_addr, ends.remote_port)
+        self._count(ends.guest_addr, to, protocol, Verdict(False, rule), monotonic())
+
+    def decide(self, ends: Ends, protocol: str, stated: Stated, approval: Answer | None = None) -> Verdict:
+        """What the policy says of a flow that was held, now that its name is known. Counts a refusal.
+
+        approval: what somebody has said about it. Then the flow must not state another name.
+        """
         now = monotonic()
         wrong = _ECH if stated.ech and self._config.denies_ech else ""
         if stated.protocol == QUIC and not stated.name and self.denies_quic:
             wrong = _QUIC
         asked = stated._replace(kind=CONTRADICTION) if wrong else stated
         # The address was one of the name's when the flow began. Its answer may have expired since.
-        verdict = self.policy.judge(
-            ends.guest_addr, ends.remote_addr, ends.remote_port, protocol, float("-inf"), asked
+        verdict = (
+            self.policy.judge(
+                ends.guest_addr, ends.remote_addr, ends.remote_port, protocol, float("-inf"), asked
+            )
+            if approval is None
+            else Verdict(_states(asked, approval.name, ends.remote_port), approval.rule)
         )
         if verdict.allow:
             return verdict
@@ -152,3 +189,10 @@ class PolicyFilter:
             unlogged=unlogged,
             **({"stated_name": stated} if stated else {}),
         )
+
+
+def _states(stated: Stated, name: str, port: int) -> bool:
+    """Whether a flow states this name, or speaks another protocol where it need not state any."""
+    if stated.kind == NAME:
+        return stated.name == name
+    return stated.kind == OTHER and not has_port(WEB_PORTS, port)

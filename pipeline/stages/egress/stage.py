@@ -9,12 +9,14 @@ of its references are in use. No socket is read while the records for another wo
 """
 
 import socket
+from time import monotonic
 from typing import Final
 
 from pipeline.config.choices import FULL_CONE
 from pipeline.config.model import Config
+from pipeline.counters import INDEX
 from pipeline.engines.nat import Nat
-from pipeline.ipc import flow_messages, messages
+from pipeline.ipc import flow_messages, messages, policy_messages
 from pipeline.ipc.channel import close_all
 from pipeline.ipc.ring import BURST
 from pipeline.records.addresses import addr_of
@@ -37,6 +39,7 @@ from pipeline.records.kinds import (
 from pipeline.records.services import Named
 from pipeline.records.udp import UdpData
 from pipeline.stages import ipv6_addresses
+from pipeline.stages.egress import explanation
 from pipeline.stages.egress.context import EgressContext
 from pipeline.stages.egress.icmp import EchoSockets
 from pipeline.stages.egress.policy_filter import PolicyFilter
@@ -55,6 +58,7 @@ BURSTS_A_STEP: Final = 8
 """Bursts of datagrams to take from demux before TCP has its turn again."""
 FEW_DATAGRAMS: Final = 2
 """A step that read at most this many datagrams from hosts counts as a small read."""
+_BYTE_RATE: Final = INDEX["egress_reads_paused_byte_rate"]
 WHOLE_RING: Final = DATA_CAPACITY // BURST + 2
 """Bursts that are enough to take everything that a ring held when the first was taken."""
 
@@ -75,12 +79,15 @@ class EgressStage:
         policy = PolicyFilter(worker, config.access.policy, config.network)
         source = outbound.for_guests(config.network.outbound_address, config.network.outbound_interface)
         self.context = EgressContext(worker, targets, policy, config.workers.tcp_workers, source)
+        self._set_rate(config)
         self.connections = Connections(self.context, config, Opener(self.context, self._drain_demux))
         self.udp = UdpSockets(
             self.context,
             config.limits.max_udp_clients_per_forward,
+            self.connections.asks,
             full_cone=config.network.udp_nat == FULL_CONE,
         )
+        self._asks = self.connections.asks
         self.icmp = EchoSockets(self.context)
         self._rows = FlowRows(self.udp, self.icmp)
         self._tcp_in = [ports.rings_in[f"tcp{index}"] for index in range(config.workers.tcp_workers)]
@@ -107,6 +114,7 @@ class EgressStage:
         work += self._drain_steered()
         self.icmp.expire(now)
         self.udp.expire(now)
+        self._asks.expire(now)
         connections.write(now)
         work += connections.read(now)
         if datagrams := self.udp.read_ready(now):
@@ -114,7 +122,11 @@ class EgressStage:
             if datagrams <= FEW_DATAGRAMS:
                 connections.on_small_read(now)
         connections.write_gauges()
+        rates = self.context.rates
+        if rates.on:
+            self.context.counts[_BYTE_RATE] = rates.pauses
         if not work:
+            rates.forget_full(now)
             self.context.filler.release_idle()
             connections.release_idle()
         return work
@@ -123,7 +135,8 @@ class EgressStage:
         """When the next step is due even without an event; 0 if there is more to read."""
         if self._demux_in.pending() or self._ingress_in.pending():
             return 0.0
-        return min(self.connections.deadline(), min(self.udp.deadline(), self.icmp.deadline()))
+        others = min(self._asks.deadline(), min(self.udp.deadline(), self.icmp.deadline()))
+        return min(self.connections.deadline(), others)
 
     # --- records from demux and ingress ---------------------------------------------------
 
@@ -201,6 +214,7 @@ class EgressStage:
                 link = LinkNotice.unpack(burst, at).link
                 self.context.bound.link_down(link)
                 self.context.policy.stations.forget_link(link)
+                self._asks.forget_link(link, self._now)
             elif kind == NEIGHBOR:
                 neighbor = Neighbor.unpack(burst, at)
                 self.context.policy.stations.learn(neighbor.guest_addr, neighbor.mac, neighbor.link)
@@ -215,7 +229,8 @@ class EgressStage:
     def on_control(self, message: dict[str, object], fds: list[int]) -> dict[str, object]:
         """Requests of listen: ``accepted`` and ``udp_forward`` (each with a socket), ``udp_unforward``.
 
-        Of the supervisor: ``guests``, ``flow_ids``, ``flows`` and ``end_flow``.
+        Of the supervisor: ``guests``, ``flow_ids``, ``flows``, ``end_flow``, ``end_forbidden``, ``explain``,
+        ``asks`` and ``decide``.
         """
         match messages.request_of(message):
             case messages.Accepted() as ask:
@@ -234,6 +249,16 @@ class EgressStage:
                 return flow_messages.FlowsAnswer(self._rows.of_numbers(ask.numbers)).encode()
             case flow_messages.EndFlow() as ask:
                 return flow_messages.EndFlowAnswer(self._rows.end(ask.number)).encode()
+            case policy_messages.Asks():
+                rows = self._asks.rows(monotonic())
+                return policy_messages.AsksAnswer([list(row) for row in rows]).encode()
+            case policy_messages.Decide() as ask:
+                found = self._asks.decide(ask.number, ask.allow, ask.name, monotonic())
+                return policy_messages.DecideAnswer(found).encode()
+            case policy_messages.EndForbidden():
+                return policy_messages.EndForbiddenAnswer(self._end_forbidden()).encode()
+            case policy_messages.Explain() as ask:
+                return explanation.of(self.context, ask).encode()
             case messages.UdpUnforward() as ask:
                 self.udp.forwards.remove(ask.key)
                 return {"ok": True}
@@ -241,13 +266,25 @@ class EgressStage:
         return {"error": f"egress knows no request {message.get('op')!r}"}
 
     def reload(self, config: Config) -> None:
-        """See Stage.reload: limits and policy. Open flows that a new policy forbids end at once."""
+        """See Stage.reload: limits and policy. Open flows stay until the supervisor asks to end them."""
         self.connections.set_limits(config.limits)
         self.udp.forwards.set_max_clients(config.limits.max_udp_clients_per_forward)
-        if not self.context.policy.replace(config.access.policy):
-            return
-        if ended := self.connections.end_forbidden() + self.udp.end_forbidden() + self.icmp.end_forbidden():
+        self.context.policy.replace(config.access.policy)
+        self._asks.seconds = float(config.access.egress_policy.ask_seconds)
+        self._set_rate(config)
+
+    def _set_rate(self, config: Config) -> None:
+        """Each egress worker has a part of each guest's rate."""
+        self.context.rates.set_rate(
+            config.limits.max_bytes_to_guest_per_second / config.workers.egress_workers
+        )
+
+    def _end_forbidden(self) -> int:
+        """End the open flows that the policy forbids. Returns how many."""
+        ended = self.connections.end_forbidden() + self.udp.end_forbidden() + self.icmp.end_forbidden()
+        if ended:
             self.context.worker.log.warning("flows ended by the new egress policy", count=ended)
+        return ended
 
     # --- what the stage holds -------------------------------------------------------------
 
@@ -277,12 +314,14 @@ class EgressStage:
         if losses.has(DEMUX) or losses.has(INGRESS):
             self.context.bound.keep_links(losses.links)
             self.context.policy.stations.keep_links(losses.links)
+            self._asks.keep_links(losses.links, now)
 
     def held(self) -> dict[str, int]:
         """How many of each thing the stage holds for guests."""
         return {
             **self.connections.held(),
             **self.udp.held(),
+            "asks": len(self._asks),
             "pings": len(self.icmp.flows),
             "sockets": len(self.context.bound),
             "stations": len(self.context.policy.stations),

@@ -13,6 +13,7 @@ from typing import Final
 
 from pipeline.counter_block import add
 from pipeline.counters import INDEX
+from pipeline.engines.byte_rates import ByteRates
 from pipeline.engines.offload.gso import Buffer
 from pipeline.engines.offload.gso_udp import UdpSegmenter
 from pipeline.ipc import events as ev
@@ -152,6 +153,8 @@ class Ports:
         self.fairness = fairness
         self._run_queue = RunQueue()
         self.shares = Shares(Pressure(os.cpu_count() or 1, self._run_queue.waited, lambda: worker.sleeps))
+        self.rates = ByteRates()
+        """Of the bytes that guests send."""
         self.by_number: dict[int, Port] = {}
         self.readable: dict[Port, None] = {}
         """Links that may have something to read. Those that have waited longest come first."""
@@ -214,6 +217,16 @@ class Ports:
         self._counts[_LINKS] = len(self.by_number)
         self._on_detached(port, error)
 
+    def bytes_of_guests(self) -> dict[str, dict[int, int]]:
+        """What each guest has sent and got on the links that it has, by its number."""
+        sent: dict[int, int] = {}
+        got: dict[int, int] = {}
+        for port in self.by_number.values():
+            guest = port.guest_number
+            sent[guest] = sent.get(guest, 0) + port.traffic.bytes_from_guest
+            got[guest] = got.get(guest, 0) + port.traffic.bytes_to_guest
+        return {"bytes_from_guest": sent, "bytes_to_guest": got}
+
     def hang_up(self, link: Link, error: LinkClosed) -> None:
         """End the port of a link, if it has one."""
         for port in list(self.by_number.values()):
@@ -265,6 +278,7 @@ class Ports:
         for number in self.guests.expire(now):
             self.shares.remove(number)
             self.fairness.forget(number)
+        self.rates.forget_full(now)
 
     def _free_number(self) -> int:
         while True:

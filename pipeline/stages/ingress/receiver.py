@@ -27,6 +27,7 @@ _BYTES_IN: Final = INDEX["link_bytes_from_guest"]
 _FRAMES_IN: Final = INDEX["link_frames_from_guest"]
 _PAUSED: Final = INDEX["link_reads_paused_no_slot"]
 _SMALL_WORK: Final = INDEX["link_reads_paused_small_work"]
+_BYTE_RATE: Final = INDEX["link_reads_paused_byte_rate"]
 
 
 class Receiver:
@@ -50,6 +51,7 @@ class Receiver:
         self._slots = worker.ports.arena.slots
         self._ports = ports
         self._shares = ports.shares
+        self._rates = ports.rates
         self._steering = steering
         self._fairness = fairness
         self._vnet = vnet
@@ -64,10 +66,14 @@ class Receiver:
         ports = self._ports
         if not ports.readable or not self._fairness.may_read(now):
             return 0
+        if self._rates.on:
+            self._counts[_BYTE_RATE] = self._rates.pauses
         if self._shares.several:
             return self._read_in_turns(now)
         work = 0
         for port in list(ports.readable):
+            if self._rates.on and not self._rates.may_pass(port.guest_number, now):
+                continue
             count = self._read_link(port, now, READS_A_STEP)
             if count:
                 ports.was_read(port)
@@ -82,6 +88,8 @@ class Receiver:
         several = self._shares.several
         guests = {port.guest_number for port in readable}
         paused = self._fairness.deadline(guests, many=several)
+        if self._rates.on and not self._fairness.waits:
+            paused = min(paused, self._rates.deadline(guests))
         if not several or self._fairness.waits:
             return paused
         return min(paused, self._shares.deadline(guests, monotonic()))
@@ -116,13 +124,16 @@ class Receiver:
         first: dict[int, Port] = {}
         for port in self._ports.readable:
             first.setdefault(port.guest_number, port)
-        fairness, shares = self._fairness, self._shares
+        fairness, shares, rates = self._fairness, self._shares, self._rates
         greedy = fairness.holding_too_many()
         return {
             guest: port
             for guest, port in first.items()
             # may_read_guest() comes first: it ends a pause that is over, even if the guest must still wait.
-            if fairness.may_read_guest(guest, now) and shares.may_read(guest, now) and guest not in greedy
+            if fairness.may_read_guest(guest, now)
+            and shares.may_read(guest, now)
+            and guest not in greedy
+            and (not rates.on or rates.may_pass(guest, now))
         }
 
     def _take_turn(self, port: Port, now: float) -> int:
@@ -195,6 +206,8 @@ class Receiver:
         count = sum([length for _, length in frames])
         add(self._counts, _FRAMES_IN, len(frames))
         add(self._counts, _BYTES_IN, count)
+        if self._rates.on:
+            self._rates.charge(port.guest_number, count, now)
         traffic = port.traffic
         traffic.frames_from_guest += len(frames)
         traffic.bytes_from_guest += count

@@ -52,6 +52,7 @@ class IngressStage:
         self._places = Places(worker.ports.places)
         self.fairness = Fairness(worker.pool, worker.counts, config.limits.max_bad_frames_per_second)
         self.ports = Ports(worker, self.fairness, self._on_detached)
+        self.ports.rates.set_rate(config.limits.max_bytes_from_guest_per_second)
         self._vnet = VnetOffload(worker, config.network.mtu, ipv6=ipv6)
         self.captures = Captures(worker, config.network.mtu, self.ports.by_number, self.steering, ipv6=ipv6)
         self._receiver = Receiver(
@@ -116,8 +117,8 @@ class IngressStage:
                 self.captures.file.start(fds[0])
                 return {}
             case messages.Guests():
-                guests = self.ports.guests
-                return messages.GuestsAnswer.of({"links": guests.links()}, guests.peers()).encode()
+                sums = {"links": self.ports.guests.links(), **self.ports.bytes_of_guests()}
+                return messages.GuestsAnswer.of(sums, self.ports.guests.peers()).encode()
             case messages.Connected() as answer:
                 self._acceptors.on_connected(answer)
                 return {}
@@ -128,9 +129,10 @@ class IngressStage:
         return {"error": f"ingress knows no request {message.get('op')!r}"}
 
     def reload(self, config: Config) -> None:
-        """See Stage.reload: the rate of bad frames, and which segments pass demux."""
+        """See Stage.reload: rates of bad frames and of bytes, and which segments pass demux."""
         self.steering.reload(config)
         self.fairness.set_rate(config.limits.max_bad_frames_per_second)
+        self.ports.rates.set_rate(config.limits.max_bytes_from_guest_per_second)
 
     def on_released(self, source: str, tags: list[int]) -> None:
         """Nothing to do: ingress puts no tags on its slots."""

@@ -34,7 +34,11 @@ class QuestionPolicy:
         network = config.network
         self.stations = Stations({**network.dhcp_static_leases, **network.ipv6_mac_leases})
         self._is_local = is_local
-        self._policy = Policy(config.access.policy, addresses_of=self.stations.addresses_of)
+        self._policy = Policy(
+            config.access.policy,
+            addresses_of=self.stations.addresses_of,
+            station_of=self.stations.station_of,
+        )
         self._rcode = m.REFUSED
         self.judges = False
         self.replace(config.access.policy)

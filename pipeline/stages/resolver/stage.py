@@ -116,6 +116,7 @@ class ResolverStage:
         )
         self.questions = QuestionPolicy(config, self.dns.is_local)
         self.rates = Buckets(*for_questions(config.limits.max_dns_queries_per_second))
+        self.rates_alone = Buckets(*for_questions(config.limits.max_dns_queries_alone_per_second))
         """What is left of each guest's rate of queries for TCP. Demux limits queries over UDP."""
         self.servers: name_files.FixedServers | name_files.ServerList
         if config.network.dns_servers:
@@ -225,6 +226,7 @@ class ResolverStage:
         if guest not in self.guests.values():
             self.dns.on_client_gone(now)
             self.rates.forget_full(now)
+            self.rates_alone.forget_full(now)
 
     def guest_of(self, link: int) -> int:
         """The number of the guest that opened a link. Each guest has one share and one turn.
@@ -246,6 +248,8 @@ class ResolverStage:
             guest = self.guest_of(datagram.link)
             if datagram.crowded:
                 self.rates.charge(guest, 1, now)
+            if self.rates_alone.per_second:
+                self.rates_alone.charge(guest, 1, now)
             self._on_query(wire, client, guest, now, tcp=False)
             return
         if self.dhcp.takes(ends.remote_port):
@@ -300,6 +304,9 @@ class ResolverStage:
     def _on_stream_query(self, wire: bytes, client: StreamClient, guest: int) -> bool:
         """Decide on a query over TCP, as _on_query(). Beside other guests, a guest has a rate for them."""
         now = monotonic()
+        if self.rates_alone.per_second and not self.rates_alone.take(guest, now):
+            self.counts[_OVER_RATE] += 1
+            return False
         if any(each != guest for each in self.guests.values()):
             # Demux does not see queries over TCP. So every other guest counts as active.
             self.dns.set_crowded(now + CROWDED_S)
@@ -414,6 +421,7 @@ class ResolverStage:
         self.dns.set_zones(zones)
         self.dns.set_rate(config.limits.max_dns_questions_per_second)
         self.rates.set_rate(*for_questions(config.limits.max_dns_queries_per_second))
+        self.rates_alone.set_rate(*for_questions(config.limits.max_dns_queries_alone_per_second))
         self.dhcp.set_search_domains(config.network.dns_search_domains)
         self.names.replace(config.access.policy)
         self.questions.replace(config.access.policy)

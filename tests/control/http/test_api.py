@@ -265,7 +265,7 @@ def test_bodies_may_be_chunked_and_are_bounded(tmp_path: Path) -> None:
 
 
 def test_a_body_that_never_comes_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.control.http.api.TIMEOUT", 0.1)
+    monkeypatch.setattr("pipeline.control.http.body.TIMEOUT", 0.1)
 
     async def run() -> None:
         async with endpoint(tmp_path) as at:

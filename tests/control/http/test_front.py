@@ -371,7 +371,7 @@ def test_a_request_whose_lines_end_in_lf_alone_is_answered(tmp_path: Path) -> No
 def test_chunks_whose_lines_end_in_lf_alone_are_no_body(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.control.http.api.TIMEOUT", 0.1)
+    monkeypatch.setattr("pipeline.control.http.body.TIMEOUT", 0.1)
 
     async def run() -> None:
         async with endpoint(tmp_path) as at:

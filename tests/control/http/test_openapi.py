@@ -26,7 +26,7 @@ from pipeline.control.http import openapi
 from pipeline.control.http.api import Api
 from pipeline.control.http.front import Front
 from pipeline.control.http.runner import make_runner, server_of
-from tests.control.endpoint import Meter, Workers, observation
+from tests.control.endpoint import Meter, Workers, observation, policy_paths
 
 LOG = structlog.get_logger()
 EXAMPLES = 100
@@ -34,6 +34,12 @@ ZONES = [
     {"Name": "a.", "Records": [{"Name": "b", "IP": "1.2.3.4"}], "DefaultIP": ""},
     {"Name": "c.", "Records": [{"Name": "", "IP": "1.2.3.4", "Regexp": "^d"}], "DefaultIP": "1.2.3.4"},
 ]
+
+
+def made(workers: Workers) -> Api:
+    """The API over these workers."""
+    parts = (Forwarder(workers), workers, Meter(), observation(workers), LOG)
+    return Api(*parts, policy=policy_paths(workers))
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +51,7 @@ def url() -> Iterator[str]:
     workers.answers["dns_all"] = {"zones": ZONES}
 
     async def start() -> tuple[Any, Front]:
-        runner = make_runner(Api(Forwarder(workers), workers, Meter(), observation(workers), LOG).full())
+        runner = make_runner(made(workers).full())
         await runner.setup()
         front = Front(server_of(runner), {}, LOG)
         front.listen(listener)
@@ -72,7 +78,7 @@ def described(*, token: bool = False) -> dict[str, Any]:
 
 def test_every_route_is_described_and_no_other() -> None:
     workers = Workers()
-    app = Api(Forwarder(workers), workers, Meter(), observation(workers), LOG).full()
+    app = made(workers).full()
     routes = {route.resource.canonical for route in app.router.routes() if route.resource is not None}
     # These only point elsewhere.
     directories = {"/services", *(f"/services/{name}" for name in ("dhcp", "dns", "forwarder"))}

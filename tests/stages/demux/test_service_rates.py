@@ -33,9 +33,9 @@ def addr_of(link: int) -> int:
 class Rig(OneProcess):
     """Demux is real; the test is the guests and the resolver."""
 
-    def __init__(self, guests: dict[int, int]) -> None:
+    def __init__(self, guests: dict[int, int], **limits: int) -> None:
         """guests: the number of the guest of each link."""
-        super().__init__((DEMUX,), max_dns_queries_per_second=100, max_dhcp_messages_per_second=10)
+        super().__init__((DEMUX,), max_dns_queries_per_second=100, max_dhcp_messages_per_second=10, **limits)
         self.ingress = self.neighbours["ingress"]
         self.guests = guests
         for link in guests:
@@ -196,4 +196,15 @@ def test_links_of_one_peer_have_one_rate_and_are_not_others_to_each_other() -> N
         rig.now += 1.0
         assert rig.ask(FLOODS, 200) == DNS_BURST
         rig.leave(FLOODS, QUIET)
+        rig.at_home()
+
+
+def test_a_guest_alone_has_a_rate_if_there_is_one_for_that() -> None:
+    with Rig({FLOODS: 1}, max_dns_queries_alone_per_second=20) as rig:
+        assert rig.ask(FLOODS, 300) == 10
+        assert rig.counter(DEMUX, "dns_query_dropped_rate_limit") == 290
+        rig.now += 0.25
+        assert rig.ask(FLOODS, 300) == 5
+        assert rig.discover(FLOODS, 100) == 100
+        rig.leave(FLOODS)
         rig.at_home()

@@ -129,3 +129,41 @@ def test_packets_of_ipv6_become_ranges_only_while_it_is_on(ipv6: bool) -> None:
     assert rig.kinds() == ([kinds.TCP_RANGE, kinds.UDP_RANGE] if ipv6 else [kinds.FRAME] * 5)
     guest.close()
     rig.end()
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_guest_beyond_its_rate_of_bytes_waits_and_loses_nothing(rig: IngressRig, several: bool) -> None:
+    port, sender = rig.link_of("process 7")
+    other = rig.link_of("process 8")[1] if several else None
+    rig.stage.ports.rates.set_rate(1_000_000)
+    rig.turn()
+    rig.taken()
+    rig.stage.ports.rates.charge(port.guest_number, 100_000 + 200_000, monotonic())
+    sender.sendall(FRAME * 3)
+    if other is not None:
+        other.sendall(FRAME)
+    rig.turn()
+    rig.turn()
+    assert port in rig.stage.ports.readable
+    assert rig.taken() == several, "another guest is read"
+    assert rig.worker.counts[INDEX["link_reads_paused_byte_rate"]] == 1
+    assert monotonic() < rig.stage.deadline() < monotonic() + 0.3
+    while monotonic() < rig.stage.deadline():
+        continue
+    rig.turn()
+    rig.turn()
+    assert rig.taken() == 3
+    sender.close()
+    if other is not None:
+        other.close()
+
+
+def test_what_guests_have_sent_is_reported_by_guest(rig: IngressRig) -> None:
+    port, sender = rig.link_of("process 7")
+    sender.sendall(FRAME * 3)
+    rig.turn()
+    rig.turn()
+    answer = rig.stage.on_control({"op": "guests"}, [])
+    guests = answer["guests"]
+    assert guests[str(port.guest_number)] == {"links": 1, "bytes_from_guest": 42, "bytes_to_guest": 0}
+    sender.close()

@@ -105,6 +105,18 @@ def test_beside_another_guest_queries_have_a_rate(tmp_path: Path) -> None:
     rig.close()
 
 
+def test_a_guest_alone_has_a_rate_for_both_ways_if_there_is_one(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, ["-limit", "max-dns-queries-alone-per-second=100"])
+    report(rig, kinds.LINK_UP, 3, 1)
+    began = monotonic()
+    for ident in range(40):
+        rig.send(query("host.containers.internal", ident=ident), 53)
+        rig.reply()
+    answers, _ = flood(rig, 120)
+    assert 10 <= answers <= 11 + 100 * (monotonic() - began)
+    rig.close()
+
+
 def test_queries_over_udp_leave_less_of_the_rate_to_tcp(tmp_path: Path) -> None:
     rig = Rig(tmp_path, ["-limit", "max-dns-queries-per-second=100"])
     report(rig, kinds.LINK_UP, 3, 1)

@@ -10,12 +10,13 @@ from typing import Final
 from pipeline.config.limits import Limits
 from pipeline.config.model import Config
 from pipeline.counters import INDEX
+from pipeline.engines.policy import Verdict
 from pipeline.host import tcp as host_tcp
 from pipeline.host.stream import HostStream
 from pipeline.ipc.arena import HEADROOM, SLOT_BYTES
 from pipeline.records.addresses import Addr
 from pipeline.records.dials import DialFailed
-from pipeline.records.flows import FLOW_FROM_EGRESS, FlowNotice, flow_of
+from pipeline.records.flows import FLOW_FROM_EGRESS, Ends, FlowNotice, flow_of
 from pipeline.records.kinds import (
     ABORT,
     CLOSED,
@@ -31,7 +32,9 @@ from pipeline.records.kinds import (
 )
 from pipeline.records.streams import MAKE_WAY_NO, Connect, GuestAnswered, GuestMoved, ToHost, Window
 from pipeline.records.udp import HEADER_ROOM
+from pipeline.stages.egress.asks import Answer, Asks
 from pipeline.stages.egress.context import EgressContext
+from pipeline.stages.egress.policy_filter import REFUSED as REFUSED_ERRNO
 from pipeline.stages.egress.sockets import NO_DESCRIPTOR
 from pipeline.stages.egress.tcp.closing import ClosingFlows
 from pipeline.stages.egress.tcp.dials import PendingDials
@@ -51,6 +54,8 @@ NO_GUEST: Final = "no guest has this address"
 REFUSED: Final = "the guest refused the connection"
 TIMEOUT: Final = "the guest did not answer in time"
 
+_Asked = tuple[int, Connect]
+"""A connection that waits for an answer: its shard, and what the guest has asked for."""
 _ACCEPTED: Final = INDEX["egress_connection_accepted"]
 _FLOWS: Final = INDEX["egress_flows"]
 
@@ -80,6 +85,11 @@ class Connections:
         # Without busy-polling, a worker that wakes early would only go back to sleep.
         prewakes = INGRESS if config.workers.busy_poll else ""
         self.flows = FlowTable(context, self._dials, self._closing, prewakes)
+        self.asks: Asks[_Asked] = Asks(
+            context.worker, float(config.access.egress_policy.ask_seconds), self._on_answer
+        )
+        """What somebody has to decide, about connections and datagrams."""
+        self._reports = context.reports
         self._reads = HostReads(context, self.flows)
         self._writes = HostWrites(context, self.flows, self._reads, config.limits.max_slots_per_flow)
 
@@ -120,7 +130,7 @@ class Connections:
         """When the next step is due even without an event; 0 if there is more to read."""
         if self.flows.turns.more:
             return 0.0
-        return min(self._writes.deadline(), self._dials.deadline())
+        return min(self._reads.deadline(), min(self._writes.deadline(), self._dials.deadline()))
 
     def write_gauges(self) -> None:
         """Write the gauges of connections."""
@@ -153,6 +163,8 @@ class Connections:
             elif kind == GUEST_ANSWERED:
                 # The worker that dialled has died. Its successor knows nothing of the dial.
                 self._tcp_out[shard].push(FlowNotice.pack(ABORT, number))
+            elif self.asks:
+                self._withdraw(base | number, kind)
         return len(burst) // RECORD_BYTES
 
     def _on_notice(self, flow: Flow, shard: int, burst: memoryview, at: int) -> None:
@@ -181,16 +193,50 @@ class Connections:
             self._report_unreachable(flow.number, NO_ROOM)
             flow.close(reset=False)
 
-    def _connect(self, shard: int, request: Connect) -> None:
-        sock, error, verdict, refused = self._opener.open(request)
+    def _withdraw(self, key: int, kind: int) -> None:
+        """Tcp reports something about a connection that waits for an answer: it is over."""
+        found = self.asks.withdraw(key)
+        if found is not None and kind != ABORT:
+            self.flows.notify_connect_failed(*found, REFUSED_ERRNO)
+
+    def _ask(self, shard: int, request: Connect, rule: str) -> bool:
+        """Let a connection wait until somebody decides. False if too many wait."""
+        ends = Ends.of(request.key)
+        ask = self.asks.ask(ends, "tcp", request.guest, request.link, rule, self.flows.now)
+        return ask is not None and self.asks.wait(ask, shard << 32 | request.flow, (shard, request))
+
+    def _on_answer(self, waiting: _Asked, answer: Answer) -> None:
+        """Somebody has decided about a connection that waits."""
+        shard, request = waiting
+        # The policy may be another one by now.
+        if answer.allow and self._policy.may_ask(Ends.of(request.key), "tcp"):
+            self._connect(shard, request, answer)
+        else:
+            self._refuse(shard, request, answer.rule)
+
+    def _refuse(self, shard: int, request: Connect, rule: str) -> None:
+        ends = Ends.of(request.key)
+        self._policy.refuse(ends, "tcp", rule)
+        self._reports.refused("tcp", request.guest, ends, rule=rule, error=REFUSED_ERRNO)
+        self.flows.notify_connect_failed(shard, request, REFUSED_ERRNO, refused=True)
+
+    def _connect(self, shard: int, request: Connect, answer: Answer | None = None) -> None:
+        """Open a connection that a guest asks for. answer: that of somebody who has approved it."""
+        sock, error, verdict, refused = self._opener.open(request, approved=answer is not None)
+        if sock is None and not error and verdict is not None:
+            if not self._ask(shard, request, verdict.rule):
+                self._refuse(shard, request, verdict.rule)
+            return
         if sock is None:
             make_way = self._bound.way(request.guest) if error in NO_DESCRIPTOR else MAKE_WAY_NO
             self.flows.notify_connect_failed(shard, request, error, make_way, refused)
             return
         share = self._shares.of(request.guest)
         hold = verdict is not None and verdict.hold
+        if answer is not None:
+            verdict, hold = Verdict(True, answer.rule), bool(answer.name)
         stream = HostStream(sock, self._slots)
-        flow = Flow(self.flows, request.flow, shard, stream, share, request, hold=hold)
+        flow = Flow(self.flows, request.flow, shard, stream, share, request, hold=hold, approval=answer)
         if verdict is not None and not hold:
             self.flows.report_decision(flow, verdict)
         if host_tcp.is_connected(sock):
@@ -282,6 +328,7 @@ class Connections:
         Bytes of a connection that the guest has closed still go to the host. The host client of a dial sees
         its connection end, since nobody knows whether the dial had reached that worker.
         """
+        self.asks.withdraw_shard(shard)
         for flow in list(self.flows.by_key.values()):
             if flow.state == DIALLING:
                 self._give_up_dial(flow.number, NO_GUEST)

@@ -17,6 +17,7 @@ from pipeline.records.flows import FLOW_FROM_EGRESS, Ends, FlowKey, FlowNotice
 from pipeline.records.kinds import ABORT, CONNECTED, EVICTED, FORBIDDEN
 from pipeline.records.run import Run
 from pipeline.records.streams import MAKE_WAY_NO, Connect, ConnectFailed, Decided, Shutdown, Stray
+from pipeline.stages.egress.asks import Answer
 from pipeline.stages.egress.context import EgressContext
 from pipeline.stages.egress.policy_filter import REFUSED
 from pipeline.stages.egress.sockets import GuestSocket
@@ -76,6 +77,7 @@ class Flow(GuestSocket):
         request: Connect | None = None,
         *,
         hold: bool = False,
+        approval: Answer | None = None,
     ) -> None:
         """request: the guest's CONNECT. None for a dialled flow, whose shard is not known yet.
 
@@ -101,6 +103,8 @@ class Flow(GuestSocket):
         self._hung_up = False
         """The host closed both directions in order, so it will not read what the guest sends."""
         self._hold = Hold() if hold else None
+        self.approval = approval
+        """What somebody has said about it, if the policy asks."""
         self.stated: Stated | None = None
         """What the guest's bytes stated, if the flow was held for it."""
         share.join()
@@ -303,7 +307,7 @@ class Flow(GuestSocket):
                 flows.holds.wait(self, hold.size, flows.now)
                 return False
             self.stated = stated
-            verdict = flows.policy.decide(ends, "tcp", stated)
+            verdict = flows.policy.decide(ends, "tcp", stated, self.approval)
             flows.report_decision(self, verdict)
             if not verdict.allow:
                 self.forbid()

@@ -44,8 +44,11 @@ class Opener:
         self._outbound = context.outbound
         self._read_names = read_names
 
-    def open(self, request: Connect) -> Opened:
-        """Begin a host connection, if nothing forbids it. A refusal by a rule is reported."""
+    def open(self, request: Connect, *, approved: bool = False) -> Opened:
+        """Begin a host connection, if nothing forbids it. A refusal by a rule is reported.
+
+        If somebody has to be asked, there is no socket and no error. approved: the answer was yes.
+        """
         ends = Ends.of(request.key)
         target = self._targets.tcp_target(ends.remote_addr, ends.remote_port)
         if target.refused:
@@ -53,10 +56,12 @@ class Opener:
             self._reports.refused("tcp", request.guest, ends, rule=target.refused, error=target.errno)
             return Opened(None, target.errno, refused=True)
         verdict: Verdict | None = None
-        if self._policy.active and not target.service:
+        if self._policy.active and not target.service and not approved:
             # The resolver's NAMED was published before the guest could send this SYN. It is in demux's ring.
             self._read_names()
             verdict = self._policy.judge(ends.guest_addr, ends.remote_addr, ends.remote_port, "tcp")
+            if self._policy.asks(verdict):
+                return Opened(None, verdict=verdict)
             if not (verdict.allow or verdict.hold):
                 self._reports.refused("tcp", request.guest, ends, rule=verdict.rule, error=REFUSED)
                 return Opened(None, REFUSED, refused=True)

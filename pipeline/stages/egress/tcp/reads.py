@@ -32,6 +32,7 @@ SMALL_FLOW_AGE_S: Final = 0.05
 """Seconds for which there must be small reads before they count. A bulk flow also begins with some."""
 NO_FLOW: Final = -1
 
+_NEVER: Final = float("inf")
 _FROM_HOST: Final = INDEX["egress_bytes_from_host"]
 _PAUSED: Final = INDEX["egress_reads_paused_no_slot"]
 
@@ -45,6 +46,7 @@ class HostReads:
         self._pool = context.worker.pool
         self._flows = flows
         self._turns = flows.turns
+        self._rates = context.rates
         self._tcp_out = context.tcp_out
         self._big_key = NO_FLOW
         """The last flow that read more than SMALL_READ. One short read does not make it a small flow."""
@@ -80,8 +82,11 @@ class HostReads:
             self._free_seen = free
             return 0
         reads = 0
+        rates = self._rates
         for flow in list(turns.ready):
             if not self._tcp_out[flow.shard].has_room():
+                continue
+            if rates.on and not rates.may_pass(flow.guest, now):
                 continue
             if reads >= READS_A_STEP or left <= 0:
                 turns.more = True
@@ -92,11 +97,19 @@ class HostReads:
                 turns.pass_on(flow)
                 continue
             # A flow that is alone may use the whole step. Tcp then gets more at once.
-            count, size = self._take_turn(flow, READS_A_FLOW if turns.ready else READS_A_STEP, left, now)
+            most = min(left, rates.room(flow.guest, now)) if rates.on else left
+            count, size = self._take_turn(flow, READS_A_FLOW if turns.ready else READS_A_STEP, most, now)
+            if rates.on:
+                rates.charge(flow.guest, size, now)
             reads += count
             left -= size
         self._free_seen = self._pool.free_count
         return reads
+
+    def deadline(self) -> float:
+        """When a flow may be read that waits for its guest's rate; inf if none waits."""
+        rates = self._rates
+        return rates.deadline([flow.guest for flow in self._turns.ready]) if rates.on else _NEVER
 
     def _take_turn(self, flow: Flow, max_reads: int, max_bytes: int, now: float) -> tuple[int, int]:
         """Read from one flow, then queue it as ready or waiting. Returns the number of reads and of bytes."""

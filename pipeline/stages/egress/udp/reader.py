@@ -26,6 +26,7 @@ slot has no room for more rows of the second kind. The rest of a longer datagram
 MIN_READ: Final = 8192
 """Bytes of room that a read of many datagrams needs. With less left in a slot, it begins a new one."""
 
+_NEVER: Final = float("inf")
 _FROM_HOST: Final = INDEX["egress_datagrams_from_host"]
 _NO_SLOT: Final = INDEX["egress_datagram_dropped_no_slot"]
 _PAUSED: Final = INDEX["egress_reads_paused_no_slot"]
@@ -64,6 +65,7 @@ class DatagramReader:
         self._demux_out = context.demux_out
         self._ingress_out = context.ingress_out
         self._table = table
+        self._rates = context.rates
         self._sources = sources
         self.more = False
         """Whether a socket had more datagrams than one step may read."""
@@ -76,13 +78,21 @@ class DatagramReader:
         """Read from sockets with something to read, a bounded number of datagrams each. Returns how many."""
         self.more = False
         table = self._table
+        rates = self._rates
         count = 0
         for sock in list(table.ready):
+            if rates.on and not rates.may_pass(sock.guest, now):
+                continue
             got, keep = self._read(sock, now)
             count += got
             if not keep:
                 table.ready.pop(sock, None)
         return count
+
+    def deadline(self) -> float:
+        """When a socket may be read that waits for its guest's rate; inf if none waits."""
+        rates = self._rates
+        return rates.deadline([sock.guest for sock in self._table.ready]) if rates.on else _NEVER
 
     def _read(self, sock: DatagramSocket, now: float) -> tuple[int, bool]:
         """Read a socket, many datagrams at a time if they are short. Returns how many, and whether there may
@@ -218,4 +228,6 @@ class DatagramReader:
             self._ingress_out.push(UdpToGuest.pack(flow.key, run))
         else:
             self._demux_out.push(UdpData.pack(flow.number, flow.key, run, link=0))
+        if self._rates.on:
+            self._rates.charge(flow.socket.guest, run.length, now)
         flow.on_answer(run, now)

@@ -10,7 +10,9 @@ from typing import Final
 from pipeline.counters import INDEX
 from pipeline.ipc.flow_rows import GATEWAY
 from pipeline.records.flows import FLOW_FROM_EGRESS, Ends
+from pipeline.records.streams import Connect
 from pipeline.records.udp import UdpData
+from pipeline.stages.egress.asks import Asks
 from pipeline.stages.egress.context import EgressContext
 from pipeline.stages.egress.policy_filter import REFUSED
 from pipeline.stages.egress.udp.cone import Cones
@@ -21,14 +23,21 @@ from pipeline.stages.egress.udp.holds import Hold, Holds, Request
 from pipeline.stages.egress.udp.reader import DatagramReader
 from pipeline.wire.stated import Stated
 
+_Waiting = tuple[int, Connect]
 _HELD_LOST: Final = INDEX["egress_datagram_dropped_held"]
 
 
 class UdpSockets:
     """All UDP sockets of one egress worker."""
 
-    def __init__(self, context: EgressContext, max_clients: int, *, full_cone: bool) -> None:
-        """max_clients: of one forwarded port. full_cone: whether ``udp-nat`` is full-cone."""
+    def __init__(
+        self, context: EgressContext, max_clients: int, asks: Asks[_Waiting], *, full_cone: bool
+    ) -> None:
+        """max_clients: of one forwarded port. asks: what somebody has to decide.
+
+        full_cone: whether ``udp-nat`` is full-cone.
+        """
+        self._asks = asks
         self._context = context
         self.table = DatagramTable()
         self._reader = DatagramReader(context, self.table, sources=full_cone)
@@ -80,10 +89,26 @@ class UdpSockets:
         verdict = context.policy.judge(ends.guest_addr, ends.remote_addr, ends.remote_port, "udp")
         if verdict.hold:
             return self._held(self._holds.add(request, now, denies=context.policy.denies_quic), pieces)
+        if context.policy.asks(verdict):
+            return self._ask_about(request, ends, verdict.rule, now)
         if not verdict.allow:
             self._refuse(request, verdict.rule, "")
             return None
         return self._open(request, verdict.rule, None, now)
+
+    def _ask_about(self, request: Request, ends: Ends, rule: str, now: float) -> DatagramFlow | None:
+        """Ask about a flow, unless somebody has decided a moment ago. Its datagrams are lost meanwhile."""
+        answer = self._asks.answer(ends, "udp", now)
+        if answer is not None and answer.allow:
+            return self._open(request, rule, None, now)
+        guest = self._context.bound.guest_of(request.link)
+        if answer is None and self._asks.ask(ends, "udp", guest, request.link, rule, now) is not None:
+            self._context.counts[_HELD_LOST] += 1
+            self._context.notices.notify_udp_closed(request.number)
+            return None
+        self._context.policy.refuse(ends, "udp", rule)
+        self._refuse(request, rule, "")
+        return None
 
     def _held(self, hold: Hold, pieces: list[memoryview], *, last: bool = False) -> DatagramFlow | None:
         """Datagrams of a held flow. Returns the flow if it is open now: its earlier datagrams are sent."""
@@ -155,7 +180,9 @@ class UdpSockets:
 
     def deadline(self) -> float:
         """When there is more to read, or expire() is due."""
-        return 0.0 if self._reader.more or self.forwards.more else self._holds.deadline()
+        if self._reader.more or self.forwards.more:
+            return 0.0
+        return min(self._reader.deadline(), self._holds.deadline())
 
     def end_forbidden(self) -> int:
         """End the guests' flows that the policy, which is new, forbids. Returns how many."""

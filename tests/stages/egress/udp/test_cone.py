@@ -17,6 +17,7 @@ from pipeline.host import udp as host_udp
 from pipeline.records import kinds
 from pipeline.records.flows import Ends, flow_key
 from pipeline.records.udp import UdpData
+from pipeline.stages.egress.asks import Asks
 from pipeline.stages.egress.policy_filter import PolicyFilter
 from pipeline.stages.egress.udp.sockets import UdpSockets
 from pipeline.system import inet
@@ -47,7 +48,7 @@ class Rig(EgressRig):
         )
         targets = nat.Nat(network, ipv6=Ipv6Addresses(HOST6 & ~0xFF, bytes(6), gateway=HOST6 | 1, host=HOST6))
         super().__init__(targets, lambda worker: PolicyFilter(worker, policy), outbound)
-        self.udp = UdpSockets(self.context, 10, full_cone=True)
+        self.udp = UdpSockets(self.context, 10, Asks(self.worker, 30.0, lambda *_: None), full_cone=True)
         self.flows = self.udp.table.flows_by_id
         self.servers: list[socket.socket] = []
 

@@ -13,6 +13,7 @@ from pipeline.ipc.flow_rows import CLOSED, OPENED, FlowRow
 from pipeline.records import kinds
 from pipeline.records.flows import flow_key
 from pipeline.records.udp import UdpData
+from pipeline.stages.egress.asks import Asks
 from pipeline.stages.egress.udp.flows import why_ended
 from pipeline.stages.egress.udp.sockets import UdpSockets
 from pipeline.system import inet
@@ -35,7 +36,7 @@ class Rig(EgressRig):
         self.guest, self.remote = ip.parse(guest), ip.parse(remote)
         targets: Any = SimpleNamespace(udp_target=lambda addr, port: Target(ip.embedded(addr)))
         super().__init__(targets)
-        self.udp = UdpSockets(self.context, 10, full_cone=False)
+        self.udp = UdpSockets(self.context, 10, Asks(self.worker, 30.0, lambda *_: None), full_cone=False)
         self.flows = self.udp.table.flows_by_id
         self.host = socket.socket(inet.family_of(host), socket.SOCK_DGRAM)
         self.host.bind((host, 0))

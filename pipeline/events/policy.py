@@ -1,0 +1,36 @@
+"""The events about the egress policy itself. Flows that it refuses are in flows.py."""
+
+from typing import Final
+
+from pipeline.events.kind import INFO, Kind, published
+
+KINDS: Final[tuple[Kind, ...]] = (
+    published(
+        *("policy-changed", INFO, "egress policy changed"),
+        "A client of the API has changed the egress policy.",
+        default="allow or deny",
+        rules="number of rules",
+        ended="open flows that it forbids, and that were ended",
+    ),
+    published(
+        *("approval-asked", INFO, "flow waits for an approval"),
+        "A rule with the action ask fits a new flow of a guest. POST /approvals/ID decides.",
+        id="of the question",
+        guest="number of the guest, as in /guests",
+        guest_mac="MAC address of the guest, null if it is not known",
+        guest_address="address of the guest",
+        address="destination",
+        port="its port",
+        protocol="tcp or udp",
+        name="DNS name for which the guest got the address from the gateway, null without one",
+        rule="egress-policy.rules[N]",
+        seconds="until the answer is no",
+    ),
+    published(
+        *("approval-decided", INFO, "approval decided"),
+        "A flow waits for an approval no longer.",
+        id="of the question",
+        allowed="whether it may be opened",
+        by="client, timeout, or gone: the guest's link has ended",
+    ),
+)

@@ -1,0 +1,32 @@
+"""Says which rule decides about a flow that a guest may ask for, in the order in which egress asks them."""
+
+from typing import Final
+
+from pipeline.engines.nat import Target
+from pipeline.ipc import policy_messages
+from pipeline.stages.egress.context import EgressContext
+from pipeline.wire import ip
+
+SERVICE: Final = ""
+"""In place of a rule: the gateway itself serves the flow, and the policy does not apply."""
+
+
+def of(context: EgressContext, ask: policy_messages.Explain) -> policy_messages.ExplainAnswer:
+    """The answer: the built-in rules come first, then the policy."""
+    guest, addr = ip.parse(ask.guest), ip.parse(ask.address)
+    target = _target(context, addr, ask)
+    if target.refused:
+        return policy_messages.ExplainAnswer(False, target.refused, [])
+    if target.service:
+        return policy_messages.ExplainAnswer(True, SERVICE, [])
+    found = context.policy.explain(guest, addr, ask.port, ask.protocol, ask.name)
+    verdict = found.verdict
+    return policy_messages.ExplainAnswer(verdict.allow, verdict.rule, list(found.passed), verdict.hold)
+
+
+def _target(context: EgressContext, addr: int, ask: policy_messages.Explain) -> Target:
+    if ask.protocol == "icmp":
+        return context.targets.icmp_target(addr)
+    if ask.protocol == "udp":
+        return context.targets.udp_target(addr, ask.port)
+    return context.targets.tcp_target(addr, ask.port)
