@@ -23,7 +23,6 @@ from typing import Final
 from pipeline import logs
 from pipeline.config.model import Config
 from pipeline.control.facts import Facts, Process
-from pipeline.control.flows.flow_log import FlowLog
 from pipeline.control.forward_texts import ForwardError
 from pipeline.control.http.access import TokenError, read_token
 from pipeline.control.metrics.meter import Meter
@@ -36,6 +35,7 @@ from pipeline.daemon import confinement, placement, processes, signals
 from pipeline.daemon.guest_sockets import GuestSockets
 from pipeline.daemon.healing import Healer
 from pipeline.daemon.nursery import Nursery, Successor
+from pipeline.daemon.outputs import OutputError, Outputs
 from pipeline.daemon.own_files import OwnFiles
 from pipeline.daemon.programs import Companion, Program
 from pipeline.daemon.reload import Reloader, Reread
@@ -44,7 +44,7 @@ from pipeline.ipc import messages
 from pipeline.ipc.arena import SLOT_BYTES
 from pipeline.ipc.fabric import Fabric
 from pipeline.ipc.segment import SegmentError
-from pipeline.links import addresses, inherited, pcap, protocols
+from pipeline.links import addresses, inherited, protocols
 from pipeline.system import descriptor_limit, outbound, output_file, stacks
 from pipeline.system.service_manager import ALIVE, STOPPING, ServiceManager
 from pipeline.system.service_manager import READY as READY_FOR_MANAGER
@@ -121,8 +121,7 @@ class Supervisor:
         self.manager = ServiceManager(os.environ, os.getpid())
         self.guest_sockets = GuestSockets(config, program, taps)
         self.companion = companion
-        self.capture = -1
-        self.flow_log: FlowLog | None = None
+        self.outputs = Outputs(config.logging, self.log)
         self.token = ""
         self.fabric: Fabric | None = None
         self.plane: ControlPlane | None = None
@@ -156,7 +155,10 @@ class Supervisor:
             raise StartError(f"cannot write pid file {path}: {error.strerror}") from error
         self._claim_inherited()
         self.guest_sockets.take()
-        self._open_outputs()
+        try:
+            self.outputs.open()
+        except OutputError as error:
+            raise StartError(str(error)) from error
         self._fork()
         try:
             # Not before: neither workers nor the nursery may know it.
@@ -174,19 +176,6 @@ class Supervisor:
         for name in self.inherited.unused():
             self.log.warning("a passed descriptor is not used", descriptor=name)
 
-    def _open_outputs(self) -> None:
-        """Open the capture and the flow log, if there are any. Raises StartError."""
-        if path := self.config.logging.capture_file:
-            try:
-                self.capture = pcap.open_file(path)
-            except OSError as error:
-                raise StartError(f"cannot write capture {path}: {error.strerror}") from error
-        if path := self.config.logging.flow_log:
-            try:
-                self.flow_log = FlowLog(path)
-            except OSError as error:
-                raise StartError(f"cannot write flow log {path}: {error.strerror}") from error
-
     def _fork(self) -> None:
         """Make the shared memory, and start the workers. Raises StartError, OSError."""
         config, workers = self.config, self.config.workers
@@ -202,8 +191,7 @@ class Supervisor:
         private: list[socket.socket | int] = [*self.signals.fds, *self.inherited.sockets]
         private += self.guest_sockets.fds
         private += self.companion.fds if self.companion is not None else []
-        private += [self.capture] if self.capture >= 0 else []
-        private += [self.flow_log.fileno()] if self.flow_log is not None else []
+        private += self.outputs.fds
         self.running, self.nursery = processes.start(self.fabric, groups, config, private)
 
     def _check_state_file(self) -> None:
@@ -230,7 +218,7 @@ class Supervisor:
         facts = Facts.of(self.config, running, monotonic())
         meter = Meter(self.fabric, facts, self.version, self.log)
         self.plane = plane = ControlPlane(
-            self.config, self.fabric, controls, self._on_guest, meter, self.token, self.flow_log
+            self.config, self.fabric, controls, self._on_guest, meter, self.token, self.outputs.flow_log
         )
         self.healer = healer = Healer(
             self.fabric,
@@ -310,9 +298,9 @@ class Supervisor:
         """Bind everything, in gvproxy's order."""
         config = self.config
         await plane.start()
-        if self.capture >= 0:
-            await plane.capture(self.capture)
-            self._close_capture()
+        if self.outputs.capture >= 0:
+            await plane.capture(self.outputs.capture)
+            self.outputs.close_capture()
         for url in config.links.listen:
             sock = self._listen(url)
             plane.serve(sock, guests=True)
@@ -386,7 +374,7 @@ class Supervisor:
     def _on_signal(self, number: signal.Signals) -> None:
         if number == signal.SIGUSR1:
             log = logs.reopen()
-            self._reopen_flow_log()
+            self.outputs.reopen_flow_log()
             if self.nursery is not None:
                 self.nursery.reopen_log()
             if log >= 0 and self.plane is not None:
@@ -403,14 +391,6 @@ class Supervisor:
             logs.raw(stacks.traceback())
             self._signal_workers(number)
         self._stop("signal caught", EXIT_QUIT if number == signal.SIGQUIT else EXIT_OK)
-
-    def _reopen_flow_log(self) -> None:
-        if self.flow_log is not None:
-            try:
-                self.flow_log.reopen()
-            except OSError as error:
-                path = self.config.logging.flow_log
-                self.log.error("flow log cannot be opened again", path=path, error=error.strerror)
 
     def _signal_workers(self, number: signal.Signals) -> None:
         for worker in self.running:
@@ -492,14 +472,7 @@ class Supervisor:
         self.guest_sockets.close()
         if self.companion is not None:
             self.companion.close()
-        self._close_capture()
-        if self.flow_log is not None:
-            self.flow_log.close()
+        self.outputs.close()
         # The segment stays mapped until the process ends, because the channels' bells have views of it.
         self.files.remove_all()
         self.signals.close()
-
-    def _close_capture(self) -> None:
-        if self.capture >= 0:
-            os.close(self.capture)
-            self.capture = -1
