@@ -206,7 +206,14 @@ class Supervisor:
     # --- life -----------------------------------------------------------------------------
 
     async def watch(self) -> int:
-        """Serve until a signal comes, a worker ends or the only guest leaves. Then stop the workers."""
+        """Serve until a signal comes, a worker cannot be replaced or the only guest leaves. Then stop all."""
+        plane, healer = self._begin()
+        await self._serve(plane, healer)
+        await self._end(plane, healer)
+        return self.status
+
+    def _begin(self) -> tuple[ControlPlane, Healer]:
+        """Watch the processes, and make what serves clients and what replaces workers."""
         assert self.fabric is not None
         assert self.nursery is not None
         loop = asyncio.get_running_loop()
@@ -231,6 +238,10 @@ class Supervisor:
         self.nursery.watch(self._on_successor_end, self._on_nursery_end)
         if self.reread is not None:
             self.reloader = Reloader(self.config, self.reread, plane.reload, self.manager, self.log)
+        return plane, healer
+
+    async def _serve(self, plane: ControlPlane, healer: Healer) -> None:
+        """Open everything, and serve until the end begins."""
         try:
             if not self._is_stopping() and await self._open_unless_stopped(plane):
                 # Everything that needs a right is open now.
@@ -255,6 +266,9 @@ class Supervisor:
                 self._stop(text, EXIT_FAILED)
                 if not self.program.one_guest:
                     self.log.critical(text, kind="start-failed")
+
+    async def _end(self, plane: ControlPlane, healer: Healer) -> None:
+        """Take back what is in the file system, and stop the workers."""
         if self.reloader is not None:
             await self.reloader.stop()
         await healer.stop()
@@ -269,7 +283,6 @@ class Supervisor:
         if self.program.one_guest:
             # The last line has gvproxy's words, because scripts look for them.
             self.log.error(f"{self.program.name} exiting: {self.reason}", kind="original-exit")
-        return self.status
 
     def _report_alive(self) -> None:
         """Tell the manager of services, again and again, that the event loop runs. Workers end with it."""
