@@ -31,7 +31,10 @@ HALVES = (
     ),
 )
 """Packages that frames pass, in two parts that are compiled side by side. The first uses the second."""
-PLAIN = ("host/[ilnpru]*", "ipc/*message*", "ipc/flow_rows", "wire/[dp]*")
+PLAIN = (
+    *("host/[ilnpru]*", "ipc/*message*", "ipc/flow_rows", "wire/[dp]*"),
+    *("stages/**/system_calls", "stages/**/preload"),
+)
 """Modules of these that are not worth the time. host/udp could not be compiled either (ctypes)."""
 COMMANDS = {"bdist_wheel", "build", "build_ext", "install"}
 

@@ -11,7 +11,7 @@ Slots begin at a page, every other part at a cache line. WorkerPorts is the part
 import socket
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from pipeline.counter_block import CounterBlock
 from pipeline.ipc.arena import SLOT_BYTES, Arena, Pool
@@ -23,6 +23,8 @@ from pipeline.records.kinds import RECORD_BYTES
 from pipeline.topology import SOCKET_ROLES, Edge, Layout
 
 PAGE: Final = 4096
+Memory: TypeAlias = memoryview
+"""The type of a field. mypyc finds most built-in types there, but not this one."""
 PLACES_BYTES: Final = 256 * 64
 """For 256 links (pipeline.links.places)."""
 
@@ -58,7 +60,7 @@ class WorkerPorts:
     counters: CounterBlock
     bell: Bell
     bells: dict[str, Bell]
-    places: memoryview
+    places: Memory
     incarnation: int = 0
 
     def home_of(self, slot: int) -> str:

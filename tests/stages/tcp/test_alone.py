@@ -75,8 +75,8 @@ class Shard(OneProcess):
         return [record.kind for record in self.told()]
 
     def told(self) -> list[Received]:
-        """The same records. What demux says about links is not among them."""
-        others = (kinds.WINDOW, kinds.LINK_UP, kinds.LINK_DOWN)
+        """The same records. What demux says about links and neighbours is not among them."""
+        others = (kinds.WINDOW, kinds.LINK_UP, kinds.LINK_DOWN, kinds.NEIGHBOR, kinds.NEIGHBOR_GONE)
         return [record for record in self.egress.take() if record.kind not in others]
 
     def out(self) -> int:
