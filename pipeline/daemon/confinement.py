@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 
-from pipeline.config.choices import OFF, STRICT, VXLAN
+from pipeline.config.choices import AUTO, OFF, STRICT, VXLAN
 from pipeline.config.model import Config
 from pipeline.ipc import messages
 from pipeline.stages import system_calls
@@ -123,6 +123,8 @@ def _profile(roles: frozenset[str], user: User | None, config: Config) -> enter.
     listed = tuple(call for role in sorted(roles) for call in _CALLS[role])
     if INGRESS in roles and any(protocol == VXLAN for protocol, _ in config.links.further):
         listed += ingress.TUNNEL
+    if DEMUX in roles and config.network.ipv6_enabled == AUTO:
+        listed += demux.ROUTE
     return enter.Profile(
         calls=(*system_calls.COMMON, *system_calls.own_signals(), *listed),
         absent=system_calls.ABSENT,

@@ -33,8 +33,8 @@ FRAME_OUT        FrameOut        demux -> ingress                            las
 TCP_OUT          TcpOut          tcp -> ingress                              stays
 UDP_OUT          UdpOut          demux -> ingress                            moves
 UDP_TO_GUEST     UdpToGuest      egress -> ingress                           moves
-NEIGHBOR         Neighbor        demux -> ingress                            -
-NEIGHBOR_GONE    NeighborGone    demux -> ingress                            -
+NEIGHBOR         Neighbor        demux -> ingress, egress, resolver          -
+NEIGHBOR_GONE    NeighborGone    demux -> ingress, egress, resolver          -
 MISBEHAVED       Misbehaved      demux -> ingress, tcp -> ingress            -
 DROPPED          Dropped         demux -> ingress                            moves
 WORK             Work            demux -> ingress, tcp -> ingress,           -
