@@ -33,8 +33,10 @@ FRAME_OUT        FrameOut        demux -> ingress                            las
 TCP_OUT          TcpOut          tcp -> ingress                              stays
 UDP_OUT          UdpOut          demux -> ingress                            moves
 UDP_TO_GUEST     UdpToGuest      egress -> ingress                           moves
-NEIGHBOR         Neighbor        demux -> ingress, egress, resolver          -
-NEIGHBOR_GONE    NeighborGone    demux -> ingress, egress, resolver          -
+NEIGHBOR         Neighbor        demux -> ingress, demux -> egress,          -
+                                 demux -> resolver
+NEIGHBOR_GONE    NeighborGone    demux -> ingress, demux -> egress,          -
+                                 demux -> resolver
 MISBEHAVED       Misbehaved      demux -> ingress, tcp -> ingress            -
 DROPPED          Dropped         demux -> ingress                            moves
 WORK             Work            demux -> ingress, tcp -> ingress,           -

@@ -51,7 +51,9 @@ def start(*words: str, private: Sequence[socket.socket] = (), kind: str = SEPARA
     layout = Layout(64, 1, 1)
     groups = placement.plan(kind, layout, 1)
     fabric = Fabric.create(layout, [group.members for group in groups])
-    return processes.start(fabric, groups, config_of(*words, "-placement", kind), private)
+    running, nursery = processes.start(fabric, groups, config_of(*words, "-placement", kind), private)
+    nursery.close()
+    return running
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str, kind: str = SEPARATE) -> Found:
