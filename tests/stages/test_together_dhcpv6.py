@@ -1,11 +1,12 @@
 """DHCPv6 from a guest's frame through demux and the resolver to the frame that answers it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 
 from pipeline.engines.dhcp import pool
+from pipeline.ipc import messages
 from pipeline.records import kinds
 from pipeline.records.guests import LinkNotice
 from pipeline.topology import DEMUX, RESOLVER
@@ -227,9 +228,18 @@ def test_while_ipv6_is_off_nobody_answers() -> None:
         rig.leave()
 
 
-def test_the_state_file_keeps_leases_and_holds_their_addresses(tmp_path: Any) -> None:
+def test_the_state_file_keeps_leases_and_holds_their_addresses(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = str(tmp_path / "leases.json")
     with Rig(state_file=path) as rig:
+
+        def write(message: messages.Message, _fds: Sequence[object] = ()) -> None:
+            """Takes the place of the supervisor."""
+            if message["event"] == messages.StateFileEvent.NAME:
+                (tmp_path / "leases.json").write_bytes(messages.StateFileEvent.decode(message).content)
+
+        monkeypatch.setattr(rig.workers[RESOLVER], "send_event", write)
         addr = rig.leased(1)
         before = rig.leases()
         rig.advance(2.0)
