@@ -249,8 +249,9 @@ def test_a_guest_that_moves_to_another_host_is_reached_there(fleet: Fleet) -> No
             stack.enter_context(Daemon(host, *host.link(*others), *given))
         configure(first.guest, guest_addr(first))
         configure(second.guest, moving)
-        assert reaches(first.guest, moving)
+        # The third guest has the same MAC, and its first frames say that it is there.
+        wait_for(lambda: reaches(first.guest, moving), "the guest is at its first place", 30.0)
         second.guest.ip("link", "set", "eth0", "down")
         configure(third.guest, moving)
-        wait_for(lambda: reaches(third.guest, guest_addr(first)), "the guest is at its new place")
+        wait_for(lambda: reaches(third.guest, guest_addr(first)), "the guest is at its new place", 30.0)
         assert reaches(first.guest, moving)
