@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Final, Literal, Self, TypeVar
+from typing import Final, Self, TypeVar
 
 import aiohttp
 
@@ -22,6 +22,7 @@ from pipeline.client.api import MAX_ANSWER, MAX_TEXT, TIMEOUT, ApiError
 from pipeline.client.child import LOOK_SECONDS, START_SECONDS, Child
 from pipeline.client.network import APPROVAL_ASKED, NO_SETTINGS, SILENCE_SECONDS, Scope, find_api, start_child
 from pipeline.client.records import Record
+from pipeline.client.scripts import Connections
 from pipeline.config.forward_words import WordError
 from pipeline.links.addresses import unix_path
 
@@ -135,12 +136,11 @@ class AsyncNetwork:
         self, *, guest: str = "", protocol: str = "", host: str = "", port: int = 0, limit: int = 1000
     ) -> list[Flow]:
         """As Network.flows()."""
-        query = {"guest": guest, "protocol": protocol, "host": host, "port": port, "limit": limit}
-        return await self._run(scripts.flows(query))
+        return await self._run(scripts.flows(guest, protocol, host, port, limit))
 
     async def end_flow(self, flow: Flow | str) -> None:
         """As Network.end_flow()."""
-        await self._run(scripts.end_flow(flow.id if isinstance(flow, Flow) else flow))
+        await self._run(scripts.end_flow(flow))
 
     async def forwards(self) -> list[Forward]:
         """As Network.forwards()."""
@@ -162,13 +162,13 @@ class AsyncNetwork:
         """As Network.policy()."""
         return await self._run(scripts.policy())
 
-    async def set_policy(self, policy: Policy, *, connections: Literal["cut", "keep"] = "cut") -> int:
+    async def set_policy(self, policy: Policy, *, connections: Connections = "cut") -> int:
         """As Network.set_policy()."""
-        return await self._run(scripts.set_policy(policy, keep=connections == "keep", patch=False))
+        return await self._run(scripts.set_policy("PUT", policy, connections))
 
-    async def patch_policy(self, change: Policy, *, connections: Literal["cut", "keep"] = "cut") -> int:
+    async def patch_policy(self, change: Policy, *, connections: Connections = "cut") -> int:
         """As Network.patch_policy()."""
-        return await self._run(scripts.set_policy(change, keep=connections == "keep", patch=True))
+        return await self._run(scripts.set_policy("PATCH", change, connections))
 
     async def explain(
         self, guest: str, host: str, port: int = 0, *, protocol: str = "tcp", name: str = ""
@@ -199,8 +199,7 @@ class AsyncNetwork:
 
     async def decide(self, approval: Approval | str, allow: bool, scope: Scope = "once") -> None:
         """As Network.decide()."""
-        name = approval.id if isinstance(approval, Approval) else approval
-        await self._run(scripts.decide(name, allow=allow, scope=scope))
+        await self._run(scripts.decide(approval, allow=allow, scope=scope))
 
     @asynccontextmanager
     async def events(self, *kinds: str) -> AsyncIterator[AsyncIterator[Event]]:

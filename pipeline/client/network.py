@@ -11,6 +11,7 @@ import json
 import socket
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -21,6 +22,7 @@ from pipeline.client.answers import Approval, Event, Explanation, Flow, Forward,
 from pipeline.client.api import Answer, Api, ApiError
 from pipeline.client.child import LOOK_SECONDS, START_SECONDS, Child, attach
 from pipeline.client.records import Record
+from pipeline.client.scripts import Connections
 from pipeline.config.forward_words import WordError
 from pipeline.go import flags as go_flags
 
@@ -33,7 +35,23 @@ _T = TypeVar("_T")
 NO_SETTINGS: Final[Mapping[str, object]] = {}
 
 
-class Network:
+class _Closing(ABC):
+    """Ends with close(), or with the block of a ``with``."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End it."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Network(_Closing):
     """A network whose daemon runs. Use it as a context manager: a child ends with the block."""
 
     def __init__(self, url: str, token: str = "", child: Child | None = None) -> None:
@@ -81,14 +99,6 @@ class Network:
         """End the network if it is a child. Its guests lose their links."""
         if self._child is not None:
             self._child.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     # --- what it is ---------------------------------------------------------------------------
 
@@ -151,12 +161,11 @@ class Network:
         self, *, guest: str = "", protocol: str = "", host: str = "", port: int = 0, limit: int = 1000
     ) -> list[Flow]:
         """Open flows, the one with most bytes first. guest: number, MAC or IP address."""
-        query = {"guest": guest, "protocol": protocol, "host": host, "port": port, "limit": limit}
-        return self._run(scripts.flows(query))
+        return self._run(scripts.flows(guest, protocol, host, port, limit))
 
     def end_flow(self, flow: Flow | str) -> None:
         """End a flow, or the one with this id."""
-        self._run(scripts.end_flow(flow.id if isinstance(flow, Flow) else flow))
+        self._run(scripts.end_flow(flow))
 
     def attach(self, target: int | str, *flags: str, taps: str = "") -> "Attachment":
         """Give a network namespace a tap, and wait until it works there. It needs root.
@@ -193,13 +202,13 @@ class Network:
         """The egress policy."""
         return self._run(scripts.policy())
 
-    def set_policy(self, policy: Policy, *, connections: Literal["cut", "keep"] = "cut") -> int:
+    def set_policy(self, policy: Policy, *, connections: Connections = "cut") -> int:
         """Replace the egress policy as a whole. Returns how many connections were cut."""
-        return self._run(scripts.set_policy(policy, keep=connections == "keep", patch=False))
+        return self._run(scripts.set_policy("PUT", policy, connections))
 
-    def patch_policy(self, change: Policy, *, connections: Literal["cut", "keep"] = "cut") -> int:
+    def patch_policy(self, change: Policy, *, connections: Connections = "cut") -> int:
         """The same for the keys that the change has."""
-        return self._run(scripts.set_policy(change, keep=connections == "keep", patch=True))
+        return self._run(scripts.set_policy("PATCH", change, connections))
 
     def explain(
         self, guest: str, host: str, port: int = 0, *, protocol: str = "tcp", name: str = ""
@@ -224,8 +233,7 @@ class Network:
 
         scope: session: this guest, until its link ends; always: all guests. Both add a rule to the policy.
         """
-        name = approval.id if isinstance(approval, Approval) else approval
-        self._run(scripts.decide(name, allow=allow, scope=scope))
+        self._run(scripts.decide(approval, allow=allow, scope=scope))
 
     # --- events -------------------------------------------------------------------------------
 
@@ -252,7 +260,7 @@ class Network:
             raise ApiError(str(error)) from None
 
 
-class Events(Iterator[Event]):
+class Events(_Closing, Iterator[Event]):
     """Events as they happen. The subscription ends with close(), or with the block of a ``with``."""
 
     def __init__(self, answer: Answer) -> None:
@@ -281,9 +289,6 @@ class Events(Iterator[Event]):
         self._answer.response.close()
         self._answer.sock.close()
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -291,7 +296,7 @@ class Events(Iterator[Event]):
         self._release()
 
 
-class Approvals(Iterator[Approval]):
+class Approvals(_Closing, Iterator[Approval]):
     """Flows that wait for an approval. It ends as Events does."""
 
     def __init__(self, events: Events, waiting: Sequence[Approval]) -> None:
@@ -312,16 +317,13 @@ class Approvals(Iterator[Approval]):
         """End the subscription, from any thread."""
         self._events.close()
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._events.__exit__(kind, error, trace)
 
 
-class Attachment:
+class Attachment(_Closing):
     """A tap in a namespace. It goes with close(), or with the block of a ``with``."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
@@ -333,14 +335,6 @@ class Attachment:
         self.process.wait()
         if self.process.stdout is not None:
             self.process.stdout.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def start_child(policy: Policy | None, config: Mapping[str, object], flags: Sequence[str]) -> Child:

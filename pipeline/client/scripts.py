@@ -5,7 +5,7 @@ A script yields calls. Whoever runs it sends back the JSON of each answer, or th
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias, TypeVar
+from typing import Final, Literal, TypeAlias, TypeVar
 from urllib.parse import quote, urlencode
 
 from pipeline.client.answers import Approval, Explanation, Flow, Forward, Guest, Policy
@@ -17,6 +17,8 @@ from pipeline.config.model import PortForward
 EXPOSE: Final = "/services/forwarder/expose"
 UNEXPOSE: Final = "/services/forwarder/unexpose"
 
+Connections: TypeAlias = Literal["cut", "keep"]
+"""What happens to open connections that a new policy forbids."""
 _T = TypeVar("_T")
 
 
@@ -56,16 +58,18 @@ def leases() -> Script[dict[str, str]]:
     return {str(address): str(mac) for address, mac in answer.items()} if isinstance(answer, dict) else {}
 
 
-def flows(query: Mapping[str, object]) -> Script[list[Flow]]:
-    """Open flows. query: the keys of docs/flows.md."""
+def flows(guest: str, protocol: str, host: str, port: int, limit: int) -> Script[list[Flow]]:
+    """Open flows. An empty filter fits all of them (docs/flows.md)."""
+    query = {"guest": guest, "protocol": protocol, "host": host, "port": port, "limit": limit}
     given = {key: value for key, value in query.items() if value}
     answer = yield Call("GET", f"/flows?{urlencode(given)}")
     return [Flow.of(each) for each in Record(answer).records("flows")]
 
 
-def end_flow(flow: str) -> Script[None]:
-    """End the flow with this id."""
-    yield Call("DELETE", f"/flows/{quote(flow, safe='')}")
+def end_flow(flow: Flow | str) -> Script[None]:
+    """End a flow, or the one with this id."""
+    name = flow.id if isinstance(flow, Flow) else flow
+    yield Call("DELETE", f"/flows/{quote(name, safe='')}")
 
 
 def forwards() -> Script[list[Forward]]:
@@ -122,10 +126,10 @@ def policy() -> Script[Policy]:
     return answer if isinstance(answer, dict) else {}  # type: ignore[return-value]  # of any version
 
 
-def set_policy(wanted: Policy, *, keep: bool, patch: bool) -> Script[int]:
+def set_policy(method: Literal["PUT", "PATCH"], wanted: Policy, connections: Connections) -> Script[int]:
     """Replace the policy, or some of its keys. Returns how many connections were cut."""
-    target = "/policy?connections=keep" if keep else "/policy"
-    answer = yield Call("PATCH" if patch else "PUT", target, wanted)
+    target = "/policy?connections=keep" if connections == "keep" else "/policy"
+    answer = yield Call(method, target, wanted)
     return int(Record(answer).number("ended"))
 
 
@@ -146,10 +150,10 @@ def approvals() -> Script[list[Approval]]:
     return [Approval.of(each) for each in records(answer)]
 
 
-def decide(approval: str, *, allow: bool, scope: str) -> Script[None]:
-    """Answer the question with this id."""
-    target = f"/approvals/{quote(approval, safe='')}"
-    yield Call("POST", target, {"allow": allow, "scope": scope})
+def decide(approval: Approval | str, *, allow: bool, scope: str) -> Script[None]:
+    """Answer a question, or the one with this id."""
+    name = approval.id if isinstance(approval, Approval) else approval
+    yield Call("POST", f"/approvals/{quote(name, safe='')}", {"allow": allow, "scope": scope})
 
 
 def events(kinds: Sequence[str]) -> Call:
