@@ -85,7 +85,9 @@ class Link(ABC):
     write_mask: ClassVar[int] = ev.WRITE | ev.EDGE
     """The events that report room at write_fileno(), if that is another descriptor than fileno()."""
 
-    def __init__(self) -> None:
+    def __init__(self, pool: SlotPool, slots: list[memoryview]) -> None:
+        """pool: has the slots that the link reads into. slots: the memory of each, by number."""
+        self._cursor = SlotCursor(pool, slots)
         self.starved = False
         self.verify = True
         self.read_limit = FULL_READ
@@ -171,12 +173,13 @@ class Link(ABC):
     def flush(self) -> None:
         """Send copied bytes. The owner calls this when the descriptor reports room. Raises LinkClosed."""
 
-    @abstractmethod
     def slots_held(self) -> list[int]:
         """The slots to which the link holds a reference."""
+        return self._cursor.slots_held()
 
-    def release_idle(self) -> None:  # noqa: B027  most links hold nothing between reads
+    def release_idle(self) -> None:
         """The link is idle: give back its slot, unless a record refers to it or it holds a partial frame."""
+        self._cursor.release_idle()
 
     @abstractmethod
     def close(self) -> None:

@@ -22,7 +22,6 @@ from pipeline.links.base import (
     Burst,
     Link,
     LinkClosed,
-    SlotCursor,
     SlotPool,
 )
 from pipeline.records.kinds import NO_SLOT
@@ -68,10 +67,9 @@ class PacketLink(Link):
         max_backlog: int = MAX_BACKLOG,
     ) -> None:
         """mtu: each packet gets at least this much room in the slot. A longer one may cost a copy."""
-        super().__init__()
+        super().__init__(pool, slots)
         sock.setblocking(False)
         self._sock = sock
-        self._cursor = SlotCursor(pool, slots)
         self._room = min(mtu + ETHERNET_MARGIN, len(slots[0]) - HEADROOM - 1)
         self._longest = LONGEST_PACKET
         self._spill = memoryview(bytearray(LONGEST_PACKET))
@@ -252,14 +250,6 @@ class PacketLink(Link):
         backlog = self._backlog
         while backlog and self._put(backlog[0]):
             self._backlog_bytes -= len(backlog.popleft())
-
-    def slots_held(self) -> list[int]:
-        """See Link.slots_held."""
-        return self._cursor.slots_held()
-
-    def release_idle(self) -> None:
-        """See Link.release_idle."""
-        self._cursor.release_idle()
 
     def close(self) -> None:
         """Give back the slot, discard copied frames, close the socket."""

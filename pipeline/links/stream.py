@@ -22,7 +22,6 @@ from pipeline.links.base import (
     Burst,
     Link,
     LinkClosed,
-    SlotCursor,
     SlotPool,
 )
 from pipeline.links.places import BEGIN, END, READING, SENDING, SKIP, SLOT, private_row
@@ -83,14 +82,13 @@ class StreamLink(Link):
         max_backlog: int = MAX_BACKLOG,
     ) -> None:
         """head: bytes of the stream that another part has already read."""
-        super().__init__()
+        super().__init__(pool, slots)
         sock.setblocking(False)
         if isinstance(sock, socket.socket):
             tune(sock)
         self._sock = sock
         self._recv_into = sock.recv_into
         self._framing = form
-        self._cursor = SlotCursor(pool, slots)
         self._head = memoryview(head)
         self._to_skip = 0
         """Bytes to come of a frame that is longer than a slot. Until then cursor.begin equals cursor.end."""
@@ -292,14 +290,6 @@ class StreamLink(Link):
         if self._backlog_sent > len(backlog) // 2:
             del backlog[: self._backlog_sent]
             self._backlog_sent = 0
-
-    def slots_held(self) -> list[int]:
-        """See Link.slots_held."""
-        return self._cursor.slots_held()
-
-    def release_idle(self) -> None:
-        """See Link.release_idle."""
-        self._cursor.release_idle()
 
     def close(self) -> None:
         """Give back the slot, discard copied bytes, close the socket."""

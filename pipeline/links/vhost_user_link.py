@@ -22,7 +22,7 @@ from pipeline.engines.virtio.memory import RingError
 from pipeline.engines.virtio.to_guest import FrameWriter
 from pipeline.ipc import events as ev
 from pipeline.links.addresses import words_of
-from pipeline.links.base import MAX_BACKLOG, Buffer, Burst, Link, LinkClosed, SlotCursor, SlotPool
+from pipeline.links.base import MAX_BACKLOG, Buffer, Burst, Link, LinkClosed, SlotPool
 from pipeline.records.kinds import NO_SLOT
 from pipeline.wire import offload, virtio
 from pipeline.wire.framing import Framing
@@ -76,11 +76,10 @@ class VhostUserLink(Link):
 
     def __init__(self, features: int, pool: SlotPool, slots: list[memoryview]) -> None:
         """features: those of the device that the driver has accepted. set_queues() follows at once."""
-        super().__init__()
+        super().__init__(pool, slots)
         self.vnet_len = offload.VNET_LEN
         self.features = virtio.left_to_us(features)
         self.guest_features = virtio.left_to_guest(features)
-        self._cursor = SlotCursor(pool, slots)
         self._queues: list[Queue] = []
         self._turn = 0
         self._writer: FrameWriter
@@ -219,14 +218,6 @@ class VhostUserLink(Link):
     def _keep(self, frames: bytes) -> None:
         self._backlog.append(frames)
         self._backlog_bytes += len(frames)
-
-    def slots_held(self) -> list[int]:
-        """See Link.slots_held."""
-        return self._cursor.slots_held()
-
-    def release_idle(self) -> None:
-        """See Link.release_idle."""
-        self._cursor.release_idle()
 
     def close(self) -> None:
         """Give back the slot, and discard copied frames. The descriptors stay with their owner."""

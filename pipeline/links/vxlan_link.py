@@ -21,7 +21,7 @@ from pipeline.engines.vxlan.forwarding import ALL_HOSTS, ForwardingTable
 from pipeline.engines.vxlan.segments import completed
 from pipeline.engines.vxlan.stays import Gateway
 from pipeline.links import vnet
-from pipeline.links.base import MAX_BACKLOG, Buffer, Burst, Link, SlotCursor, SlotPool
+from pipeline.links.base import MAX_BACKLOG, Buffer, Burst, Link, SlotPool
 from pipeline.links.vxlan_output import DatagramSocket, VxlanOutput
 from pipeline.links.vxlan_url import VxlanPlace, inner_mtu
 from pipeline.records.kinds import NO_SLOT
@@ -72,13 +72,12 @@ class VxlanLink(Link):
         path_mtu_of: Callable[[Sequence[str]], int] = path_mtu.shortest,
     ) -> None:
         """path_mtu_of(addresses): how long a packet to any of these hosts may be."""
-        super().__init__()
+        super().__init__(pool, slots)
         self.vnet_len = _VNET_LEN
         self.features = _FEATURES
         self.guest_features = _FEATURES
         self._sock = sock
         self._gateway = gateway
-        self._cursor = SlotCursor(pool, slots)
         self._vni = place.vni
         remotes = [(remote.address, remote.port) for remote in place.remotes]
         self._host_of = {remote.address: number for number, remote in enumerate(place.remotes)}
@@ -257,14 +256,6 @@ class VxlanLink(Link):
     def flush(self) -> None:
         """Send what waits, until the socket is full again."""
         self._output.flush()
-
-    def slots_held(self) -> list[int]:
-        """See Link.slots_held."""
-        return self._cursor.slots_held()
-
-    def release_idle(self) -> None:
-        """See Link.release_idle."""
-        self._cursor.release_idle()
 
     def close(self) -> None:
         """Give back the slot, discard what waits, close the socket."""
