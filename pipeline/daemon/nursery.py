@@ -10,7 +10,6 @@ successors, and ends with the supervisor. Then they end too.
 """
 
 import asyncio
-import ctypes
 import os
 import pickle
 import select
@@ -32,12 +31,11 @@ from pipeline.daemon import signals
 from pipeline.ipc.channel import ControlChannel, close_all
 from pipeline.ipc.message import Event, Request
 from pipeline.ipc.socket_pair import socket_pair
-from pipeline.system import process_name
+from pipeline.system import parent_death, process_name
 
 NAME: Final = "nursery"
 FORK_TIMEOUT: Final = 5.0
 """Seconds that the nursery has to fork a process."""
-_PR_SET_PDEATHSIG: Final = 1
 _CONTROL: Final = "control"
 
 
@@ -141,7 +139,7 @@ class Successor:
         self._send(signal.SIGKILL)
 
     def join(self, timeout: float = FORK_TIMEOUT) -> None:
-        """Wait until the process has ended, at most so many seconds."""
+        """Wait until the process has ended, at most ``timeout`` seconds."""
         until = time.monotonic() + timeout
         while self.is_alive() and time.monotonic() < until:
             self._nursery.read()
@@ -275,8 +273,7 @@ def _serve(sock: socket.socket, supervisors: socket.socket, close: Callable[[], 
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.signal(signal.SIGUSR1, lambda *_: logs.reopen())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGUSR1,))
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    parent_death.request(int(signal.SIGKILL))
     _Server(ControlChannel(sock), (wake_read, wake_write), run).serve()
 
 

@@ -25,7 +25,6 @@ import faulthandler
 import gc
 import os
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import monotonic, sleep
@@ -37,6 +36,7 @@ import structlog
 from pipeline.ipc import wake
 from pipeline.ipc.poller import Events, Poller
 from pipeline.ipc.wake import Waiter
+from pipeline.system import parent_death
 
 MAX_EVENTS: Final = 256
 """The most socket events of one turn."""
@@ -44,7 +44,6 @@ BUSY_GAP: Final = 0.001
 """Seconds within which work must follow other work to start busy-polling."""
 HOLD_S: Final = 0.005
 """Seconds that a worker waits for the next request while it pauses, if several share its process."""
-_PR_SET_PDEATHSIG: Final = 1
 COLLECT_AFTER: Final = (10_000, 50, 10)
 """When Python looks for reference cycles, as in gc.set_threshold(). Connections and records form none, so
 these searches find nothing, but they visit every connection that was opened since the last one. Python's own
@@ -312,9 +311,7 @@ class Loop:
         signal.pthread_sigmask(
             signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT)
         )
-        if sys.platform == "linux":
-            # The kernel sends SIGTERM when the thread that forked this process ends, for whatever reason.
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+        parent_death.request(int(signal.SIGTERM))
         for worker in self._workers:
             worker.check_parent()
 

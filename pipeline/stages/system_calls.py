@@ -11,6 +11,7 @@ import signal
 import socket
 from typing import Final
 
+from pipeline.system.parent_death import PR_SET_PDEATHSIG
 from pipeline.system.sandbox.calls import Arg, Call, Calls, calls, each_value
 
 _PROT_EXEC: Final = 4
@@ -20,7 +21,6 @@ _FIONBIO: Final = 0x5421
 _FIONCLEX: Final = 0x5450
 _FIOCLEX: Final = 0x5451
 _TCGETS: Final = 0x5401
-_PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NAME: Final = 15
 _NO_EXEC: Final = (Arg(2, 0, _PROT_EXEC),)
 
@@ -58,7 +58,7 @@ COMMON: Final[Calls] = (
     # signals and the end
     *calls("signal handlers", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigaltstack"),
     *calls("signal handlers", "restart_syscall"),
-    *each_value("prctl", "SIGTERM when the supervisor ends", 0, (_PR_SET_PDEATHSIG,)),
+    *each_value("prctl", "SIGTERM when the supervisor ends", 0, (PR_SET_PDEATHSIG,)),
     *calls("whether the supervisor is there, and what the log says", "getpid", "getppid"),
     *calls("the end", "exit_group"),
     # randomness

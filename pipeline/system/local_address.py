@@ -4,25 +4,21 @@ The kernel is asked with a datagram socket, which sends nothing: towards its own
 address as the source. That needs neither a file nor a list of interfaces.
 """
 
-import socket
 from time import monotonic
 from typing import Final
 
-from pipeline.system import inet
+from pipeline.system import routed
 from pipeline.wire import ip
 
 KNOWN_S: Final = 5.0
 """Seconds for which an answer is kept."""
 MAX_KNOWN: Final = 4096
-_ANY_PORT: Final = 9
 
 
 def is_local(addr: int) -> bool:
     """Whether an interface of this host has the address."""
-    text = ip.text(addr)
     try:
-        with socket.socket(inet.family_of(text), socket.SOCK_DGRAM) as sock:
-            sock.connect((text, _ANY_PORT))
+        with routed.socket_toward(ip.full_text(addr)) as sock:
             found: str = sock.getsockname()[0]
     except OSError:
         return False

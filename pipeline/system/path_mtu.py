@@ -8,20 +8,19 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
 
+from pipeline.system import routed
+
 USUAL: Final = 1500
 """What counts if there is no route at all."""
 
 _IP_MTU: Final = 14
 _IPV6_MTU: Final = 24
-_ANY_PORT: Final = 9
 
 
 def toward(address: str) -> int:
     """The MTU of the path to a numeric address. Raises OSError without a route, or on another system."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as sock:
-        sock.connect((address, _ANY_PORT))
-        if family == socket.AF_INET6:
+    with routed.socket_toward(address) as sock:
+        if sock.family == socket.AF_INET6:
             return sock.getsockopt(socket.IPPROTO_IPV6, _IPV6_MTU)
         return sock.getsockopt(socket.IPPROTO_IP, _IP_MTU)
 
