@@ -29,7 +29,6 @@ from pipeline.ipc.policy_messages import AskRow
 ASKED: Final = "approval-asked"
 ONCE: Final = "once"
 SESSION: Final = "session"
-ALWAYS: Final = "always"
 MAX_RULES: Final = 1000
 """Rules of a policy to which an answer may add one."""
 _LINKS: Final = ("guest-gone", "guest-connected")

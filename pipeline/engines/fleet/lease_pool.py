@@ -63,7 +63,7 @@ _NEVER: Final = float("inf")
 
 
 class Grant(NamedTuple):
-    """A guest has this address for so many seconds."""
+    """A guest has the address ``addr`` for ``seconds`` seconds."""
 
     addr: int
     seconds: float

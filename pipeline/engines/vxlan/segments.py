@@ -101,7 +101,6 @@ class _Rows:
         self._check = before + start + csum_offset
         self._tcp_header_len = len(headers) - start
         self._is_ipv4 = _U2.unpack_from(headers, TYPE_OFF)[0] == ethernet.TYPE_IPV4
-        self._ip_len = start - ETHERNET_LEN
         self._seq: int = _U4.unpack_from(headers, start + _TCP_SEQ)[0]
         self._ident: int = _U2.unpack_from(headers, IDENT_OFF)[0]
         self._flags: int = headers[start + _TCP_FLAGS]
