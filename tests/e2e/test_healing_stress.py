@@ -36,6 +36,22 @@ def descriptors(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
+def outlive(
+    name: str, daemon: Daemon, agent: Agent, network: Network, echoes: list[Echo], seconds: float
+) -> None:
+    """Kill a worker. All must work then. Connections that ended begin anew. It takes at least ``seconds``."""
+    began = time.monotonic()
+    kill(daemon, name)
+    agent.wait_for_address()
+    all_works(daemon, network)
+    left = set(go_on(echoes))
+    for number, echo in enumerate(echoes):
+        if echo not in left:
+            echo.stop()
+            echoes[number] = Echo(network, number)
+    time.sleep(max(0.0, began + seconds - time.monotonic()))
+
+
 @pytest.mark.parametrize("name", ["ingress", "demux", "tcp0", "egress0", "resolver", "listen"])
 def test_a_worker_is_killed_many_times(network: Network, outside: Servers, name: str) -> None:
     with Daemon(network, *FLAGS) as daemon, Agent(network.guest, daemon.socket) as agent:
@@ -43,16 +59,7 @@ def test_a_worker_is_killed_many_times(network: Network, outside: Servers, name:
         daemon.expose("127.0.0.1:9001", f"{GUEST_ADDR}:{ECHO}")
         with closing(Servers(agent.guest, network.directory)), traffic(network) as echoes:
             for _ in range(TIMES):
-                began = time.monotonic()
-                kill(daemon, name)
-                agent.wait_for_address()
-                all_works(daemon, network)
-                left = set(go_on(echoes))
-                for number, echo in enumerate(echoes):
-                    if echo not in left:
-                        echo.stop()
-                        echoes[number] = Echo(network, number)
-                time.sleep(max(0.0, began + APART - time.monotonic()))
+                outlive(name, daemon, agent, network, echoes, APART)
 
 
 def test_memory_and_descriptors_are_flat_while_workers_die_in_turns(
@@ -67,16 +74,7 @@ def test_memory_and_descriptors_are_flat_while_workers_die_in_turns(
         with closing(Servers(agent.guest, network.directory)), traffic(network) as echoes:
             while time.monotonic() < until:
                 for name in names:
-                    began = time.monotonic()
-                    kill(daemon, name)
-                    agent.wait_for_address()
-                    all_works(daemon, network)
-                    left = set(go_on(echoes))
-                    for number, echo in enumerate(echoes):
-                        if echo not in left:
-                            echo.stop()
-                            echoes[number] = Echo(network, number)
-                    time.sleep(max(0.0, began + EVERY - time.monotonic()))
+                    outlive(name, daemon, agent, network, echoes, EVERY)
                 pids = [daemon.process.pid, *daemon.processes().values()]
                 seen.append((sum(map(memory_kb, pids)), sum(map(descriptors, pids))))
     assert len(seen) > 1, "too short"
