@@ -99,6 +99,12 @@ def show_files(worker: Worker) -> None:
         os.close(folder)
 
 
+def prepare(roles: frozenset[str], config: Config) -> None:
+    """Make the filters of a process with these roles before it is forked."""
+    if config.workers.sandbox != OFF:
+        enter.prepare(_profile(roles, user_of(config), config), strict=config.workers.sandbox == STRICT)
+
+
 def confine(roles: frozenset[str], config: Config, log: structlog.typing.FilteringBoundLogger) -> None:
     """Put this worker process into its sandbox. roles: of its workers.
 
@@ -126,7 +132,8 @@ def _profile(roles: frozenset[str], user: User | None, config: Config) -> enter.
     if DEMUX in roles and config.network.ipv6_enabled == AUTO:
         listed += demux.ROUTE
     return enter.Profile(
-        calls=(*system_calls.COMMON, *system_calls.own_signals(), *listed),
+        calls=(*system_calls.COMMON, *system_calls.OWN_SIGNALS, *listed),
+        own=tuple(call.name for call in system_calls.OWN_SIGNALS),
         absent=system_calls.ABSENT,
         fruitless=system_calls.FRUITLESS,
         readable=files.readable() if RESOLVER in roles else (),

@@ -63,6 +63,8 @@ def start(
     """Fork all processes, and the nursery. private: descriptors of the supervisor, which children close."""
     context = multiprocess.get_context("fork")
     pairs = {name: socket_pair() for name in fabric.layout.names}
+    for group in groups:
+        confinement.prepare(_roles(fabric, group), config)
     # Collect garbage here once. A collection in a child would copy every page that it visits.
     gc.collect()
     resident.give_back()
@@ -167,12 +169,15 @@ def _run(
     try:
         loop, made = make_loop(fabric, group, config, controls, births)
         confinement.show_files(made[group.members[0]])
-        roles = frozenset(fabric.layout.node(name).role for name in group.members)
-        confinement.confine(roles, config, logs.logger(group.name))
+        confinement.confine(_roles(fabric, group), config, logs.logger(group.name))
         logs.go_on()
         loop.run()
     finally:
         logs.flush(LAST_WAIT)
+
+
+def _roles(fabric: Fabric, group: Group) -> frozenset[str]:
+    return frozenset(fabric.layout.node(name).role for name in group.members)
 
 
 def make_loop(

@@ -6,7 +6,6 @@ opens, makes or runs anything outside of the process, except for nameless files 
 On a processor without one of these calls, Linux has another one for the same purpose. Both are listed.
 """
 
-import os
 import signal
 import socket
 from typing import Final
@@ -90,7 +89,5 @@ INET_SOCKETS: Final[Calls] = (
 )
 """For stages that reach hosts. SOCK_DGRAM is for UDP, and for pings. Raw sockets are not among them."""
 
-
-def own_signals() -> Calls:
-    """To be asked in the process itself: it may send itself the signal with which abort() ends it."""
-    return (Call("tgkill", "abort()", (Arg(0, os.getpid()), Arg(2, int(signal.SIGABRT)))),)
+OWN_SIGNALS: Final[Calls] = (Call("tgkill", "abort()", (Arg(2, int(signal.SIGABRT)),)),)
+"""The signal with which abort() ends the process. It may go only to the process itself: see Profile.own."""

@@ -4,12 +4,13 @@ Each part stands alone. What the system lacks is left out, or an error (``strict
 thread: some parts hold for the thread that asks for them, and for threads that it starts later.
 """
 
+import os
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from pipeline.system.sandbox import landlock, libseccomp, mounts, privileges
+from pipeline.system.sandbox import landlock, libseccomp, mounts, privileges, seccomp
 from pipeline.system.sandbox.calls import Calls
 from pipeline.system.sandbox.privileges import User
 
@@ -20,13 +21,15 @@ LINUX: Final = sys.platform == "linux"
 class Profile:
     """What one process keeps.
 
-    ``calls``: the system calls. ``absent``: calls that fail as if the kernel did not have them.
+    ``calls``: the system calls. ``own``: the names of those that must concern the process itself (argument 0
+    is its id). ``absent``: calls that fail as if the kernel did not have them.
     ``fruitless``: calls that are refused, but never kill the process. ``readable``: directories whose files
     it can read. ``tcp``: whether it has sockets of TCP to hosts. ``abstract``: whether it reaches unix
     sockets with abstract names. ``user``: whom it becomes, None if it keeps its user.
     """
 
     calls: Calls
+    own: tuple[str, ...] = ()
     absent: Calls = ()
     fruitless: Calls = ()
     readable: tuple[str, ...] = ()
@@ -58,7 +61,7 @@ def enter(profile: Profile, *, strict: bool) -> list[str]:
     if not LINUX:
         return []
     failed: list[str] = []
-    # This loads the library, which takes a file.
+    # This loads the library, which takes a file, unless prepare() has loaded it.
     filters = [] if libseccomp.shortage() else [_filter]
     privileges.drop_bounds()
     for part in (_refuse_new, _leave_files, _become, _drop, *filters):
@@ -67,6 +70,16 @@ def enter(profile: Profile, *, strict: bool) -> list[str]:
         except OSError as error:
             failed.append(f"{part.__name__[1:]}: {error.strerror}")
     return failed
+
+
+def prepare(profile: Profile, *, strict: bool) -> None:
+    """Make here what a process needs that is forked later and enters. Otherwise each would take 2 MB for it.
+
+    A failure is left to enter().
+    """
+    if LINUX and not libseccomp.shortage():
+        with suppress(OSError):
+            _filters_of(profile, strict=strict)
 
 
 def _refuse_new(_profile: Profile, _strict: bool) -> None:
@@ -92,4 +105,10 @@ def _drop(_profile: Profile, _strict: bool) -> None:
 
 
 def _filter(profile: Profile, strict: bool) -> None:
-    libseccomp.load(profile.calls, profile.absent, profile.fruitless, kill=strict)
+    own = libseccomp.own(profile.own, os.getpid(), kill=strict)
+    # The last of these refuses further ones.
+    seccomp.load(libseccomp.number(), (own, *_filters_of(profile, strict=strict)))
+
+
+def _filters_of(profile: Profile, *, strict: bool) -> tuple[seccomp.Filter, ...]:
+    return libseccomp.filters(profile.calls, profile.absent, profile.fruitless, kill=strict)

@@ -1,4 +1,4 @@
-"""Writes and loads a filter of system calls with libseccomp, which every major distribution has.
+"""Writes filters of system calls with libseccomp, which every major distribution has.
 
 The library knows the numbers of all calls on all processors, and writes the filter's program. Its Python
 bindings on PyPI are not used: loading them runs ldconfig twice, and a compiler where the library is missing
@@ -12,19 +12,19 @@ from functools import cache
 from typing import Final
 
 from pipeline.system.sandbox import libc
-from pipeline.system.sandbox.calls import Calls
+from pipeline.system.sandbox.calls import Arg, Call, Calls
+from pipeline.system.sandbox.seccomp import Filter
 
 LIBRARY: Final = "libseccomp.so.2"
 
 ALLOW: Final = 0x7FFF0000
 KILL: Final = 0x80000000
 _ERRNO: Final = 0x00050000
+_NE: Final = 1
 _MASKED_EQ: Final = 7
 _GET_ACTION_AVAIL: Final = 2
 # enum scmp_filter_attr
 _ACT_BADARCH: Final = 2
-_CTL_TSYNC: Final = 4
-_CTL_LOG: Final = 6
 _CTL_OPTIMIZE: Final = 8
 _BINARY_TREE: Final = 2
 
@@ -52,7 +52,7 @@ def _library() -> ctypes.CDLL:
         *(ctypes.c_uint, ctypes.c_void_p),
     )
     library.seccomp_attr_set.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32)
-    library.seccomp_load.argtypes = (ctypes.c_void_p,)
+    library.seccomp_export_bpf.argtypes = (ctypes.c_void_p, ctypes.c_int)
     library.seccomp_release.argtypes = (ctypes.c_void_p,)
     library.seccomp_release.restype = None
     return library
@@ -71,19 +71,25 @@ def shortage() -> str:
         return f"{LIBRARY} is not installed"
     action = ctypes.c_uint32(_ERRNO)
     try:
-        number = _library().seccomp_syscall_resolve_name(b"seccomp")
-        libc.system_call(number, _GET_ACTION_AVAIL, 0, ctypes.byref(action))
+        libc.system_call(number(), _GET_ACTION_AVAIL, 0, ctypes.byref(action))
     except OSError:
         return "the kernel has no seccomp filters, or a filter of the service manager forbids them"
     return ""
 
 
-def load(kept: Calls, absent: Calls, fruitless: Calls, *, kill: bool) -> None:
-    """Filter the calls of all threads of this process from now on. Raises OSError.
+def number() -> int:
+    """The number of seccomp(2) on this processor. Raises OSError if the library is not installed."""
+    found: int = _library().seccomp_syscall_resolve_name(b"seccomp")
+    return found
+
+
+@cache
+def filters(kept: Calls, absent: Calls, fruitless: Calls, *, kill: bool) -> tuple[Filter, ...]:
+    """The filters of a process that keeps these calls, for seccomp.load(). Raises OSError.
 
     kept: these calls are allowed. absent: these fail with ENOSYS, so that the C library uses older ones.
     kill: all others kill the process, except those of fruitless. Otherwise they fail with EPERM. The kernel
-    logs each call that is refused or kills.
+    logs each call that is refused or kills. The result is kept: a process that is forked later has it.
     """
     refused = _ERRNO | errno.EPERM
     rules = []
@@ -92,42 +98,55 @@ def load(kept: Calls, absent: Calls, fruitless: Calls, *, kill: bool) -> None:
         names = {call.name for call in kept}
         rules.append((refused, tuple(call for call in fruitless if call.when or call.name not in names)))
     # The first filter refuses what the second one allows: these calls are no offence, and are not logged.
-    _load(ALLOW, [(_ERRNO | errno.ENOSYS, absent)], logged=False)
-    _load(KILL if kill else refused, [(ALLOW, (*kept, *absent)), *rules], logged=True)
+    return (
+        Filter(_program(ALLOW, [(_ERRNO | errno.ENOSYS, absent)]), logged=False),
+        Filter(_program(KILL if kill else refused, [(ALLOW, (*kept, *absent)), *rules]), logged=True),
+    )
 
 
-def _load(otherwise: int, rules: list[tuple[int, Calls]], *, logged: bool) -> None:
+def own(names: tuple[str, ...], pid: int, *, kill: bool) -> Filter:
+    """A further filter, which keeps these calls only if their argument 0 is the process id. Raises OSError.
+
+    It is apart, since it is the one part of a filter that differs between processes of one kind.
+    """
+    listed = tuple(Call(name, "", (Arg(0, pid),)) for name in names)
+    return Filter(_program(ALLOW, [(KILL if kill else _ERRNO | errno.EPERM, listed)], _NE), logged=True)
+
+
+def _program(otherwise: int, rules: list[tuple[int, Calls]], operator: int = _MASKED_EQ) -> bytes:
+    """operator: how arguments are compared."""
     library = _library()
     context = library.seccomp_init(otherwise)
     if not context:
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
     try:
-        _set(context, _ACT_BADARCH, KILL)
-        _set(context, _CTL_TSYNC, 1)
-        for attribute, value in ((_CTL_LOG, int(logged)), (_CTL_OPTIMIZE, _BINARY_TREE)):
-            # Since 2.4 and 2.5. Without them the filter does the same, unlogged or more slowly.
-            library.seccomp_attr_set(context, attribute, value)
+        _check(library.seccomp_attr_set(context, _ACT_BADARCH, KILL))
+        # Since 2.5. Without it the filter does the same, more slowly.
+        library.seccomp_attr_set(context, _CTL_OPTIMIZE, _BINARY_TREE)
         for action, listed in rules:
-            _add(context, action, listed)
-        _check(library.seccomp_load(context))
+            _add(context, action, listed, operator)
+        with open(os.memfd_create("filter", os.MFD_CLOEXEC), "w+b") as file:
+            _check(library.seccomp_export_bpf(context, file.fileno()))
+            file.seek(0)
+            return file.read()
     finally:
         library.seccomp_release(context)
 
 
-def _add(context: int, action: int, listed: Calls) -> None:
+def _add(context: int, action: int, listed: Calls, operator: int) -> None:
     library = _library()
     for name, when in dict.fromkeys((call.name, call.when) for call in listed):
         number = library.seccomp_syscall_resolve_name(name.encode())
         if number < 0:  # the library or this processor does not have it
             continue
-        compares = (_Compare * len(when))(
-            *(_Compare(arg.number, _MASKED_EQ, arg.mask, arg.value & arg.mask) for arg in when)
-        )
+        compares = (_Compare * len(when))(*(_compare(arg, operator) for arg in when))
         _check(library.seccomp_rule_add_array(context, action, number, len(when), compares))
 
 
-def _set(context: int, attribute: int, value: int) -> None:
-    _check(_library().seccomp_attr_set(context, attribute, value))
+def _compare(arg: Arg, operator: int) -> _Compare:
+    # With another operator than _MASKED_EQ the first number is what the argument is compared with.
+    first = arg.mask if operator == _MASKED_EQ else arg.value
+    return _Compare(arg.number, operator, first, arg.value & arg.mask)
 
 
 def _check(result: int) -> None:
