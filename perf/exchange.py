@@ -4,6 +4,7 @@
     python -m perf.exchange tcp HOST PORT SECONDS    round trips on one connection
     python -m perf.exchange udp HOST PORT SECONDS    round trips of datagrams
     python -m perf.exchange crr HOST PORT SECONDS    connect, request, response, close
+    python -m perf.exchange http NAME PORT SECONDS   the same with a request that states the name
 
 A client prints one JSON object: count, lost, per_second, and p50_us, p99_us and max_us of an exchange.
 """
@@ -18,8 +19,13 @@ import threading
 import time
 from collections.abc import Callable
 
+import dns.message
+import dns.query
+
 WARM_UP = 50  # exchanges that are not counted, at most a fifth of the time
 STARVED_NS = 15_000_000_000
+GATEWAY = "192.168.127.1"
+"""The name server of a guest of this program."""
 UDP_PATIENCE = 0.5  # seconds after which a datagram is lost
 
 
@@ -142,7 +148,25 @@ def crr(address: tuple[str, int], seconds: float) -> dict[str, float]:
     return _repeat(exchange, seconds)
 
 
-CLIENTS = {"tcp": tcp, "udp": udp, "crr": crr}
+def http(address: tuple[str, int], seconds: float) -> dict[str, float]:
+    """Measure connections with one HTTP request each. address: a name that GATEWAY knows, and a port."""
+    name, port = address
+    question = dns.message.make_query(name, "A")
+    head = f"GET / HTTP/1.1\r\nHost: {name}\r\n\r\n".encode()
+    answer = dns.query.udp(question, GATEWAY, timeout=10).answer
+    place = (str(answer[0][0]), port)
+
+    def exchange() -> bool:
+        with socket.create_connection(place, 10) as link:
+            link.sendall(head)
+            if link.recv(64) != head:
+                raise SystemExit("the answer is wrong")
+        return True
+
+    return _repeat(exchange, seconds)
+
+
+CLIENTS = {"tcp": tcp, "udp": udp, "crr": crr, "http": http}
 
 
 def main(argv: list[str]) -> int:

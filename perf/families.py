@@ -1,9 +1,9 @@
 """Measures IPv6 beside IPv4: throughput and round trips of one guest, in turns, for this program and peers.
 
-Over IPv4 the guest reaches the host's 127.0.0.1, over IPv6 its ::1. A turn measures both families of each
-peer, one right after the other, and every second turn in the other order. A ratio over 1 means that IPv6 is
-better, also in rows where lower figures are better. The headers of IPv6 are 20 bytes longer. That is 1.4 % of
-a packet at MTU 1500.
+Over IPv4 the guest reaches the host's 127.0.0.1, over IPv6 its ::1. A turn measures each figure of a peer
+over both families, one right after the other, and every second turn in the other order. A ratio over 1 means
+that IPv6 is better, also in rows where lower figures are better. The headers of IPv6 are 20 bytes longer,
+which is 1.4 % of a packet at MTU 1500.
 
 The network card of the bench has TSO and LRO for IPv4 alone. So on QEMU's framing, and for passt, it runs
 without (--plain). gvproxy has no IPv6.
@@ -14,13 +14,14 @@ without (--plain). gvproxy has no IPv6.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from typing import Final
 
 from perf import options as shared
 from perf import report
-from perf.observing import measure
+from perf.lines import Lines, alternately
 from perf.peers import LOOPBACK, OURS
 
 IPV4, IPV6 = "IPv4", "IPv6"
@@ -36,18 +37,20 @@ def run(
     """Start each peer, and measure these families in this order. The rows have the peers' names."""
     found: dict[str, list[report.Row]] = {family: [] for family in families}
     for peer in peers:
-        with (
-            shared.place(options) as place,
-            shared.start(options, peer, place, options.mtu, ipv6=True) as endpoint,
-        ):
-            ends = {IPV4: (endpoint.host_addr, LOOPBACK), IPV6: (endpoint.host_addr6, "::1")}
+        with contextlib.ExitStack() as stack:
+            place = stack.enter_context(shared.place(options))
+            endpoint = stack.enter_context(shared.start(options, peer, place, options.mtu, ipv6=True))
+            addresses = {IPV4: (endpoint.host_addr, LOOPBACK), IPV6: (endpoint.host_addr6, "::1")}
+            ends = {
+                family: stack.enter_context(Lines(place, host_addr, options, bind=bind))
+                for family, (host_addr, bind) in addresses.items()
+            }
+            try:
+                rows = alternately(ends, families)
+            except report.MeasurementError as error:
+                raise report.MeasurementError(f"{peer} over {error}") from None
             for family in families:
-                host_addr, bind = ends[family]
-                try:
-                    rows = measure(place, host_addr, options, bind)
-                except report.MeasurementError as error:
-                    raise report.MeasurementError(f"{peer} over {family}: {error}") from None
-                found[family] += [(f"{peer}: {what}", *figures) for what, *figures in rows]
+                found[family] += [(f"{peer}: {what}", *figures) for what, *figures in rows[family]]
     return found
 
 

@@ -20,17 +20,15 @@ import argparse
 import contextlib
 import http.client
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from perf import iperf, latency, report
 from perf import options as shared
-from perf.namespaces import World
-from perf.peers import LOOPBACK, ROOT
+from perf import report
+from perf.lines import KINDS, Lines
 
 ALONE, OBSERVED = "alone", "observed"
 SPACING = 1.0  # seconds between two scrapes, and between two polls of the page
@@ -130,29 +128,6 @@ def flags(directory: Path) -> list[str]:
     ]
 
 
-def measure(
-    place: World, host_addr: str, options: argparse.Namespace, bind: str = LOOPBACK
-) -> list[report.Row]:
-    """Every row once. bind: the address of the host's servers."""
-    rows: list[report.Row] = []
-    for direction in ("up", "down"):
-        value, unit, _ = iperf.measure(place, host_addr, direction, options, bind=bind)
-        rows.append((f"tcp {direction}", unit, value, True))
-    argv = [sys.executable, "-m", "perf.exchange", "serve", bind]
-    server = place.host.spawn(argv, subprocess.PIPE, cwd=ROOT)
-    try:
-        assert server.popen.stdout is not None
-        ports = dict(zip(("tcp", "crr", "udp"), server.popen.stdout.readline().decode().split(), strict=True))
-        for kind in ("tcp", "udp"):
-            result = latency.exchange(place, kind, (host_addr, ports[kind]), options.seconds)
-            rows += [(f"{kind} round trip {p}", "µs", result[f"{p}_us"], False) for p in ("p50", "p99")]
-        result = latency.exchange(place, "crr", (host_addr, ports["crr"]), options.seconds)
-        rows.append(("connect-request-close", "1/s", result["per_second"], True))
-    finally:
-        server.stop(0.5)
-    return rows
-
-
 def run(how: str, options: argparse.Namespace) -> list[report.Row]:
     """Start a daemon, ALONE or OBSERVED, and measure it."""
     with contextlib.ExitStack() as stack:
@@ -164,7 +139,8 @@ def run(how: str, options: argparse.Namespace) -> list[report.Row]:
         endpoint = stack.enter_context(shared.start(settings, peer, place, options.mtu))
         if how == OBSERVED:
             stack.enter_context(observed(directory, options.filter))
-        return measure(place, endpoint.host_addr, options)
+        with Lines(place, endpoint.host_addr, options) as lines:
+            return [row for kind in KINDS for row in lines.rows(kind)]
 
 
 def table(figures: Sequence[report.Figure]) -> str:

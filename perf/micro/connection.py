@@ -11,9 +11,10 @@ import json
 import pstats
 import socket
 import sys
+from collections.abc import Sequence
 
 from perf import timing
-from perf.micro.round_trip import WINDOW, Bench
+from perf.micro.round_trip import WINDOW, Bench, add_daemon_option
 from pipeline.wire import ipv4, tcp, tcp_options
 from tests.support import tcp_segments
 
@@ -26,8 +27,8 @@ _MASK = 0xFFFFFFFF
 class Connections(Bench):
     """Short connections, one after the other."""
 
-    def __init__(self, *, over_ipv6: bool = False) -> None:
-        super().__init__(over_ipv6=over_ipv6)
+    def __init__(self, *, over_ipv6: bool = False, flags_of_daemon: Sequence[str] = ()) -> None:
+        super().__init__(over_ipv6=over_ipv6, flags_of_daemon=flags_of_daemon)
         self._listener = socket.create_server((self.loopback, 0), family=self.family, backlog=64)
         self._port = self._listener.getsockname()[1]
         self._guest_port = FIRST_PORT
@@ -88,8 +89,9 @@ def main() -> int:
     parser.add_argument("--connections", type=int, default=500, help="connections a round")
     parser.add_argument("--profile", action="store_true", help="print where the time goes")
     parser.add_argument("--ipv6", action="store_true", help="over IPv6")
+    add_daemon_option(parser)
     args = parser.parse_args()
-    bench = Connections(over_ipv6=args.ipv6)
+    bench = Connections(over_ipv6=args.ipv6, flags_of_daemon=args.daemon_option)
     if args.profile:
         profile = cProfile.Profile()
         profile.runcall(bench.connections, args.connections)

@@ -16,6 +16,7 @@ import select
 import socket
 import struct
 import sys
+from collections.abc import Sequence
 from time import perf_counter
 
 from perf import timing
@@ -37,9 +38,16 @@ WINDOW = 500
 class Bench:
     """The data process of ``-placement auto``, with a scripted guest."""
 
-    def __init__(self, *, over_ipv6: bool = False, checksums: bool = False, mtu: int = 1500) -> None:
+    def __init__(
+        self,
+        *,
+        over_ipv6: bool = False,
+        checksums: bool = False,
+        mtu: int = 1500,
+        flags_of_daemon: Sequence[str] = (),
+    ) -> None:
         """checksums: of IPv4 datagrams. IPv6 always has them."""
-        words = ["-ipv6", "on" if over_ipv6 else "auto", "-mtu", str(mtu)]
+        words = ["-ipv6", "on" if over_ipv6 else "auto", "-mtu", str(mtu), *flags_of_daemon]
         self.config, _ = merge.build(flags.parse(options.START, words), [], resolv_conf=os.devnull)
         self.over_ipv6 = over_ipv6
         self.checksums = checksums or over_ipv6
@@ -169,6 +177,13 @@ class Bench:
         host.close()
 
 
+def add_daemon_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option for the daemon's own flags."""
+    parser.add_argument(
+        "--daemon-option", action="append", default=[], help="a flag of the daemon, e.g. -config=FILE"
+    )
+
+
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -177,8 +192,9 @@ def main() -> int:
     parser.add_argument("--profile", choices=["tcp", "udp"], help="print where the time goes")
     parser.add_argument("--ipv6", action="store_true", help="over IPv6")
     parser.add_argument("--checksums", action="store_true", help="IPv4 datagrams have checksums, as IPv6's")
+    add_daemon_option(parser)
     args = parser.parse_args()
-    bench = Bench(over_ipv6=args.ipv6, checksums=args.checksums)
+    bench = Bench(over_ipv6=args.ipv6, checksums=args.checksums, flags_of_daemon=args.daemon_option)
     kinds = {"tcp": bench.tcp_trips, "udp": bench.udp_trips}
     if args.profile:
         profile = cProfile.Profile()
