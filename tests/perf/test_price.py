@@ -1,0 +1,34 @@
+"""What a feature costs: the daemons that are compared differ in it, and take their configuration."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from perf import price
+from pipeline.config import merge, options
+from pipeline.config.model import Config
+from pipeline.go import flags
+
+
+def config_of(words: list[str]) -> Config:
+    found, _ = merge.build(flags.parse(options.START, words), words, resolv_conf=os.devnull)
+    return found
+
+
+@pytest.mark.parametrize("count", [price.FEW, price.MANY])
+def test_the_policies_have_as_many_rules_as_they_say(count: int, tmp_path: Path) -> None:
+    assert len(config_of(price.listed(tmp_path, count)).access.policy.rules) == count
+
+
+def test_the_host_has_a_name_that_the_policy_allows(tmp_path: Path) -> None:
+    found = config_of(price.named(tmp_path))
+    (zone,) = found.network.dns_zones
+    assert [f"{record.name}.{zone.name}" for record in zone.records] == [f"{price.NAME}."]
+    assert price.NAME in str(found.access.policy.rules[0])
+
+
+def test_another_program_has_no_price(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        price.main(["names", "--peers", "passt"])
+    assert "only this program is measured" in capsys.readouterr().err
