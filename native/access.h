@@ -264,6 +264,46 @@ static __attribute__((unused)) PyObject *gvtap_take_slots(PyObject *view, CPyTag
     return slots;
 }
 
+/* The sum of the little-endian words of view[at:at+n] in ones' complement, so that it has 16 bits; zero only if
+   all bytes are. Like a slice, it ends with the view. */
+static __attribute__((unused)) CPyTagged gvtap_word_sum(PyObject *object, CPyTagged at, CPyTagged n)
+{
+    Py_ssize_t length;
+    char *bytes;
+    Py_buffer *buffer = gvtap_view(object);
+    if (likely(buffer != NULL)) {
+        bytes = buffer->buf;
+        length = buffer->len;
+    } else if (!(bytes = gvtap_buffer(object, &length, 0)))
+        return CPY_INT_TAG;
+    Py_ssize_t begin = (Py_ssize_t)at >> 1, left = (Py_ssize_t)n >> 1;
+    if (unlikely(((at | n) & 1) || begin < 0 || left < 0)) {
+        PyErr_SetString(PyExc_ValueError, "no such part of a view");
+        return CPY_INT_TAG;
+    }
+    if (begin > length)
+        begin = length;
+    if (left > length - begin)
+        left = length - begin;
+    const char *from = bytes + begin;
+    uint64_t sum = 0, word;
+    for (; left >= 8; left -= 8, from += 8) {
+        memcpy(&word, from, 8);
+        sum += word;
+        sum += sum < word;
+    }
+    word = 0;
+    memcpy(&word, from, (size_t)left);
+    sum += word;
+    sum += sum < word;
+    while (sum >> 16)
+        sum = (sum & 0xffff) + (sum >> 16);
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    sum = (sum >> 8 | sum << 8) & 0xffff;
+#endif
+    return (CPyTagged)sum << 1;
+}
+
 /* view[begin:end] */
 static __attribute__((unused)) PyObject *gvtap_part(PyObject *view, CPyTagged begin, CPyTagged end)
 {

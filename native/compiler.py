@@ -74,6 +74,7 @@ FUNCTIONS: dict[str, tuple[list[RType], RType, str, int]] = {
     "pipeline.ipc.entries.put_records": ([VIEW, INT, LIST, INT, INT], _DONE, "gvtap_put_records", ERR_FALSE),
     "pipeline.ipc.entries.put_slots": ([VIEW, INT, LIST, INT], _DONE, "gvtap_put_slots", ERR_FALSE),
     "pipeline.ipc.entries.take_slots": ([VIEW, INT, INT], LIST, "gvtap_take_slots", ERR_MAGIC),
+    "pipeline.engines.offload.checksum.word_sum": ([VIEW, INT, INT], INT, "gvtap_word_sum", ERR_MAGIC),
     "pipeline.ipc.fence.full_fence": ([], _DONE, "gvtap_full_fence", ERR_NEVER),
 }
 """Functions of the package: parameters, result, the function of access.h, and how that reports an error."""

@@ -29,6 +29,8 @@ MAX_SEGMENTS: Final = 64
 SOL_UDP: Final = 17
 UDP_SEGMENT: Final = 103
 
+FEW: Final = 2
+"""Up to this number of rows, numpy takes longer to prepare a read than a loop."""
 _SIZE: Final = struct.Struct("=H")
 _UNABLE: Final = frozenset({errno.EINVAL, errno.EIO, errno.ENOPROTOOPT, errno.EMSGSIZE, errno.EOPNOTSUPP})
 """Errnos of a kernel or route that cannot cut datagrams. Single datagrams may still be sent."""
@@ -164,6 +166,11 @@ _NAME_BYTES: Final = 28
 """struct sockaddr_in6. struct sockaddr_in has 16."""
 
 
+_POINTER: Final = struct.Struct("=Q" if ctypes.sizeof(ctypes.c_void_p) == 8 else "=I")
+_LENGTH: Final = struct.Struct("=I")
+_MESSAGE_BYTES: Final = ctypes.sizeof(_Message)
+
+
 class Receiver:
     """Reads up to ``rows`` datagrams at once, each into a row of its own.
 
@@ -197,23 +204,20 @@ class Receiver:
             message.header.name_length = _NAME_BYTES
         self._address = ctypes.addressof(self._messages)
         word = np.dtype(f"u{ctypes.sizeof(ctypes.c_void_p)}")
-        self._bases = np.ndarray(
-            (rows,), word, memoryview(self._iovecs).cast("B"), 0, (2 * ctypes.sizeof(_Iovec),)
-        )
+        self._iovec_bytes = memoryview(self._iovecs).cast("B")
+        self._iovec_step = 2 * ctypes.sizeof(_Iovec)
+        self._message_bytes = memoryview(self._messages).cast("B")
+        self._bases = np.ndarray((rows,), word, self._iovec_bytes, 0, (self._iovec_step,))
         self._lengths = np.ndarray(
-            (rows,),
-            "u4",
-            memoryview(self._messages).cast("B"),
-            _Message.length.offset,
-            (ctypes.sizeof(_Message),),
+            (rows,), "u4", self._message_bytes, _Message.length.offset, (_MESSAGE_BYTES,)
         )
         self._has_sources = sources
         self._name_lengths = np.ndarray(
             (rows,),
             "u4",
-            memoryview(self._messages).cast("B"),
+            self._message_bytes,
             _Header.name_length.offset,
-            (ctypes.sizeof(_Message),),
+            (_MESSAGE_BYTES,),
         )
         self._numbers = np.arange(rows, dtype=word)
         self._steps = self._numbers
@@ -232,7 +236,11 @@ class Receiver:
         if stride != self._stride:
             self._stride = stride
             self._steps = self._numbers * stride
-        np.add(self._steps, origin + off, self._bases)
+        if rows <= FEW:
+            for row in range(rows):
+                _POINTER.pack_into(self._iovec_bytes, row * self._iovec_step, origin + off + row * stride)
+        else:
+            np.add(self._steps, origin + off, self._bases)
         if self._has_sources:
             # The last read may have been of a socket of the other family, and has left its lengths.
             self._name_lengths[:] = _NAME_BYTES
@@ -240,6 +248,11 @@ class Receiver:
         if count < 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
+        if count <= FEW:
+            return [
+                _LENGTH.unpack_from(self._message_bytes, row * _MESSAGE_BYTES + _Message.length.offset)[0]
+                for row in range(count)
+            ]
         lengths: list[int] = self._lengths[:count].tolist()
         return lengths
 

@@ -154,6 +154,20 @@ def test_no_more_rows_are_used_than_there_is_room_for(pair: Pair) -> None:
 
 
 @needs_recvmmsg
+def test_reads_of_few_and_of_many_rows_take_turns(pair: Pair) -> None:
+    sender, ours = pair
+    view = memoryview(bytearray(1000))
+    receiver = Receiver(8, 100)
+    for off, stride, rows in ((0, 100, 1), (7, 120, 8), (300, 100, 2), (0, 110, 2), (5, 110, 3)):
+        for index in range(rows):
+            sender.send(bytes([rows + index]) * (10 + index))
+        assert receiver.receive(ours.fileno(), view, off, stride, rows) == list(range(10, 10 + rows))
+        for index in range(rows):
+            begin = off + index * stride
+            assert view[begin : begin + 10 + index] == bytes([rows + index]) * (10 + index)
+
+
+@needs_recvmmsg
 @pytest.mark.parametrize("size", [101, 1500, 65507])
 def test_the_tail_of_a_long_datagram_is_kept(pair: Pair, size: int) -> None:
     sender, ours = pair

@@ -236,3 +236,30 @@ def _compiled() -> None:
 @pytest.mark.usefixtures("_compiled")
 class TestRings(Rings.TestCase):  # type: ignore[misc]
     settings = settings(max_examples=25, stateful_step_count=40, deadline=None)
+
+
+# --- sums -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sums() -> Iterator[Twins]:
+    require_compiled()
+    with Twins("from pipeline.engines.offload import checksum") as both:
+        yield both
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    data=st.one_of(st.binary(max_size=1600), st.integers(0, 600).map(lambda n: b"\xff" * n)),
+    kind=st.sampled_from(["bytes", "bytearray", "memoryview"]),
+    off=st.integers(0, 9),
+    short=st.integers(0, 9),
+    initial=st.sampled_from([0, 1, 0xFFFF, 0x1FFFE, 0xFFFFF]),
+)
+def test_a_checksum_is_that_of_the_plain_code(
+    sums: Twins, data: bytes, kind: str, off: int, short: int, initial: int
+) -> None:
+    sums.both(f"view = {kind}(data)", data=data)
+    where = {"off": off, "length": max(len(data) - off - short, 0), "initial": initial}
+    sums.both("checksum.checksum(view, off, length, initial)", **where)
+    sums.both("checksum.verify(view, off, length, initial)", **where)

@@ -31,9 +31,10 @@ _ndarray = np.ndarray
 
 
 def word_sum(view: memoryview | bytes | bytearray, off: int, length: int) -> int:
-    """Sum of the little-endian words of view[off:off+length], not folded.
+    """Sum of the little-endian words of view[off:off+length], modulo 0xffff; zero only if all sum up to that.
 
-    An odd last byte is padded with a zero byte. length: at most 131072, because the sum has 32 bits.
+    An odd last byte is padded with a zero byte. length: at most 131072, because the sum has 32 bits. Compiled
+    code has the function gvtap_word_sum of native/access.h instead.
     """
     if length <= SMALL_BYTES:
         return int.from_bytes(view[off : off + length], "little") % MODULUS

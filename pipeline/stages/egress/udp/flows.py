@@ -155,6 +155,8 @@ class DatagramSocket(GuestSocket):
         """By number."""
         self.longest = TYPICAL_BYTES
         """Bytes of the longest datagram of the last read. The next read is prepared for that length."""
+        self.comes_alone = True
+        """Whether the last read found one datagram. The next read is prepared for few."""
         self._table = table
         self._used_at = now
         context.bound.opened(self)
@@ -198,9 +200,10 @@ class DatagramSocket(GuestSocket):
         """The socket has something to read."""
         self._table.ready[self] = None
 
-    def expect(self, longest: int) -> None:
-        """Prepare the next read for datagrams of up to that length."""
+    def expect(self, longest: int, count: int) -> None:
+        """Prepare the next read for so many datagrams of up to that length."""
         self.longest = longest
+        self.comes_alone = count == 1
 
     def use(self, now: float) -> bool:
         """A datagram of a flow went either way. Returns whether it was the first one for a while."""

@@ -139,7 +139,7 @@ class DatagramReader:
         slot, off = filler.slot, filler.off
         length, source = sock.receive(self._slots[slot][off : off + MAX_DATAGRAM])
         add(self._counts, _FROM_HOST, 1)
-        sock.expect(length)
+        sock.expect(length, 1)
         flow = sock.flow_from(source, 1)
         if flow is not None:
             filler.commit(length)
@@ -154,13 +154,14 @@ class DatagramReader:
         slot, off = filler.slot, filler.off
         chunk = receiver.chunk
         pitch = chunk + HEADER_ROOM
-        room = min(receiver.rows, (SLOT_BYTES - off) // pitch)
+        # One row more than one datagram: a row that stays empty says that the socket is.
+        room = min(host_udp.FEW if sock.comes_alone else receiver.rows, (SLOT_BYTES - off) // pitch)
         lengths = receiver.receive(sock.sock.fileno(), self._slots[slot], off, pitch, room)
         count = len(lengths)
         add(self._counts, _FROM_HOST, count)
         # The read itself has this reference until every run has one of its own.
         filler.commit((count - 1) * pitch + min(lengths[-1], chunk))
-        sock.expect(max(lengths))
+        sock.expect(max(lengths), count)
         rows = _Rows(slot, off, pitch, chunk, lengths)
         if self._sources:
             self._deliver_by_source(sock, rows, receiver, now)
