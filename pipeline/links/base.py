@@ -186,6 +186,9 @@ class Link(ABC):
         """Give back the slot and close the descriptor. May be called twice."""
 
 
+_NOTHING: Final = memoryview(b"")
+
+
 class SlotCursor:
     """The slot being filled: bytes [begin, end) are read and not yet handed out."""
 
@@ -195,7 +198,7 @@ class SlotCursor:
         self._pool = pool
         self._slots = slots
         self.slot = NO_SLOT
-        self.view = memoryview(b"")
+        self.view = _NOTHING
         self.begin = 0
         self.end = 0
 
@@ -229,5 +232,5 @@ class SlotCursor:
         if self.slot != NO_SLOT:
             self._pool.unref(self.slot)
             self.slot = NO_SLOT
-            self.view = memoryview(b"")
+            self.view = _NOTHING
             self.begin = self.end = 0

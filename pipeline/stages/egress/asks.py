@@ -160,6 +160,8 @@ class Asks(Generic[W]):
 
     def expire(self, now: float) -> None:
         """Questions that nobody has answered in time are answered with no."""
+        if not self._asks:  # in nearly every step
+            return
         for ask in [ask for ask in self._asks.values() if ask.until <= now]:
             self._end(ask, Answer(False, ask.rule), TIMEOUT, now)
 
