@@ -1,6 +1,7 @@
 """Guests on vhost-user: taps behind a frontend that shares no code with the backend, and virtual machines."""
 
 import hashlib
+import random
 import struct
 from pathlib import Path
 
@@ -28,6 +29,8 @@ with_a_machine = [
 
 
 MIB = 1 << 20
+BULK = 100 * 1000 * 1000
+MEMORY = 768  # MiB, for a machine that holds BULK
 OTHER = {"address": "192.168.127.9", "mac": "5a:94:ef:e4:0c:99"}
 
 
@@ -124,7 +127,7 @@ def test_a_card_that_lies_harms_no_other(network: Network, outside: Servers) -> 
         assert honest.run("transfer", INTERNET_ADDR, DATA, 2 * MIB, 2 * MIB)["errors"] == []
 
 
-def machine_words(program: Qemu, path: Path) -> list[str]:
+def machine_words(program: Qemu, path: Path, mebibytes: int = 256) -> list[str]:
     """QEMU's options for memory that it shares, and for the socket. It connects again by itself."""
     # Without KVM, QEMU 7.2 crashes as soon as a vhost device of any kind uses MSI-X.
     interrupts = ["-global", "virtio-net-pci.vectors=0"] if program.version < (8, 0) else []
@@ -132,7 +135,7 @@ def machine_words(program: Qemu, path: Path) -> list[str]:
         *interrupts,
         *(
             "-object",
-            "memory-backend-memfd,id=memory,size=256M,share=on",
+            f"memory-backend-memfd,id=memory,size={mebibytes}M,share=on",
             "-machine",
             "memory-backend=memory",
         ),
@@ -180,3 +183,33 @@ class TestMachine:
             assert sum(daemon.gauge("link_guest_offload").values()) == 1
             assert not any(daemon.gauge("link_frame_dropped_bad_vnet_header").values())
         daemon.stop()
+
+    @pytest.mark.stress
+    @pytest.mark.timeout(1800)
+    @each_program
+    def test_a_hundred_megabytes_each_way_before_and_after_the_machine_starts_again(
+        self, program: Qemu, network: Network, tmp_path: Path
+    ) -> None:
+        from_host = random.Random(3).randbytes(BULK)
+        serve_on_host(network.host, tmp_path / "www", from_host)
+        path = network.directory / "vhost.sock"
+        with Daemon(network, *flags(path), name="vm") as daemon:
+            daemon.expose(f"127.0.0.1:{EXPOSED_PORT}", "192.168.127.2:80")
+            for run in ("first", "second"):
+                folder = tmp_path / run
+                folder.mkdir()
+                words = machine_words(program, path, MEMORY)
+                with vm.Machine(
+                    program, network.host, folder, NETDEV, extra=words, mebibytes=MEMORY
+                ) as machine:
+                    machine.configure()
+                    machine.run(f"wget -q -O /tmp/page http://192.168.127.254:{HOST_PORT}/page")
+                    assert hashlib.sha256(from_host).hexdigest() in machine.run("sha256sum /tmp/page")
+                    machine.run("rm /tmp/page")
+                    machine.run(
+                        f"mkdir /bulk; head -c {BULK} /dev/urandom > /bulk/page; httpd -p 80 -h /bulk"
+                    )
+                    wanted = machine.run("sha256sum /bulk/page")
+                    found = fetch_on_host(network.host, EXPOSED_PORT, "/page")
+                    assert len(found) == BULK
+                    assert hashlib.sha256(found).hexdigest() in wanted
