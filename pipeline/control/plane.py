@@ -2,8 +2,9 @@
 
 import asyncio
 import errno
+import pickle
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -87,6 +88,8 @@ class ControlPlane:
         self._log = logs.logger("supervisor")
         self._fabric = fabric
         self._memory = Memory()
+        self._moved_log = -1
+        """The descriptor of the log, if it was opened again."""
         self._places = Places(fabric.places())
         self._channels = Channels({name: self._channel(name, sock) for name, sock in controls.items()})
         self.hub = Hub(self._channels.send_all, self._log)
@@ -281,9 +284,19 @@ class ControlPlane:
         """A worker has died: handle what it has still sent. Every pending request to it fails."""
         self._channels.channels[name].finish()
 
-    def adopt_worker(self, name: str, sock: socket.socket) -> None:
-        """A worker that died has a successor, at the other end of this socket."""
-        self._channels.replace(self._channel(name, sock))
+    def adopt_worker(self, name: str, sock: socket.socket, config: Config) -> None:
+        """A worker that died has a successor, at the other end of this socket.
+
+        config: the settings that it has. If others have come since, it gets them before anything else. So it
+        does with a log that was opened again.
+        """
+        channel = self._channel(name, sock)
+        self._channels.replace(channel)
+        with suppress(RequestError):  # it has died, too
+            if config is not self.config:
+                channel.send(messages.Reload(pickle.dumps(self.config)))
+            if self._moved_log >= 0:
+                channel.send(messages.LogFile(), [self._moved_log])
 
     def on_restart(self, process: str, pid: int) -> None:
         """A process that died has a successor with this id."""
@@ -291,27 +304,35 @@ class ControlPlane:
         self._notifier.notify(WORKER_RESTARTED)
 
     async def prepare_worker(self, name: str) -> None:
-        """Tell a successor what it has to know before it serves guests. Raises RequestError."""
+        """Tell a successor what it has to know before it serves guests. Raises RequestError.
+
+        All is sent at once: then it reads it in order, even if nobody waits for the answers any more.
+        """
         request = self._channels.request
+        asks: list[messages.Request] = []
         if self.hub.wanted:
-            await request(name, messages.Watch(sorted(self.hub.wanted)))
+            asks.append(messages.Watch(sorted(self.hub.wanted)))
         if name == RESOLVER:
-            for ask in self._memory.for_resolver():
-                await request(name, ask)
+            asks += self._memory.for_resolver()
+        telling: list[Awaitable[object]] = [request(name, ask) for ask in asks]
         if name == INGRESS:
-            await self._hand_over_links()
+            adoptions = self._memory.adoptions(self._places, self._fabric.arena.slots)
+            telling += [self._hand_over(adopt, fd) for adopt, fd in adoptions]
+        answers = await asyncio.gather(*telling, return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
 
     def links_that_go_on(self) -> dict[int, int]:
         """Ingress is dead: the links that its successor carries on, with their guests. Ends the others."""
         return self._memory.links_that_go_on(self._places, self._fabric.arena.slots)
 
-    async def _hand_over_links(self) -> None:
-        for adopt, fd in self._memory.adoptions(self._places, self._fabric.arena.slots):
-            try:
-                await self._channels.request(INGRESS, adopt, [fd])
-            except RefusedError as error:
-                self._log.warning("a link cannot go on", link=adopt.number, error=str(error))
-                self._memory.link_down(adopt.number)
+    async def _hand_over(self, adopt: healing_messages.Adopt, fd: int) -> None:
+        try:
+            await self._channels.request(INGRESS, adopt, [fd])
+        except RefusedError as error:
+            self._log.warning("a link cannot go on", link=adopt.number, error=str(error))
+            self._memory.link_down(adopt.number)
 
     async def introduce_worker(self, name: str) -> None:
         """Give a successor the sockets that its predecessor had. Raises RequestError."""
@@ -335,6 +356,7 @@ class ControlPlane:
 
     def move_log(self, fd: int) -> None:
         """Have all workers write their log to this file, which stays the caller's."""
+        self._moved_log = fd
         self._channels.send_all(messages.LogFile(), [fd])
 
     def stop_workers(self) -> None:
