@@ -184,6 +184,40 @@ def test_a_host_client_whose_dial_is_lost_sees_its_connection_end() -> None:
         net.at_home()
 
 
+@pytest.mark.parametrize("passed", [("egress0",), ("egress0", "demux"), ("egress0", "demux", "tcp0")])
+def test_a_host_client_reaches_its_guest_although_demux_dies_on_the_way(passed: tuple[str, ...]) -> None:
+    with Network() as net:
+        guest = net.card.guest()
+        guest.listens.add(80)
+        guest.datagram(9, b"here")
+        net.settle()
+        client = net.accept("egress0", guest.addr, 80)
+        net.breathe(*passed)
+        net.die("demux")
+        net.until(lambda: guest.accepted and guest.accepted[0].established, "the connection")
+        transfer(net, guest.accepted[0], client, 1)
+        assert len(guest.accepted) == 1
+        client.close()
+        guest.accepted[0].finish()
+        guest.leave()
+        net.at_home()
+
+
+def test_with_several_tcp_workers_a_host_client_whose_demux_dies_sees_its_connection_end() -> None:
+    with Network(**TWO) as net:
+        guest = net.card.guest()
+        guest.listens.add(80)
+        guest.datagram(9, b"here")
+        net.settle()
+        client = net.accept("egress0", guest.addr, 80)
+        net.breathe("egress0", "demux", "tcp0", "tcp1")
+        net.die("demux")
+        net.until(lambda: receive(client, bytearray()), "the end")
+        assert net.references() == net.references_counted()
+        guest.leave()
+        net.at_home()
+
+
 def test_an_answer_of_a_guest_to_a_dial_that_nobody_knows_ends_its_connection() -> None:
     with Network() as net:
         guest = net.card.guest()
