@@ -150,3 +150,21 @@ def test_a_worker_goes_before_the_supervisor_when_memory_is_short(tmp_path: Path
         kill(daemon, "tcp0")
         least = points(daemon.process.pid)
         assert all(points(pid) > least for pid in processes(daemon).values())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone can become another user")
+@pytest.mark.parametrize("flags", [(), ("-user", "nobody")])
+def test_a_successor_has_neither_more_nor_fewer_rights_than_its_predecessor(
+    tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    def rights(pid: int) -> dict[str, str]:
+        status = Path(f"/proc/{pid}/status").read_text().splitlines()
+        rows = dict(line.split(":", 1) for line in status)
+        points = Path(f"/proc/{pid}/oom_score_adj").read_text()
+        keys = ("Uid", "Gid", "Groups", "CapEff", "CapPrm", "CapBnd", "NoNewPrivs", "Seccomp")
+        return {"points": points, **{key: rows[key] for key in keys}}
+
+    with LoneDaemon(tmp_path, *flags) as daemon:
+        before = {name: rights(pid) for name, pid in processes(daemon).items()}
+        kill(daemon, *ROLES)
+        assert {name: rights(pid) for name, pid in processes(daemon).items()} == before
