@@ -6,6 +6,7 @@ import pickle
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from pipeline import logs
@@ -48,7 +49,7 @@ from pipeline.events.kind import DEBUG
 from pipeline.ipc import healing_messages, messages
 from pipeline.ipc.channel import HasFileno, close_all
 from pipeline.ipc.fabric import Fabric
-from pipeline.links import addresses
+from pipeline.links import addresses, protocols
 from pipeline.links.places import Places
 from pipeline.system import descriptor_limit
 from pipeline.topology import DEMUX, EGRESS, INGRESS, LISTEN, RESOLVER, TCP
@@ -59,6 +60,8 @@ if TYPE_CHECKING:
 
 CONNECTIONS_PART: Final = 4
 """Connections of the API may have one part in this many of the descriptors, for each endpoint."""
+INGRESS_DIED: Final = "the worker of the link has died, and its successor cannot carry the link on"
+"""Why a link has ended."""
 WITHDRAW_TIMEOUT: Final = 0.2
 """Seconds that demux has to withdraw the default route at the end."""
 _MACHINES: Final = tuple(getattr(socket, name, None) for name in ("AF_VSOCK", "AF_HYPERV"))
@@ -103,7 +106,7 @@ class ControlPlane:
         self._forwarder = Forwarder(self._forward_sockets, self._sockets, self.hub, self._shares, udp=udp)
         self._live = LiveSettings(config, self._channels, self._forwarder, self._sockets, self._log)
         egress = fabric.layout.shards(EGRESS)
-        self._approvals = Approvals(request, egress, self._live, self.hub, self._log)
+        self._approvals = Approvals(request, egress, self._live, self.hub, self._log, self._memory.is_up)
         self._not_handed_over = Repeated(self._log, "a guest's DNS connection cannot be handed over")
         meter.connect(request)
         self._limits = LimitReports(meter.counters, self.hub)
@@ -325,14 +328,38 @@ class ControlPlane:
 
     def links_that_go_on(self) -> dict[int, int]:
         """Ingress is dead: the links that its successor carries on, with their guests. Ends the others."""
-        return self._memory.links_that_go_on(self._places, self._fabric.arena.slots)
+        links = self._memory.links_that_go_on(self._places, self._fabric.arena.slots)
+        for link in self._memory.end_others(self._places, links):
+            self._link_ended(link, INGRESS_DIED)
+        return links
 
     async def _hand_over(self, adopt: healing_messages.Adopt, fd: int) -> None:
         try:
             await self._channels.request(INGRESS, adopt, [fd])
         except RefusedError as error:
             self._log.warning("a link cannot go on", link=adopt.number, error=str(error))
-            self._memory.link_down(adopt.number)
+            if (link := self._memory.link_down(adopt.number)) is not None:
+                self._link_ended(link, str(error))
+
+    def _link_ended(self, link: healing_messages.LinkUpEvent, error: str) -> None:
+        """A link has ended with its ingress worker, which cannot say so any more."""
+        report = partial(
+            self.hub.report,
+            "guest-gone",
+            guest=link.guest,
+            link=link.number,
+            protocol=link.protocol,
+            peer=link.peer,
+            error=error,
+        )
+        if link.identity:
+            report(opened_by=link.identity)
+        else:
+            report()
+        self._approvals.link_gone(link.number)
+        if link.protocol == protocols.STDIO:
+            # Others come back, or their listener brings them back.
+            self._on_guest(messages.GuestEvent("left", link.protocol, error, link.peer))
 
     async def introduce_worker(self, name: str) -> None:
         """Give a successor the sockets that its predecessor had. Raises RequestError."""
@@ -405,8 +432,10 @@ class ControlPlane:
                 self._on_guest(guest)
             case healing_messages.LinkUpEvent() as link:
                 self._memory.link_up(link, fds)
+                self._approvals.link_gone(link.number)
             case healing_messages.LinkDownEvent() as link_down:
                 self._memory.link_down(link_down.number)
+                self._approvals.link_gone(link_down.number)
             case healing_messages.LeasesEvent() as leases:
                 self._memory.leases = leases
             case messages.ConnectEvent() as ask if fds:
