@@ -5,6 +5,8 @@ import socket
 
 import pytest
 
+from pipeline.config.model import EgressPolicy, PolicyRule
+from pipeline.counters import INDEX
 from pipeline.records.flows import flow_key
 from pipeline.stages.tcp.flow import Flow
 from tests.stages.test_together_random import NETWORKS, Run
@@ -165,6 +167,32 @@ def test_a_guest_that_connects_while_a_host_answers_late_is_served_by_the_succes
         net.until(lambda: stream.established, "handshake")
         transfer(net, stream, net.accepted(), 1)
         stream.finish()
+        guest.leave()
+        net.at_home()
+
+
+@pytest.mark.parametrize("ipv6", [{}, {"ipv6_enabled": "off", "ipv6_prefix": ""}])
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_rule_about_a_link_holds_in_a_successor_from_its_first_breath_on(
+    ipv6: dict[str, str], asked: bool
+) -> None:
+    rules = (PolicyRule("deny", guests=("link:1",)),)
+    with Network(egress_policy=EgressPolicy("allow", rules), **ipv6) as net:
+        guest = net.card.guest(1)
+        guest.datagram(9, b"here")
+        net.settle()
+        assert guest.link == 1
+        if asked:
+            # The SYN is with tcp, which has asked egress. Egress has not read that.
+            stream = guest.connect(net.port)
+            net.breathe("ingress", "demux", "tcp0")
+        net.die("egress0")
+        net.breathe("tcp0", "egress0")
+        if not asked:
+            stream = guest.connect(net.port)
+        refused = INDEX["egress_flow_refused_policy"]
+        net.until(lambda: stream.established or net.workers["egress0"].counts[refused], "the refusal")
+        assert not stream.established
         guest.leave()
         net.at_home()
 
