@@ -50,7 +50,7 @@ LOOK_EVERY: Final = 1.0
 STEP_TIMEOUT: Final = 3.0
 """Seconds that a living worker has for each step. One that takes longer is killed too."""
 PREPARE_TIMEOUT: Final = 2.0
-"""Seconds that a successor has to take over what it needs before the others go on."""
+"""Seconds that all successors have to take over what they need before the others go on."""
 _BREATHS: Final = "worker_breaths"
 
 
@@ -251,8 +251,7 @@ class Healer:
             for ends in handoffs.values():
                 for end in ends.values():
                     end.close()
-        for name in names:
-            await self._prepare(name)
+        await self._prepare(names)
         await self._ask_all(living, lambda _name: healing_messages.Resume())
         lost = sum(healing_messages.SettleAnswer.decode(answer).returned for answer in settled.values())
         self._log.info(
@@ -335,13 +334,14 @@ class Healer:
             # Its end was reported before anybody knew it.
             self.died(successor)
 
-    async def _prepare(self, name: str) -> None:
-        """Tell a successor what it has to know. One that is slow reads it while the others go on already."""
-        if (before := self._preparing.get(name)) is not None:
-            # The predecessor has died, so this ends at once.
-            await before
-        self._preparing[name] = asyncio.get_running_loop().create_task(self._tell(name))
-        await asyncio.wait((self._preparing[name],), timeout=PREPARE_TIMEOUT)
+    async def _prepare(self, names: Sequence[str]) -> None:
+        """Tell successors what they have to know. Slow ones read it while the others go on already."""
+        for name in names:
+            if (before := self._preparing.get(name)) is not None:
+                # The predecessor has died, so this ends at once.
+                await before
+            self._preparing[name] = asyncio.get_running_loop().create_task(self._tell(name))
+        await asyncio.wait([self._preparing[name] for name in names], timeout=PREPARE_TIMEOUT)
 
     async def _tell(self, name: str) -> None:
         try:
