@@ -14,9 +14,10 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 
 from pipeline.client.answers import Policy, Rule
-from pipeline.client.api import RefusedError
+from pipeline.client.api import ApiError, RefusedError
 from pipeline.client.network import Approvals, Events, Network
 
 # Other programs of the host keep their /etc/resolv.conf. The program begins when its network is ready.
@@ -38,15 +39,16 @@ def report(events: Events) -> None:
 
 def answer(network: Network, approvals: Approvals) -> None:
     """Ask about flows that wait, until the network ends."""
-    for approval in approvals:
-        where = f"{approval.name or approval.address} port {approval.port}"
-        print(f"sandbox: allow {where}? [y/N] ", end="", file=sys.stderr, flush=True)
-        allow = sys.stdin.readline().strip().lower() == "y"
-        try:
-            # The name or address, port and protocol then have a rule in the policy.
-            network.decide(approval, allow, "session")
-        except RefusedError as error:
-            print(f"sandbox: {error}", file=sys.stderr)
+    with suppress(ApiError):  # the network has ended
+        for approval in approvals:
+            where = f"{approval.name or approval.address} port {approval.port}"
+            print(f"sandbox: allow {where}? [y/N] ", end="", file=sys.stderr, flush=True)
+            allow = sys.stdin.readline().strip().lower() == "y"
+            try:
+                # The name or address, port and protocol then have a rule in the policy.
+                network.decide(approval, allow, "session")
+            except RefusedError as error:
+                print(f"sandbox: {error}", file=sys.stderr)
 
 
 def await_namespace(pid: int) -> None:

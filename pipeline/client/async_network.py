@@ -8,6 +8,7 @@ async with await AsyncNetwork.start(policy={"default": "deny"}) as network:
 
 import asyncio
 import json
+import subprocess
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -20,7 +21,14 @@ from pipeline.client import api, scripts
 from pipeline.client.answers import Approval, Event, Explanation, Flow, Forward, Guest, Policy
 from pipeline.client.api import MAX_ANSWER, MAX_TEXT, TIMEOUT, ApiError
 from pipeline.client.child import LOOK_SECONDS, START_SECONDS, Child
-from pipeline.client.network import APPROVAL_ASKED, NO_SETTINGS, SILENCE_SECONDS, Scope, find_api, start_child
+from pipeline.client.network import (
+    APPROVAL_ASKED,
+    NO_SETTINGS,
+    SILENCE_SECONDS,
+    Scope,
+    find_api,
+    start_child,
+)
 from pipeline.client.records import Record
 from pipeline.client.scripts import Connections
 from pipeline.config.forward_words import WordError
@@ -53,6 +61,16 @@ class AsyncNetwork:
     def guests_url(self) -> str:
         """As Network.guests_url."""
         return self._child.guests_url if self._child is not None else ""
+
+    @property
+    def process(self) -> "subprocess.Popen[bytes] | None":
+        """As Network.process."""
+        return self._child.process if self._child is not None else None
+
+    @property
+    def log(self) -> str:
+        """As Network.log."""
+        return self._child.log if self._child is not None else ""
 
     @classmethod
     async def start(
@@ -215,9 +233,9 @@ class AsyncNetwork:
     async def _events(self, response: aiohttp.ClientResponse) -> AsyncIterator[Event]:
         try:
             async for line in response.content:
-                if line.startswith(b"data:"):
+                if line.startswith(b"data:") and line.endswith(b"\n"):
                     yield Event.of(json.loads(line.removeprefix(b"data:")))
-        except (aiohttp.ClientError, TimeoutError) as error:
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise ApiError(f"the daemon sends no more events: {error}") from error
 
     async def _run(self, script: scripts.Script[_T]) -> _T:

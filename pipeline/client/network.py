@@ -7,6 +7,7 @@ Methods wait for the daemon's answer. All of them raise ApiError; RefusedError h
 the request that is wrong. async_network.py has the same for asyncio.
 """
 
+import http.client
 import json
 import socket
 import subprocess
@@ -30,6 +31,7 @@ APPROVAL_ASKED: Final = "approval-asked"
 Scope = Literal["once", "session", "always"]
 SILENCE_SECONDS: Final = 45.0
 """The daemon sends a comment every 15 seconds. After this time without one, events() ends with an error."""
+
 
 _T = TypeVar("_T")
 NO_SETTINGS: Final[Mapping[str, object]] = {}
@@ -226,7 +228,12 @@ class Network(_Closing):
 
     def approvals(self) -> "Approvals":
         """The flows that wait for an approval, now and from now on, as an iterator."""
-        return Approvals(self.events(APPROVAL_ASKED), self.waiting())
+        events = self.events(APPROVAL_ASKED)
+        try:
+            return Approvals(events, self.waiting())
+        except ApiError:
+            events.__exit__(None, None, None)
+            raise
 
     def decide(self, approval: Approval | str, allow: bool, scope: Scope = "once") -> None:
         """Allow or refuse a flow that waits. RefusedError with status 404 means that it waits no more.
@@ -265,6 +272,7 @@ class Events(_Closing, Iterator[Event]):
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
+        self._closed = False
         answer.sock.settimeout(SILENCE_SECONDS)
 
     def __next__(self) -> Event:
@@ -272,16 +280,22 @@ class Events(_Closing, Iterator[Event]):
         while True:
             try:
                 line = self._answer.response.readline()
-            except (OSError, ValueError) as error:
+                if line.startswith(b"data:") and line.endswith(b"\n"):
+                    return Event.of(json.loads(line.removeprefix(b"data:")))
+            except (OSError, ValueError, http.client.HTTPException) as error:
+                if self._closed:
+                    raise StopIteration from None
                 raise ApiError(f"the daemon sends no more events: {error}") from error
-            if not line:
+            if not line.endswith(b"\n"):
                 self._release()
-                raise StopIteration
-            if line.startswith(b"data:"):
-                return Event.of(json.loads(line.removeprefix(b"data:")))
+                if self._closed:
+                    raise StopIteration
+                # Nobody must take this for an end that he wanted: others wait for his answers.
+                raise ApiError("the daemon sends no more events: it has ended")
 
     def close(self) -> None:
         """End the subscription. A next() that waits, in another thread, ends too."""
+        self._closed = True
         with suppress(OSError):
             self._answer.sock.shutdown(socket.SHUT_RDWR)
 

@@ -18,7 +18,7 @@ from pipeline.config.model import EgressPolicy, PolicyRule
 from pipeline.config.scalars import Scalar, name_pattern
 from pipeline.control.flows import known
 from pipeline.control.flows.known import Known
-from pipeline.control.hub import Happened, Hub
+from pipeline.control.hub import Hub
 from pipeline.control.reload import LiveSettings, ReloadError
 from pipeline.control.workers import Request, RequestError
 from pipeline.ipc import policy_messages
@@ -27,11 +27,12 @@ from pipeline.ipc.message import MessageError
 from pipeline.ipc.policy_messages import AskRow
 
 ASKED: Final = "approval-asked"
+TRY_AGAIN_S: Final = 1.0
+"""Seconds until rules of a link that is gone are removed again, if a worker has refused that or has died."""
 ONCE: Final = "once"
 SESSION: Final = "session"
 MAX_RULES: Final = 1000
 """Rules of a policy to which an answer may add one."""
-_LINKS: Final = ("guest-gone", "guest-connected")
 
 
 class UnknownApprovalError(Exception):
@@ -72,8 +73,11 @@ class Approvals:
         settings: LiveSettings,
         hub: Hub,
         log: structlog.typing.FilteringBoundLogger,
+        is_up: Callable[[int], bool],
     ) -> None:
+        """is_up: whether a link is up. The caller calls link_gone() when it is not any more."""
         self._request = request
+        self._is_up = is_up
         self._workers = tuple(egress_workers)
         self._settings = settings
         self._hub = hub
@@ -81,14 +85,10 @@ class Approvals:
         self._of_links: dict[int, set[PolicyRule]] = {}
         """Rules that go with a link."""
         self._tasks: set[asyncio.Task[None]] = set()
-        self._end: Callable[[], None] | None = None
-        """Ends the subscription to links that go, which begins with the first rule for a session."""
         hub.complete([ASKED], self._on_asked)
 
     async def stop(self) -> None:
         """Publish nothing more."""
-        if self._end is not None:
-            self._end()
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -113,6 +113,8 @@ class Approvals:
         asked = next((each for each in waiting if each.id == name), None)
         if asked is None:
             raise UnknownApprovalError(f"no flow waits for {name[:100]!r}")
+        if scope == SESSION and not self._is_up(asked.row.link):
+            raise UnknownApprovalError(f"the guest's link is gone: {name[:100]!r}")
         rule = None if scope == ONCE else await self._add(asked, allow=allow, scope=scope)
         for each in waiting:
             if each.about == asked.about:
@@ -139,13 +141,13 @@ class Approvals:
             at = next((at for at, each in enumerate(rules) if each.action == ASK), len(rules))
             return replace(policy, rules=(*rules[:at], rule, *rules[at:]))
 
+        if scope == SESSION:
+            # Before anything waits: the link may go at any time.
+            self._of_links.setdefault(row.link, set()).add(rule)
         try:
             await self._settings.change_policy(make, cut=False)
         except ConfigError as error:
             raise ReloadError(str(error)) from None
-        if scope == SESSION:
-            self._end = self._end or self._hub.subscribe(_LINKS, self._on_gone)
-            self._of_links.setdefault(row.link, set()).add(rule)
         return rule
 
     # --- events -------------------------------------------------------------------------------
@@ -163,26 +165,24 @@ class Approvals:
 
         self._start(asyncio.get_running_loop().create_task(publish()))
 
-    def _on_gone(self, happened: Happened) -> None:
-        """A link is gone, or new. If events are missing, any link may be."""
-        link = happened.fields.get("link")
-        links = list(self._of_links) if happened.lost else [link]
-        rules: set[PolicyRule] = set()
-        for each in links:
-            rules |= self._of_links.pop(each, set()) if isinstance(each, int) else set()
-        if rules:
+    def link_gone(self, link: int) -> None:
+        """A link is gone, and another guest may get its number: no rule is about it any more."""
+        rules = self._of_links.pop(link, None)
+        if rules is not None:
             self._start(asyncio.get_running_loop().create_task(self._remove(rules)))
 
     async def _remove(self, rules: set[PolicyRule]) -> None:
-        """The link of these rules is gone, and another guest may get its number."""
-
         async def make(policy: EgressPolicy) -> EgressPolicy:
             return replace(policy, rules=tuple(each for each in policy.rules if each not in rules))
 
-        try:
-            await self._settings.change_policy(make, cut=False)
-        except (ConfigError, ReloadError, RequestError) as error:
-            self._log.error("rules of a link that is gone are still there", error=str(error))
+        while True:
+            try:
+                await self._settings.change_policy(make, cut=False)
+            except (ConfigError, ReloadError, RequestError) as error:
+                self._log.error("rules of a link that is gone are still there", error=str(error))
+                await asyncio.sleep(TRY_AGAIN_S)
+            else:
+                return
 
     def _start(self, task: "asyncio.Task[None]") -> None:
         self._tasks.add(task)

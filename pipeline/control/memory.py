@@ -6,7 +6,7 @@ they are forked.
 
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Final
 
 from pipeline.ipc import healing_messages, messages
@@ -33,37 +33,57 @@ class Memory:
         """What clients of the API have added to the zones, in order."""
         self._opened: list[tuple[messages.Open, list[int]]] = []
         self._capture = -1
+        self._up: dict[int, healing_messages.LinkUpEvent] = {}
+        """All links that are up, by number."""
         self._links: dict[int, tuple[healing_messages.LinkUpEvent, int]] = {}
-        """The links that can outlive ingress, by number, each with its descriptor."""
+        """Those that can outlive ingress, each with its descriptor."""
         soft = descriptor_limit.soft()
         self._most_links = ROWS if soft < 0 else min(ROWS, soft // LINKS_PART)
 
     def link_up(self, link: healing_messages.LinkUpEvent, fds: list[int]) -> None:
-        """Ingress has a link that can outlive it. This object owns the descriptors."""
+        """Ingress has a link. With a descriptor, the link can outlive ingress. This object owns it."""
         self.link_down(link.number)
+        if len(self._up) < descriptor_limit.MAX_LINKS:
+            self._up[link.number] = link
         if len(self._links) >= self._most_links:
             close_all(fds)
         elif fds:
             self._links[link.number] = link, fds[0]
             close_all(fds[1:])
 
-    def link_down(self, number: int) -> None:
-        """A link is gone. An unknown number is ignored."""
+    def is_up(self, number: int) -> bool:
+        """Whether a guest has the link with this number."""
+        return number in self._up
+
+    def link_down(self, number: int) -> healing_messages.LinkUpEvent | None:
+        """A link is gone. Returns what LinkUpEvent said of it; None for an unknown number."""
         found = self._links.pop(number, None)
         if found is not None:
             os.close(found[1])
+        return self._up.pop(number, None)
 
     def links_that_go_on(self, places: Places, slots: list[memoryview]) -> dict[int, int]:
-        """Ingress is dead: close the links whose place is not certain. Returns the others, with their guests.
+        """Ingress is dead: the links that its successor can carry on, with their guests.
 
-        A link may be down although ingress could not say so any more. Then it has no place.
+        A link on a byte stream needs a place that is certain. One may be down although ingress could not say
+        so any more. Then it has no place.
         """
         places.keep(self._links)
-        for number in list(self._links):
-            if places.place(number, slots) is None and self._links[number][0].form in _WITH_PLACE:
-                self.link_down(number)
+        return {
+            number: link.guest
+            for number, (link, _) in self._links.items()
+            if link.form not in _WITH_PLACE or places.place(number, slots) is not None
+        }
+
+    def end_others(self, places: Places, going_on: Container[int]) -> list[healing_messages.LinkUpEvent]:
+        """Close all links but these. Returns the others."""
+        ended = []
+        for number in {**self._up, **self._links}:
+            if number not in going_on:
                 places.free(number)
-        return {number: link.guest for number, (link, _) in self._links.items()}
+                if (link := self.link_down(number)) is not None:
+                    ended.append(link)
+        return ended
 
     def adoptions(
         self, places: Places, slots: list[memoryview]
@@ -113,6 +133,7 @@ class Memory:
         self._opened.clear()
         for number in list(self._links):
             self.link_down(number)
+        self._up.clear()
         if self._capture >= 0:
             os.close(self._capture)
             self._capture = -1

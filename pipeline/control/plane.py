@@ -2,9 +2,11 @@
 
 import asyncio
 import errno
+import pickle
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from pipeline import logs
@@ -47,7 +49,7 @@ from pipeline.events.kind import DEBUG
 from pipeline.ipc import healing_messages, messages
 from pipeline.ipc.channel import HasFileno, close_all
 from pipeline.ipc.fabric import Fabric
-from pipeline.links import addresses
+from pipeline.links import addresses, protocols
 from pipeline.links.places import Places
 from pipeline.system import descriptor_limit
 from pipeline.topology import DEMUX, EGRESS, INGRESS, LISTEN, RESOLVER, TCP
@@ -58,6 +60,8 @@ if TYPE_CHECKING:
 
 CONNECTIONS_PART: Final = 4
 """Connections of the API may have one part in this many of the descriptors, for each endpoint."""
+INGRESS_DIED: Final = "the worker of the link has died, and its successor cannot carry the link on"
+"""Why a link has ended."""
 WITHDRAW_TIMEOUT: Final = 0.2
 """Seconds that demux has to withdraw the default route at the end."""
 _MACHINES: Final = tuple(getattr(socket, name, None) for name in ("AF_VSOCK", "AF_HYPERV"))
@@ -87,6 +91,8 @@ class ControlPlane:
         self._log = logs.logger("supervisor")
         self._fabric = fabric
         self._memory = Memory()
+        self._moved_log = -1
+        """The descriptor of the log, if it was opened again."""
         self._places = Places(fabric.places())
         self._channels = Channels({name: self._channel(name, sock) for name, sock in controls.items()})
         self.hub = Hub(self._channels.send_all, self._log)
@@ -100,7 +106,7 @@ class ControlPlane:
         self._forwarder = Forwarder(self._forward_sockets, self._sockets, self.hub, self._shares, udp=udp)
         self._live = LiveSettings(config, self._channels, self._forwarder, self._sockets, self._log)
         egress = fabric.layout.shards(EGRESS)
-        self._approvals = Approvals(request, egress, self._live, self.hub, self._log)
+        self._approvals = Approvals(request, egress, self._live, self.hub, self._log, self._memory.is_up)
         self._not_handed_over = Repeated(self._log, "a guest's DNS connection cannot be handed over")
         meter.connect(request)
         self._limits = LimitReports(meter.counters, self.hub)
@@ -281,9 +287,19 @@ class ControlPlane:
         """A worker has died: handle what it has still sent. Every pending request to it fails."""
         self._channels.channels[name].finish()
 
-    def adopt_worker(self, name: str, sock: socket.socket) -> None:
-        """A worker that died has a successor, at the other end of this socket."""
-        self._channels.replace(self._channel(name, sock))
+    def adopt_worker(self, name: str, sock: socket.socket, config: Config) -> None:
+        """A worker that died has a successor, at the other end of this socket.
+
+        config: the settings that it has. If others have come since, it gets them before anything else. So it
+        does with a log that was opened again.
+        """
+        channel = self._channel(name, sock)
+        self._channels.replace(channel)
+        with suppress(RequestError):  # it has died, too
+            if config is not self.config:
+                channel.send(messages.Reload(pickle.dumps(self.config)))
+            if self._moved_log >= 0:
+                channel.send(messages.LogFile(), [self._moved_log])
 
     def on_restart(self, process: str, pid: int) -> None:
         """A process that died has a successor with this id."""
@@ -291,27 +307,59 @@ class ControlPlane:
         self._notifier.notify(WORKER_RESTARTED)
 
     async def prepare_worker(self, name: str) -> None:
-        """Tell a successor what it has to know before it serves guests. Raises RequestError."""
+        """Tell a successor what it has to know before it serves guests. Raises RequestError.
+
+        All is sent at once: then it reads it in order, even if nobody waits for the answers any more.
+        """
         request = self._channels.request
+        asks: list[messages.Request] = []
         if self.hub.wanted:
-            await request(name, messages.Watch(sorted(self.hub.wanted)))
+            asks.append(messages.Watch(sorted(self.hub.wanted)))
         if name == RESOLVER:
-            for ask in self._memory.for_resolver():
-                await request(name, ask)
+            asks += self._memory.for_resolver()
+        telling: list[Awaitable[object]] = [request(name, ask) for ask in asks]
         if name == INGRESS:
-            await self._hand_over_links()
+            adoptions = self._memory.adoptions(self._places, self._fabric.arena.slots)
+            telling += [self._hand_over(adopt, fd) for adopt, fd in adoptions]
+        answers = await asyncio.gather(*telling, return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
 
     def links_that_go_on(self) -> dict[int, int]:
         """Ingress is dead: the links that its successor carries on, with their guests. Ends the others."""
-        return self._memory.links_that_go_on(self._places, self._fabric.arena.slots)
+        links = self._memory.links_that_go_on(self._places, self._fabric.arena.slots)
+        for link in self._memory.end_others(self._places, links):
+            self._link_ended(link, INGRESS_DIED)
+        return links
 
-    async def _hand_over_links(self) -> None:
-        for adopt, fd in self._memory.adoptions(self._places, self._fabric.arena.slots):
-            try:
-                await self._channels.request(INGRESS, adopt, [fd])
-            except RefusedError as error:
-                self._log.warning("a link cannot go on", link=adopt.number, error=str(error))
-                self._memory.link_down(adopt.number)
+    async def _hand_over(self, adopt: healing_messages.Adopt, fd: int) -> None:
+        try:
+            await self._channels.request(INGRESS, adopt, [fd])
+        except RefusedError as error:
+            self._log.warning("a link cannot go on", link=adopt.number, error=str(error))
+            if (link := self._memory.link_down(adopt.number)) is not None:
+                self._link_ended(link, str(error))
+
+    def _link_ended(self, link: healing_messages.LinkUpEvent, error: str) -> None:
+        """A link has ended with its ingress worker, which cannot say so any more."""
+        report = partial(
+            self.hub.report,
+            "guest-gone",
+            guest=link.guest,
+            link=link.number,
+            protocol=link.protocol,
+            peer=link.peer,
+            error=error,
+        )
+        if link.identity:
+            report(opened_by=link.identity)
+        else:
+            report()
+        self._approvals.link_gone(link.number)
+        if link.protocol == protocols.STDIO:
+            # Others come back, or their listener brings them back.
+            self._on_guest(messages.GuestEvent("left", link.protocol, error, link.peer))
 
     async def introduce_worker(self, name: str) -> None:
         """Give a successor the sockets that its predecessor had. Raises RequestError."""
@@ -335,6 +383,7 @@ class ControlPlane:
 
     def move_log(self, fd: int) -> None:
         """Have all workers write their log to this file, which stays the caller's."""
+        self._moved_log = fd
         self._channels.send_all(messages.LogFile(), [fd])
 
     def stop_workers(self) -> None:
@@ -383,8 +432,10 @@ class ControlPlane:
                 self._on_guest(guest)
             case healing_messages.LinkUpEvent() as link:
                 self._memory.link_up(link, fds)
+                self._approvals.link_gone(link.number)
             case healing_messages.LinkDownEvent() as link_down:
                 self._memory.link_down(link_down.number)
+                self._approvals.link_gone(link_down.number)
             case healing_messages.LeasesEvent() as leases:
                 self._memory.leases = leases
             case messages.ConnectEvent() as ask if fds:

@@ -27,7 +27,7 @@ from pipeline.control.forwarder import Forwarder
 from pipeline.control.http.access import Access
 from pipeline.control.ssh.destination import Destination, SocketError, SshError, host_path
 from pipeline.control.ssh.forwards import SocketForwards
-from pipeline.control.workers import Channels, RefusedError, RequestError
+from pipeline.control.workers import Channels, GoneError, RefusedError, RequestError
 from pipeline.ipc import messages, policy_messages
 from pipeline.system import inet
 from pipeline.topology import EGRESS, INGRESS, RESOLVER
@@ -138,6 +138,8 @@ class LiveSettings:
             *(self._channels.request(name, ask) for name in names), return_exceptions=True
         )
         for name, answer in zip(names, answers, strict=True):
+            if isinstance(answer, GoneError):
+                continue  # with its flows
             if isinstance(answer, BaseException):
                 self._log.error("a worker has not taken the new settings", of=name, error=str(answer))
             else:
@@ -145,16 +147,19 @@ class LiveSettings:
         return ended
 
     async def _tell(self, workers: Sequence[str], ask: messages.Reload) -> list[str]:
-        """Give these workers the settings, at the same time. They do not refuse. Returns the silent ones."""
+        """Give these workers the settings, at the same time. They do not refuse. Returns the silent ones.
+
+        One that has died is none of these: its successor begins with the new settings.
+        """
         answers = await asyncio.gather(
             *(self._channels.request(name, ask) for name in workers), return_exceptions=True
         )
+        silent = []
         for name, answer in zip(workers, answers, strict=True):
-            if isinstance(answer, BaseException):
+            if isinstance(answer, BaseException) and not isinstance(answer, GoneError):
                 self._log.error("a worker has not taken the new settings", of=name, error=str(answer))
-        return [
-            name for name, answer in zip(workers, answers, strict=True) if isinstance(answer, BaseException)
-        ]
+                silent.append(name)
+        return silent
 
     # --- forwards of ports ------------------------------------------------------------------
 

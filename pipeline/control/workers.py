@@ -33,6 +33,10 @@ class RefusedError(RequestError):
     """The worker refused the request, with this text."""
 
 
+class GoneError(RequestError):
+    """The worker has died. It has a successor soon, with the settings that hold then."""
+
+
 class Request(Protocol):
     """A function that asks one worker, such as Channels.request. The descriptors stay the caller's."""
 
@@ -101,7 +105,7 @@ class Channel:
 
     def _send(self, message: Message, fds: Sequence[int | HasFileno]) -> None:
         if not self._open:
-            raise RequestError(f"worker {self.worker} is gone")
+            raise GoneError(f"worker {self.worker} is gone")
         try:
             self._wire.send(message, fds)
         except (OSError, ValueError, TypeError, OverflowError) as error:
@@ -128,7 +132,7 @@ class Channel:
         self._wire.close()
         for answer in self._pending.values():
             if not answer.done():
-                answer.set_exception(RequestError(f"worker {self.worker} is gone"))
+                answer.set_exception(GoneError(f"worker {self.worker} is gone"))
 
     def receive(self) -> None:
         """Deliver what has come."""

@@ -87,6 +87,23 @@ def become_user(config: Config) -> None:
         privileges.become(privileges.find(config.workers.user))
 
 
+def begin_nursery(config: Config) -> None:
+    """The same in the nursery. Its children cannot give up what they do not have any more. Raises OSError."""
+    if config.workers.user and config.workers.sandbox != OFF and enter.LINUX:
+        privileges.drop_bounds()
+    become_user(config)
+
+
+def begin_successor(config: Config) -> None:
+    """Let a child of the nursery look into its own files, until confine().
+
+    After a change of the user they are root's: it could not go first when memory is short, and the supervisor
+    could not count its descriptors.
+    """
+    if config.workers.user and enter.LINUX:
+        privileges.show()
+
+
 def show_files(worker: Worker) -> None:
     """Give the supervisor the folder of this process's descriptors, while anybody may look into it."""
     try:

@@ -50,7 +50,7 @@ LOOK_EVERY: Final = 1.0
 STEP_TIMEOUT: Final = 3.0
 """Seconds that a living worker has for each step. One that takes longer is killed too."""
 PREPARE_TIMEOUT: Final = 2.0
-"""Seconds that a successor has to take over what it needs before the others go on."""
+"""Seconds that all successors have to take over what they need before the others go on."""
 _BREATHS: Final = "worker_breaths"
 
 
@@ -99,8 +99,10 @@ class Healer:
         """Whether a process has ended since this was cleared."""
         self._healing: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
-        self._strangers: list[str] = []
-        """Successors that have not been introduced yet."""
+        self._strangers: dict[str, None] = {}
+        """Successors that have not been introduced yet. One that dies before that has the same name."""
+        self._preparing: dict[str, asyncio.Task[None]] = {}
+        """By worker: what still tells a successor what it has to know."""
         self._seen: dict[str, _Look] = {}
         """By process: the last look at its first worker."""
 
@@ -111,6 +113,7 @@ class Healer:
     async def stop(self) -> None:
         """Replace no worker any more."""
         tasks = [task for task in (self._watching, self._healing) if task is not None]
+        tasks += self._preparing.values()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -207,8 +210,10 @@ class Healer:
                     pass
                 # Somebody else is dead, or about to be. Its end will be noticed.
                 await asyncio.wait_for(self._ended.wait(), STEP_TIMEOUT)
-        except (NurseryError, RequestError, OSError, TimeoutError) as error:
-            self._fail(f"{error or type(error).__name__}")
+        except Exception as error:  # all others pause: they must not do so for ever
+            if not isinstance(error, NurseryError | RequestError | OSError):
+                self._log.exception("healing failed", error=str(error))
+            self._fail(str(error) or type(error).__name__)
 
     async def _replace(self, dead: Mapping[str, Running]) -> None:
         """Replace these processes. Raises Dead if it has to be done again, with others."""
@@ -246,8 +251,7 @@ class Healer:
             for ends in handoffs.values():
                 for end in ends.values():
                     end.close()
-        for name in names:
-            await self._prepare(name)
+        await self._prepare(names)
         await self._ask_all(living, lambda _name: healing_messages.Resume())
         lost = sum(healing_messages.SettleAnswer.decode(answer).returned for answer in settled.values())
         self._log.info(
@@ -257,7 +261,9 @@ class Healer:
             references=lost,
         )
         while self._strangers:
-            await self._introduce(self._strangers.pop(0))
+            name = next(iter(self._strangers))
+            del self._strangers[name]
+            await self._introduce(name)
 
     async def _ask_all(
         self,
@@ -307,8 +313,9 @@ class Healer:
                 if name in pair
             },
         )
+        config = self._plane.config
         try:
-            process = await self._nursery.fork(dead.name, self._plane.config, ends, births)
+            process = await self._nursery.fork(dead.name, config, ends, births)
         except BaseException:
             for ours, _ in pairs.values():
                 ours.close()
@@ -317,24 +324,33 @@ class Healer:
             for _, theirs in pairs.values():
                 theirs.close()
         for name, (ours, _) in pairs.items():
-            self._plane.adopt_worker(name, ours)
+            self._plane.adopt_worker(name, ours, config)
         successor = Running(dead.name, process, {name: ours for name, (ours, _) in pairs.items()})
         self._running[self._running.index(dead)] = successor
         del self._dead[dead.name]
-        self._strangers += dead.controls
+        self._strangers.update(dict.fromkeys(dead.controls))
         self._plane.on_restart(dead.name, process.pid)
         if not process.is_alive():
             # Its end was reported before anybody knew it.
             self.died(successor)
 
-    async def _prepare(self, name: str) -> None:
+    async def _prepare(self, names: Sequence[str]) -> None:
+        """Tell successors what they have to know. Slow ones read it while the others go on already."""
+        for name in names:
+            if (before := self._preparing.get(name)) is not None:
+                # The predecessor has died, so this ends at once.
+                await before
+            self._preparing[name] = asyncio.get_running_loop().create_task(self._tell(name))
+        await asyncio.wait([self._preparing[name] for name in names], timeout=PREPARE_TIMEOUT)
+
+    async def _tell(self, name: str) -> None:
         try:
-            async with asyncio.timeout(PREPARE_TIMEOUT):
-                await self._plane.prepare_worker(name)
-        except (RequestError, TimeoutError) as error:
+            await self._plane.prepare_worker(name)
+        except RequestError as error:
             self._log.warning("a successor is not prepared", of=name, error=str(error))
 
     async def _introduce(self, name: str) -> None:
+        await self._preparing.pop(name)
         try:
             await self._plane.introduce_worker(name)
         except RequestError as error:

@@ -106,7 +106,7 @@ def _begin_nursery(
             end.close()
     fabric.close_handoffs()
     _close_private(private)
-    confinement.become_user(config)
+    confinement.begin_nursery(config)
 
 
 def _close_private(private: Sequence[socket.socket | int]) -> None:
@@ -130,6 +130,7 @@ def _be_successor(
     process_name.set_name(f"gvtap-{name}")
     fabric.set_handoffs(ends.handoffs)
     logs.set_level(config.logging.log_level)
+    confinement.begin_successor(config)
     _run(group, fabric, config, ends.controls, births)
 
 

@@ -86,9 +86,10 @@ class RestoreLeases(Request):
 
 @dataclass(frozen=True, slots=True)
 class LinkUpEvent(Event):
-    """A guest's link is up that a successor of ingress can carry on. The message has its descriptor.
+    """A guest's link is up. If a successor of ingress can carry it on, the message has its descriptor.
 
-    form: see pipeline.links.adopted. vnet: what the guest takes, None without virtio-net headers.
+    form: see pipeline.links.adopted; "" if it cannot. vnet: what the guest takes, None without virtio-net
+    headers.
     """
 
     NAME = "link_up"

@@ -82,8 +82,12 @@ class Places:
         if row is None or row[READING] or row[SENDING]:
             return None
         begin, end, slot = row[BEGIN], row[END], row[SLOT]
-        head = bytes(slots[slot][begin:end]) if begin < end and slot != NO_SLOT else b""
-        return Place(head, row[SKIP])
+        if begin >= end or slot == NO_SLOT:
+            return Place(b"", row[SKIP])
+        # Every worker can write here, also one that a guest has taken over.
+        if slot >= len(slots) or end > len(slots[slot]):
+            return None
+        return Place(bytes(slots[slot][begin:end]), row[SKIP])
 
     def _row(self, number: int) -> memoryview | None:
         for row in self._rows:

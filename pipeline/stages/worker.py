@@ -396,6 +396,8 @@ class Worker:
                 # They are never freed, which is the lesser evil.
                 self.log.error("more references are held than were given", slots=wrong)
         self.stage.on_workers_lost(losses, now)
+        # All pause. So when they go on, each finds what all others have to say, whoever breathes first.
+        self._rings.publish()
         return lost
 
     def _lose(self, ask: healing_messages.Lost) -> Message:

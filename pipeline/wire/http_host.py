@@ -15,11 +15,16 @@ _LF: Final = 10
 _VERSION: Final = re.compile(rb"http/", re.IGNORECASE)
 _REQUEST: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([!-~\x80-\xff]+) HTTP/1\.[01]\r?")
 _OLD: Final = re.compile(rb"[ \t]*(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|TRACE|CONNECT)[ \t]+[/hH*]")
+_METHODS: Final = (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"TRACE", b"CONNECT")
+_MAY_BECOME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+[ \t]+[!-~\x80-\xff]")
+"""A line that has not ended, and may be the first one of a request."""
 _HTTP2: Final = b"PRI * HTTP/2.0"
 _NO_TEXT: Final = re.compile(rb"[^\t\r\n -~\x80-\xff]")
 _NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _ABSOLUTE: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#\\]*)(?:[/?#].*)?", re.DOTALL)
 _AUTHORITY: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[!$%&'()*+;=A-Za-z0-9._~-]+)(?::[0-9]*)?")
+_START_LEN: Final = 64
+"""Bytes of a first line that has not ended that say whether it may be one of a request."""
 _WRONG: Final = re.compile(rb"[\0\r]")
 
 _BROKEN: Final = Stated(CONTRADICTION, protocol=HTTP)
@@ -35,6 +40,8 @@ class RequestStream:
         self._begin = 0
         """Where the first line begins: servers skip empty lines before it."""
         self._is_http = False
+        self._start = b""
+        """How the first line begins."""
 
     def read(self, data: bytes | bytearray) -> Stated:
         """What the stream's first bytes state. data: all of them so far."""
@@ -49,6 +56,15 @@ class RequestStream:
         end = self._end_of_head(data)
         return _read_head(bytes(data[self._begin : end])) if end else WAITING
 
+    def end(self) -> Stated:
+        """What the stream states, if it has no further byte. A head that never ends has no name.
+
+        Otherwise a guest would send the rest when nobody looks any more.
+        """
+        start = self._start.lstrip(b" \t")
+        begins = any(method.startswith(start) for method in _METHODS)
+        return _NAMELESS if self._is_http or begins or _MAY_BECOME.match(start) else UNKNOWN
+
     def _first_line(self, data: bytes | bytearray) -> Stated | None:
         """What the first line states alone; None if it begins the head of a request."""
         end = data.find(_LF, max(self._begin, self._searched))
@@ -57,6 +73,7 @@ class RequestStream:
             return UNKNOWN
         self._searched = seen
         if end < 0:
+            self._start = bytes(data[self._begin : self._begin + _START_LEN])
             return WAITING
         line = bytes(data[self._begin : end])
         if _VERSION.search(line) is None:

@@ -51,8 +51,11 @@ class HelloStream:
             if len(data) - at < _RECORD_LEN:
                 return WAITING
             length = data[at + 3] << 8 | data[at + 4]
-            if data[at] != _HANDSHAKE or data[at + 1] != _MAJOR or not 0 < length <= _MAX_RECORD:
+            if data[at] != _HANDSHAKE or data[at + 1] != _MAJOR:
                 return _BROKEN if at else UNKNOWN
+            if not 0 < length <= _MAX_RECORD:
+                # Some servers skip empty records, although RFC 8446 section 5.1 forbids them.
+                return _BROKEN
             end = at + _RECORD_LEN + length
             if len(data) < end:
                 return WAITING

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -132,6 +133,24 @@ def test_a_child_ends_and_leaves_nothing() -> None:
         network.version()
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_the_end_of_the_daemon_is_an_error_for_who_reads_events(number: signal.Signals) -> None:
+    async def run() -> None:
+        async with await AsyncNetwork.start(flags=["-slots", "64"]) as network, network.approvals() as asked:
+            assert os.path.exists(network.log)
+            assert network.process is not None
+            network.process.send_signal(number)
+            with pytest.raises(ApiError, match="no more events"):
+                await anext(asked)
+
+    asyncio.run(run())
+    with Network.start(flags=["-slots", "64"]) as network, network.approvals() as approvals:
+        assert network.process is not None
+        network.process.send_signal(number)
+        with pytest.raises(ApiError, match="no more events"):
+            next(approvals)
+
+
 def test_an_event_of_another_shape_is_empty() -> None:
     assert Event.of([1]).kind == ""
     assert Event.of({"kind": "x", "time": "never", "a": 1}).fields == {"a": 1}
@@ -178,10 +197,3 @@ def test_the_asynchronous_client_does_the_same() -> None:
             await AsyncNetwork.start(flags=["-mtu", "x"])
 
     asyncio.run(run())
-
-
-def test_events_end_with_the_daemon() -> None:
-    with Network.start(flags=["-slots", "64"]) as network, network.events() as events:
-        assert network.process is not None
-        os.kill(network.process.pid, 15)
-        assert [event.kind for event in events] == []

@@ -195,7 +195,7 @@ def policy_paths(workers: Workers, hub: Hub | None = None) -> tuple[PolicyPaths,
     live = live_settings(workers)
     hub = hub or Hub(lambda _watch: None, LOG)
     explainer = Explainer(workers, GuestSums(workers, ("ingress",), {}))
-    approvals = Approvals(workers, ("egress0", "egress1"), live, hub, LOG)
+    approvals = Approvals(workers, ("egress0", "egress1"), live, hub, LOG, lambda _link: True)
     return PolicyPaths(live, explainer, hub), ApprovalPaths(approvals)
 
 

@@ -38,7 +38,11 @@ def test_links_go_on_if_their_place_is_certain_and_are_closed_otherwise(memory: 
     places.take(9)
     for number, fd in fds.items():
         memory.link_up(link(number, "packet" if number == 3 else "qemu"), [fd])
-    assert memory.links_that_go_on(places, []) == {1: 7, 3: 7}
+    memory.link_up(link(5, ""), [])
+    going_on = memory.links_that_go_on(places, [])
+    assert going_on == {1: 7, 3: 7}
+    assert [ended.number for ended in memory.end_others(places, going_on)] == [2, 4, 5]
+    assert [memory.is_up(number) for number in (1, 2, 3, 4, 5)] == [True, False, True, False, False]
     # 2 was read from at the time, and 4 has no row.
     assert [is_open(fd) for fd in fds.values()] == [True, False, True, False]
     assert [(ask.number, ask.form) for ask, _ in memory.adoptions(places, [])] == [(1, "qemu"), (3, "packet")]
@@ -50,8 +54,8 @@ def test_links_go_on_if_their_place_is_certain_and_are_closed_otherwise(memory: 
 def test_a_link_that_is_gone_is_closed(memory: Memory) -> None:
     ours, theirs = socket.socketpair()
     memory.link_up(link(1), [ours.detach()])
-    memory.link_down(1)
-    memory.link_down(1)
+    assert memory.link_down(1) == link(1)
+    assert memory.link_down(1) is None
     assert theirs.recv(1) == b""
     theirs.close()
 

@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import pickle
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,8 +18,8 @@ from pipeline.control.facts import Facts
 from pipeline.control.metrics.meter import Meter
 from pipeline.control.plane import ControlPlane
 from pipeline.go import flags
-from pipeline.ipc import messages
-from pipeline.ipc.channel import ControlChannel
+from pipeline.ipc import healing_messages, messages
+from pipeline.ipc.channel import ControlChannel, close_all
 from pipeline.ipc.socket_pair import socket_pair
 from pipeline.links.places import BYTES
 
@@ -94,21 +96,27 @@ class WorkerSide:
         layout = SimpleNamespace(names=(), nodes=(), shards=lambda _role: ())
         bell = SimpleNamespace(notify_control=lambda: None)
         fabric: Any = SimpleNamespace(
-            layout=layout, bell=lambda _name: bell, places=lambda: memoryview(bytearray(BYTES))
+            layout=layout,
+            bell=lambda _name: bell,
+            places=lambda: memoryview(bytearray(BYTES)),
+            arena=SimpleNamespace(slots=[]),
         )
         meter = Meter(fabric, Facts.of(config, [], 0.0), "1", LOG)
         ours, theirs = socket_pair()
         self.plane = ControlPlane(config, fabric, {"ingress": ours}, lambda _event: None, meter, "")
         self.worker = ControlChannel(theirs)
+        self._received: list[dict[str, object]] = []
 
     async def received(self) -> dict[str, object]:
         """The next request that is not about events."""
         async with asyncio.timeout(10):
-            while True:
-                for message, _ in self.worker.receive():
-                    if message["op"] != messages.Watch.NAME:
-                        return message
+            while not self._received:
                 await asyncio.sleep(0.001)
+                for message, fds in self.worker.receive():
+                    close_all(fds)
+                    if message["op"] != messages.Watch.NAME:
+                        self._received.append(message)
+        return self._received.pop(0)
 
     async def close(self) -> None:
         await self.plane.close()
@@ -145,5 +153,60 @@ def test_leases_that_a_worker_sent_before_it_ended_are_in_the_file(tmp_path: Pat
         side.worker.close()
         await side.plane.close()
         assert path.read_bytes() == b"{}"
+
+    asyncio.run(run())
+
+
+def test_a_successor_that_was_forked_with_older_settings_gets_the_present_ones_first() -> None:
+    async def run() -> None:
+        side = WorkerSide()
+        now = side.plane.config
+        for config, first in ((replace(now), messages.Reload.NAME), (now, messages.Ping.NAME)):
+            ours, theirs = socket_pair()
+            side.plane.adopt_worker("ingress", ours, config)
+            side.worker.close()
+            side.worker = ControlChannel(theirs)
+            asking = asyncio.create_task(side.plane.channels.request("ingress", messages.Ping()))
+            message = await side.received()
+            assert message["op"] == first
+            if first == messages.Reload.NAME:
+                assert isinstance(message["config"], bytes)
+                assert pickle.loads(message["config"]) == now
+            asking.cancel()
+        await side.close()
+
+    asyncio.run(run())
+
+
+def test_a_successor_that_answers_nothing_gets_all_that_it_has_to_know() -> None:
+    async def run() -> None:
+        side = WorkerSide()
+        guest, ours = socket.socketpair()
+        with guest, ours:
+            for number in (1, 2):
+                up = healing_messages.LinkUpEvent(number, 1, "passed", "@", "", "packet")
+                side.worker.send(up.encode(), [ours])
+            await asyncio.sleep(0.05)
+            side.plane.links_that_go_on()
+            preparing = asyncio.create_task(side.plane.prepare_worker("ingress"))
+            assert [(await side.received())["number"] for _ in range(2)] == [1, 2]
+            assert not preparing.done()
+            preparing.cancel()
+        await side.close()
+
+    asyncio.run(run())
+
+
+def test_a_successor_writes_to_the_log_that_was_opened_again() -> None:
+    async def run() -> None:
+        side = WorkerSide()
+        side.plane.move_log(1)
+        assert (await side.received())["op"] == messages.LogFile.NAME
+        ours, theirs = socket_pair()
+        side.plane.adopt_worker("ingress", ours, side.plane.config)
+        side.worker.close()
+        side.worker = ControlChannel(theirs)
+        assert (await side.received())["op"] == messages.LogFile.NAME
+        await side.close()
 
     asyncio.run(run())

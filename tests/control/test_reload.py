@@ -16,7 +16,7 @@ from pipeline.control.forward_shares import ForwardShares
 from pipeline.control.forwarder import Forwarder
 from pipeline.control.http.access import Access
 from pipeline.control.reload import LiveSettings, ReloadError
-from pipeline.control.workers import RefusedError, RequestError
+from pipeline.control.workers import GoneError, RefusedError, RequestError
 from pipeline.go import flags
 from tests.control.endpoint import Workers, refuse
 from tests.support.configured import changed
@@ -300,5 +300,27 @@ def test_a_worker_that_has_not_taken_the_policy_is_named() -> None:
         )
         with pytest.raises(RequestError, match="demux, tcp0, egress0, listen"):
             await rig.live.change_policy(lambda _before: always(DENY), cut=False)
+
+    asyncio.run(run())
+
+
+def test_a_worker_that_has_died_does_not_make_a_change_fail() -> None:
+    async def run() -> None:
+        rig = Rig()
+        original = rig.workers.__call__
+
+        async def ask(worker: str, op: Any, fds: Any = ()) -> Any:
+            if worker == "egress0":
+                raise GoneError("worker egress0 is gone")
+            return await original(worker, op, fds)
+
+        rig.live = LiveSettings(
+            *(rig.config, SimpleNamespace(request=ask, channels=dict.fromkeys(NAMES))),  # type: ignore[arg-type]
+            *(rig.forwarder, rig.sockets, LOG),  # type: ignore[arg-type]
+        )
+        with structlog.testing.capture_logs() as lines:
+            assert await rig.live.change_policy(lambda _before: always(DENY), cut=True) == 0
+        assert (lines, rig.live.policy) == ([], DENY)
+        assert rig.live.config.access.egress_policy == DENY, "its successor gets these"
 
     asyncio.run(run())

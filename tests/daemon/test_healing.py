@@ -4,6 +4,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -150,3 +152,37 @@ def test_a_worker_goes_before_the_supervisor_when_memory_is_short(tmp_path: Path
         kill(daemon, "tcp0")
         least = points(daemon.process.pid)
         assert all(points(pid) > least for pid in processes(daemon).values())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone can become another user")
+@pytest.mark.parametrize("flags", [(), ("-user", "nobody")])
+def test_a_successor_has_neither_more_nor_fewer_rights_than_its_predecessor(
+    tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    def rights(pid: int) -> dict[str, str]:
+        status = Path(f"/proc/{pid}/status").read_text().splitlines()
+        rows = dict(line.split(":", 1) for line in status)
+        points = Path(f"/proc/{pid}/oom_score_adj").read_text()
+        keys = ("Uid", "Gid", "Groups", "CapEff", "CapPrm", "CapBnd", "NoNewPrivs", "Seccomp")
+        return {"points": points, **{key: rows[key] for key in keys}}
+
+    with LoneDaemon(tmp_path, *flags) as daemon:
+        before = {name: rights(pid) for name, pid in processes(daemon).items()}
+        kill(daemon, *ROLES)
+        assert {name: rights(pid) for name, pid in processes(daemon).items()} == before
+
+
+def test_a_daemon_whose_only_guest_was_on_standard_input_ends_with_its_worker(tmp_path: Path) -> None:
+    api = tmp_path / "api.sock"
+    command = [sys.executable, "-m", "pipeline.cli", "start", "-ssh-port", "-1", "-slots", "64"]
+    command += ["-listen-stdio", "accept", "-services", f"unix://{api}"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        asker = LoneDaemon(tmp_path)
+        wait_for(lambda: api.exists() and is_well(asker), "the daemon is ready", 20)
+        os.kill(processes(asker)["ingress"], signal.SIGKILL)
+        assert process.stderr is not None
+        errors = process.stderr.read()
+        assert process.wait(10) == 0, errors
+    assert '"kind": "guest-gone", "worker": "supervisor"' in errors

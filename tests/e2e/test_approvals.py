@@ -10,6 +10,7 @@ import pytest
 from pipeline.client.answers import Approval
 from pipeline.client.api import RefusedError
 from pipeline.client.network import Network as Client
+from tests.e2e.test_healing import kill
 from tests.support.agent import GATEWAY_ADDR, Agent
 from tests.support.daemon import Daemon
 from tests.support.netns import INTERNET_ADDR, SECOND_ADDR, Network, wait_for
@@ -103,6 +104,26 @@ def test_an_answer_for_the_session_holds_for_this_guest_until_it_leaves(
         assert refused() in NO_WAY
         assert agent.run("connect", INTERNET_ADDR, ECHO)["errno"] in NO_WAY
     wait_for(lambda: len(client.policy()["rules"]) == 2, "the rule of the session is gone", 10)
+
+
+def test_the_policy_of_the_api_outlives_its_workers_and_the_rule_of_a_session_does_not_outlive_its_link(
+    client: Client, agent: Agent, daemon: Daemon
+) -> None:
+    daemon.expect_errors = True
+    outcome = connect(agent, INTERNET_ADDR, ECHO)
+    client.decide(one(client), True, "session")
+    assert outcome() == ""
+    assert len(client.policy()["rules"]) == 2
+    for name in list(daemon.processes()):
+        kill(daemon, name)
+    # A link with offload ends with ingress. Its agent connects again.
+    wait_for(lambda: len(client.policy()["rules"]) == 1, "the rule of the session is gone", 10)
+    agent.wait_for_address()
+    outcome = connect(agent, INTERNET_ADDR, ECHO)
+    approval = one(client)
+    assert approval.id != "egress0-1", "the first question had that name"
+    client.decide(approval, False)
+    assert outcome() in NO_WAY
 
 
 def test_datagrams_pass_after_the_answer(client: Client, agent: Agent) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.ipc.arena import SLOT_BYTES, Arena, Pool
 from pipeline.links.base import LinkClosed
-from pipeline.links.places import BYTES, READING, ROWS, SENDING, Places
+from pipeline.links.places import BEGIN, BYTES, END, READING, ROWS, SENDING, SLOT, Places
 from pipeline.links.stream import StreamLink
 from pipeline.wire import framing
 
@@ -112,3 +112,10 @@ def test_a_link_without_a_row_has_no_place() -> None:
     assert places.place(ROWS, []) is not None
     places.keep({3})
     assert [number for number in range(1, ROWS + 1) if places.place(number, []) is not None] == [3]
+
+
+@pytest.mark.parametrize("words", [(SLOTS, 0, 10), (2**63, 0, 10), (0, 0, 2**40), (0, 2**40, 2**41)])
+def test_a_place_outside_of_the_slots_is_not_certain(words: tuple[int, int, int]) -> None:
+    rig = Rig(framing.QEMU)
+    rig.row[SLOT], rig.row[BEGIN], rig.row[END] = words
+    assert not rig.die()

@@ -5,6 +5,8 @@ import socket
 
 import pytest
 
+from pipeline.config.model import EgressPolicy, PolicyRule
+from pipeline.counters import INDEX
 from pipeline.records.flows import flow_key
 from pipeline.stages.tcp.flow import Flow
 from tests.stages.test_together_random import NETWORKS, Run
@@ -169,6 +171,32 @@ def test_a_guest_that_connects_while_a_host_answers_late_is_served_by_the_succes
         net.at_home()
 
 
+@pytest.mark.parametrize("ipv6", [{}, {"ipv6_enabled": "off", "ipv6_prefix": ""}])
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_rule_about_a_link_holds_in_a_successor_from_its_first_breath_on(
+    ipv6: dict[str, str], asked: bool
+) -> None:
+    rules = (PolicyRule("deny", guests=("link:1",)),)
+    with Network(egress_policy=EgressPolicy("allow", rules), **ipv6) as net:
+        guest = net.card.guest(1)
+        guest.datagram(9, b"here")
+        net.settle()
+        assert guest.link == 1
+        if asked:
+            # The SYN is with tcp, which has asked egress. Egress has not read that.
+            stream = guest.connect(net.port)
+            net.breathe("ingress", "demux", "tcp0")
+        net.die("egress0")
+        net.breathe("tcp0", "egress0")
+        if not asked:
+            stream = guest.connect(net.port)
+        refused = INDEX["egress_flow_refused_policy"]
+        net.until(lambda: stream.established or net.workers["egress0"].counts[refused], "the refusal")
+        assert not stream.established
+        guest.leave()
+        net.at_home()
+
+
 def test_a_host_client_whose_dial_is_lost_sees_its_connection_end() -> None:
     with Network() as net:
         guest = net.card.guest()
@@ -178,6 +206,40 @@ def test_a_host_client_whose_dial_is_lost_sees_its_connection_end() -> None:
         client = net.accept("egress0", guest.addr, 80)
         net.breathe("egress0", "demux", "tcp0")
         net.die("tcp0")
+        net.until(lambda: receive(client, bytearray()), "the end")
+        assert net.references() == net.references_counted()
+        guest.leave()
+        net.at_home()
+
+
+@pytest.mark.parametrize("passed", [("egress0",), ("egress0", "demux"), ("egress0", "demux", "tcp0")])
+def test_a_host_client_reaches_its_guest_although_demux_dies_on_the_way(passed: tuple[str, ...]) -> None:
+    with Network() as net:
+        guest = net.card.guest()
+        guest.listens.add(80)
+        guest.datagram(9, b"here")
+        net.settle()
+        client = net.accept("egress0", guest.addr, 80)
+        net.breathe(*passed)
+        net.die("demux")
+        net.until(lambda: guest.accepted and guest.accepted[0].established, "the connection")
+        transfer(net, guest.accepted[0], client, 1)
+        assert len(guest.accepted) == 1
+        client.close()
+        guest.accepted[0].finish()
+        guest.leave()
+        net.at_home()
+
+
+def test_with_several_tcp_workers_a_host_client_whose_demux_dies_sees_its_connection_end() -> None:
+    with Network(**TWO) as net:
+        guest = net.card.guest()
+        guest.listens.add(80)
+        guest.datagram(9, b"here")
+        net.settle()
+        client = net.accept("egress0", guest.addr, 80)
+        net.breathe("egress0", "demux", "tcp0", "tcp1")
+        net.die("demux")
         net.until(lambda: receive(client, bytearray()), "the end")
         assert net.references() == net.references_counted()
         guest.leave()

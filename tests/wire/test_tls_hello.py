@@ -54,6 +54,8 @@ def test_a_hello_in_segments_and_records_of_one_byte() -> None:
         hellos.records(hellos.message([])[:-2] + b"\0\7"),
         hellos.records(b"\1" + (MAX_HELLO + 1).to_bytes(3, "big")),
         hellos.records(b"\2\0\0\1x"),
+        b"\x16\3\1\0\0",
+        b"\x16\3\1\x40\1",
         hellos.hello("a.example", size=20)[:50] + b"\x15\3\3\0\2\1\0",
     ],
 )
@@ -69,9 +71,7 @@ def test_a_hello_without_extensions_or_of_ssl_2_states_no_name() -> None:
     assert stated(b"\x80\x2e").kind == MORE
 
 
-@pytest.mark.parametrize(
-    "data", [b"\0", b"\x80\x2e\2\3\1", b"\x16\2\1\0\5", b"\x16\3\1\0\0", b"\x17\3\3\0\5"]
-)
+@pytest.mark.parametrize("data", [b"\0", b"\x80\x2e\2\3\1", b"\x16\2\1\0\5", b"\x17\3\3\0\5"])
 def test_other_bytes_are_another_protocol(data: bytes) -> None:
     assert stated(data).kind == OTHER
 

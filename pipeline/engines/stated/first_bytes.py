@@ -44,4 +44,4 @@ class FirstBytes:
         """What the connection states, if no byte follows those that were read."""
         if self._tls is not None:
             return Stated(NAMELESS, protocol=TLS)
-        return UNKNOWN
+        return self._http.end() if self._http is not None else UNKNOWN

@@ -370,9 +370,8 @@ class DemuxStage:
         for link, guest in self.links.items():
             for ring in rings:
                 ring.push(LinkNotice.pack(kinds.LINK_UP, link, guest))
-        if network.ipv6 is not None:
-            judges = [network.egress_out[shard] for shard in shards]
-            self.bindings.report_all(judges + ([network.resolver_out] if losses.has(RESOLVER) else []))
+        judges = [network.egress_out[shard] for shard in shards]
+        self.bindings.report_all(judges + ([network.resolver_out] if losses.has(RESOLVER) else []))
         self.due = now
 
     def _on_ingress_lost(self, losses: Losses) -> None:

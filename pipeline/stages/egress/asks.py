@@ -12,6 +12,7 @@ from typing import Final, Generic, NamedTuple, TypeVar
 from pipeline.counters import INDEX
 from pipeline.ipc.policy_messages import AskRow
 from pipeline.records.flows import Ends
+from pipeline.stages.egress.numbers import INCARNATION_SHIFT
 from pipeline.stages.worker import Worker
 from pipeline.wire import ip
 
@@ -81,7 +82,8 @@ class Asks(Generic[W]):
         """What was decided about datagrams, and until when that holds."""
         self._asked_for: dict[int, Key] = {}
         """By the key of a waiting connection."""
-        self._last = 0
+        self._last = worker.ports.incarnation << INCARNATION_SHIFT
+        """An answer to a question of a predecessor that has died must meet no other question."""
 
     def __len__(self) -> int:
         return len(self._asks)

@@ -309,6 +309,7 @@ class EgressStage:
         if losses.has(DEMUX):
             # Stations stay: a rule about an address must hold for a guest's other addresses at any time.
             self.udp.on_demux_lost()
+            self.connections.on_demux_lost()
         if losses.has(INGRESS):
             self._meter.switch(False)
         if losses.has(DEMUX) or losses.has(INGRESS):

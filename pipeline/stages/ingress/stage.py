@@ -6,7 +6,7 @@ segments (GSO); demux's frames go as they are (transmitter.py).
 """
 
 import socket
-from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 from pipeline.config.model import Config
@@ -230,11 +230,13 @@ class IngressStage:
             self.steering.report_tunnel(port.number, port.link.tunnel_mtu)
         self.captures.live.link_up(port)
         self._update_shared()
-        form = form_of(port.arrival)
-        if not keep_place or not form:
-            return
+        if keep_place:
+            self._report_up(port, form_of(port.arrival))
+
+    def _report_up(self, port: Port, form: str) -> None:
+        """Tell the supervisor of a link. form: in which a successor can carry it on; "" if it cannot."""
         link, arrival = port.link, port.arrival
-        if isinstance(link, StreamLink):
+        if form and isinstance(link, StreamLink):
             link.keep_place(self._places.take(port.number))
         up = healing_messages.LinkUpEvent(
             port.number,
@@ -245,9 +247,11 @@ class IngressStage:
             form,
             link.guest_features if link.vnet_len else None,
         )
-        # Without a descriptor for the message, the link just cannot outlive this worker.
-        with suppress(OSError):
-            self._worker.send_event(up.encode(), [link.fileno()])
+        try:
+            self._worker.send_event(up.encode(), [link.fileno()] if form else [])
+        except OSError:
+            # Without a descriptor for the message, the link just cannot outlive this worker.
+            self._worker.send_event(replace(up, form="").encode())
 
     def _mtu_changed(self, link: Link) -> None:
         """A link to other hosts can carry longer packets than before, or no such long ones any more."""
@@ -259,8 +263,7 @@ class IngressStage:
     def _on_detached(self, port: Port, error: LinkClosed) -> None:
         """A link has ended and is closed."""
         self._places.free(port.number)
-        if form_of(port.arrival):
-            self._worker.send_event(healing_messages.LinkDownEvent(port.number).encode())
+        self._worker.send_event(healing_messages.LinkDownEvent(port.number).encode())
         self.steering.link_down(port.number, port.guest_number)
         self.captures.live.link_down(port.number)
         self._update_shared()

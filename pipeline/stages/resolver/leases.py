@@ -90,6 +90,9 @@ class LeaseKeeper:
         if self._dhcp6 is not None:
             self._dhcp6.restore(_left(leases.ipv6, now), now)
         self.report(now)
+        if self._path:
+            # The predecessor may have died before it had the newest ones written.
+            self._save_at = min(self._save_at, now + SPACING)
 
     def save(self, now: float) -> None:
         """Have the file written if something changed since the last time."""

@@ -25,7 +25,7 @@ from pipeline.stages.tcp import records
 from pipeline.stages.tcp.eviction import Eviction
 from pipeline.stages.tcp.flow import Flow, Guest
 from pipeline.stages.tcp.guests import Guests
-from pipeline.stages.tcp.host_end import FlowNumbers, HostEnd, egress_of
+from pipeline.stages.tcp.host_end import FlowNumbers, HostEnd, egress_of, flow_id
 from pipeline.stages.tcp.measures import measure_end
 from pipeline.stages.tcp.memory import ReceiveMemory
 from pipeline.stages.tcp.orphans import Orphans
@@ -158,7 +158,12 @@ class Connections:
         return self._add(Flow(conn, key, on_link, host, now))
 
     def dial(self, dial: DialRouted, now: float) -> None:
-        """The host begins a connection to a guest. If this is not possible, egress gets DIAL_FAILED."""
+        """The host begins a connection to a guest. If this is not possible, egress gets DIAL_FAILED.
+
+        A dial that is known already comes again after the death of demux, with another port.
+        """
+        if flow_id(dial.egress, dial.flow) in self.by_id:
+            return
         if dial.key in self.by_key:
             self._egress_out[dial.egress].push(DialFailed.pack(dial.flow, final=False))
             return

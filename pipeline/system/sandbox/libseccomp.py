@@ -8,6 +8,7 @@ bindings on PyPI are not used: loading them runs ldconfig twice, and a compiler 
 import ctypes
 import errno
 import os
+import sys
 from functools import cache
 from typing import Final
 
@@ -65,6 +66,9 @@ def forget_library() -> None:
 
 def shortage() -> str:
     """Why this system cannot filter system calls, "" if it can."""
+    if sys.maxsize <= 1 << 32:
+        # Its own calls for times, files and memory are not listed: mmap2, futex_time64 and many others.
+        return "the lists of system calls are for processors of 64 bits"
     try:
         _library()
     except OSError:

@@ -102,6 +102,11 @@ def hide() -> None:
     libc.prctl(libc.PR_SET_DUMPABLE, 0)
 
 
+def show() -> None:
+    """Undo hide(), and what the kernel does when a process changes its user."""
+    libc.prctl(libc.PR_SET_DUMPABLE, 1)
+
+
 def _effective() -> int:
     low, high = _sets()
     return int(high.effective) << 32 | int(low.effective)

@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 
 from pipeline.config.model import EgressPolicy, PolicyRule
+from pipeline.control import approvals
+from pipeline.control.approvals import Approvals, UnknownApprovalError
 from pipeline.control.hub import Happened, Hub
+from pipeline.control.workers import GoneError
 from pipeline.ipc import messages
 from pipeline.ipc.policy_messages import AskRow
-from tests.control.endpoint import LOG, Endpoint, endpoint
+from tests.control.endpoint import LOG, Endpoint, Workers, endpoint, live_settings
 
 GUEST = "192.168.127.2"
 ROW = AskRow(5, 3, 2, GUEST, "192.0.2.7", 443, "tcp", "egress-policy.rules[0]", 12.5)
@@ -116,34 +119,74 @@ def test_without_a_name_the_rule_has_the_address(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def test_the_rule_of_a_session_goes_with_its_link(tmp_path: Path) -> None:
-    async def run() -> None:
+class Session:
+    """Approvals without an endpoint, with these links."""
+
+    def __init__(self, *links: int) -> None:
+        self.links = set(links)
+        self.workers = Workers()
+        self.workers.answers["asks"] = lambda _op: {"asks": [list(ROW)]}
+        self.live = live_settings(self.workers)
         hub = Hub(lambda _watch: None, LOG)
-        async with endpoint(tmp_path, hub=hub) as at:
-            await call(at, "PUT", "/policy", ASK)
-            waits(at, egress0=[ROW])
-            await call(at, "POST", "/approvals/egress0-5", '{"allow": true, "scope": "session"}')
-            for link, left in ((7, 3), (2, 2)):
-                gone = messages.HappenedEvent([["guest-gone", 1.0, {"link": link}]], 0)
-                hub.on_worker("ingress", gone)
-                await asyncio.sleep(0.05)
-                assert len(policy(at).rules) == left
+        self.approvals = Approvals(
+            *(self.workers, ("egress0",), self.live, hub, LOG), lambda link: link in self.links
+        )
+
+    async def approve(self) -> None:
+        await self.approvals.decide("egress0-5", allow=True, scope="session")
+
+    def gone(self, link: int) -> None:
+        self.links.discard(link)
+        self.approvals.link_gone(link)
+
+    def rules(self) -> int:
+        return len(self.live.policy.rules)
+
+
+def test_the_rule_of_a_session_goes_with_its_link() -> None:
+    async def run() -> None:
+        at = Session(2, 7)
+        await at.approve()
+        for link, left in ((7, 1), (2, 0)):
+            at.gone(link)
+            await asyncio.sleep(0.05)
+            assert at.rules() == left
+        await at.approvals.stop()
 
     asyncio.run(run())
 
 
-@pytest.mark.parametrize(("kind", "lost"), [("guest-connected", 0), ("guest-gone", 1)])
-def test_no_other_guest_gets_the_rule_of_a_session(tmp_path: Path, kind: str, lost: int) -> None:
+def test_a_link_that_is_gone_or_goes_meanwhile_leaves_no_rule() -> None:
     async def run() -> None:
-        hub = Hub(lambda _watch: None, LOG)
-        async with endpoint(tmp_path, hub=hub) as at:
-            waits(at, egress0=[ROW])
-            await call(at, "POST", "/approvals/egress0-5", '{"allow": true, "scope": "session"}')
-            assert len(policy(at).rules) == 1
-            event = [kind, 1.0, {"link": 7 if lost else 2}]
-            hub.on_worker("ingress", messages.HappenedEvent([event], lost))
-            await asyncio.sleep(0.05)
-            assert policy(at).rules == ()
+        with pytest.raises(UnknownApprovalError):
+            await Session(7).approve()
+        at = Session(2)
+
+        def goes(_op: object) -> dict[str, object]:
+            at.gone(2)
+            return {}
+
+        at.workers.answers["reload"] = goes
+        await at.approve()
+        await asyncio.sleep(0.05)
+        assert at.rules() == 0
+        await at.approvals.stop()
+
+    asyncio.run(run())
+
+
+def test_rules_of_a_link_go_even_if_a_worker_is_dead_at_that_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(approvals, "TRY_AGAIN_S", 0.01)
+
+    async def run() -> None:
+        at = Session(2)
+        await at.approve()
+        dead = [GoneError("worker resolver is gone")] * 2
+        at.workers.answers["reload"] = lambda _op: dead.pop() if dead else {}
+        at.gone(2)
+        await asyncio.sleep(0.2)
+        assert at.rules() == 0
+        await at.approvals.stop()
 
     asyncio.run(run())
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.engines.stated.first_bytes import MAX_BYTES, FirstBytes
-from pipeline.wire.stated import MORE, NAME, NAMELESS, OTHER
+from pipeline.wire.stated import CONTRADICTION, MORE, NAME, NAMELESS, OTHER
 from tests.support import hellos
 
 
@@ -28,8 +28,9 @@ def test_the_first_byte_says_which_protocol_it_may_be(data: bytes, kind: int, na
     ("begin", "fill", "kind"),
     [
         (b"\x16\3\1\0\4\1\0\x3f\0", b"\x16\3\1\0\1x", NAMELESS),
-        (b"GET /", b"x", OTHER),
-        (b"GET / HTTP/1.1\r\n", b"X: y\n", OTHER),
+        (b"GET /", b"x", NAMELESS),
+        (b"GET / HTTP/1.1\r\n", b"X: y\n", NAMELESS),
+        (b"x", b"x", OTHER),
     ],
 )
 def test_no_more_bytes_are_asked_for_than_a_long_hello_needs(begin: bytes, fill: bytes, kind: int) -> None:
@@ -39,6 +40,32 @@ def test_no_more_bytes_are_asked_for_than_a_long_hello_needs(begin: bytes, fill:
         data += fill * 100
         assert len(data) < MAX_BYTES + 600
     assert reader.read(data).kind == kind
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: a.exam", NAMELESS),
+        (b"GET / HTTP/1.1", NAMELESS),
+        (b"\r\nG", NAMELESS),
+        (b"\r\n", NAMELESS),
+        (b"PROPFIND /x", NAMELESS),
+        (b"\x16", NAMELESS),
+        (b"JDWP-Handshake", OTHER),
+    ],
+)
+def test_a_head_that_stops_states_no_name_and_is_no_other_protocol(data: bytes, kind: int) -> None:
+    # At port 8080 another protocol is allowed. The guest would send the rest of its head later.
+    reader = FirstBytes()
+    assert reader.read(data).kind == MORE
+    assert reader.end().kind == kind
+
+
+def test_an_empty_record_before_a_hello_does_not_make_it_another_protocol() -> None:
+    empty = b"\x16\3\1\0\0"
+    assert FirstBytes().read(empty + hellos.hello("a.example")).kind == CONTRADICTION
+    assert FirstBytes().read(b"\x16\3\1\xff\xff").kind == CONTRADICTION
+    assert FirstBytes().read(b"\x16\4\1\0\1").kind == OTHER
 
 
 @given(st.binary(max_size=200), st.lists(st.integers(0, 200), max_size=10))

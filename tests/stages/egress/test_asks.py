@@ -16,12 +16,13 @@ RULE = "egress-policy.rules[0]"
 
 
 class Rig:
-    def __init__(self) -> None:
+    def __init__(self, incarnation: int = 0) -> None:
         self.counts = [0] * len(TABLE)
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.answers: list[tuple[str, Answer]] = []
         events = SimpleNamespace(report=lambda kind, **fields: self.events.append((kind, fields)))
-        worker: Any = SimpleNamespace(name="egress0", counts=self.counts, events=events)
+        ports = SimpleNamespace(incarnation=incarnation)
+        worker: Any = SimpleNamespace(name="egress0", counts=self.counts, events=events, ports=ports)
         self.asks: Asks[str] = Asks(worker, 30, lambda who, answer: self.answers.append((who, answer)))
 
     def ask(self, port: int = 443, guest: int = 1, now: float = 0.0, protocol: str = "tcp") -> Any:
@@ -99,3 +100,12 @@ def test_questions_and_flows_are_bounded(rig: Rig) -> None:
     flows = [rig.asks.wait(made[0], flow, str(flow)) for flow in range(MAX_WAITING + 1)]
     assert flows == [True] * MAX_WAITING + [False]
     assert rig.counts[INDEX["egress_flow_refused_too_many_asks"]] == 1 + MAX_ASKS_OF_GUEST + 1
+
+
+def test_an_answer_to_a_question_of_a_dead_predecessor_meets_no_other_question() -> None:
+    first, second = Rig(), Rig(incarnation=1)
+    first.wait(1, "approved")
+    second.wait(1, "another flow", port=22)
+    (asked,) = first.asks.rows(0.0)
+    assert not second.asks.decide(asked.number, True, "", 1.0)
+    assert second.answers == []

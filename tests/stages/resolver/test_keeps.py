@@ -125,3 +125,28 @@ def test_a_successor_takes_over_the_leases_that_were_reported(tmp_path: Path) ->
     assert successor.request({"op": "leases"}) == leases
     assert [type(record) for record in records(successor)] == [Leased]
     successor.close()
+
+
+def test_a_successor_has_the_leases_written_that_its_predecessor_has_only_reported(tmp_path: Path) -> None:
+    path = tmp_path / "leases.json"
+    flags = ["-state-file", str(path)]
+    rig = Rig(tmp_path, flags)
+    rig.send(discover("020000000001", dhcp.REQUEST), 67, guest_addr=0, guest_port=68)
+    rig.reply()
+    rig.breathe(rig.stage.leases.deadline())
+    (report,) = rig.worker.sent
+    assert rig.worker.saved == []
+    successor = Rig(tmp_path, flags)
+    assert "error" not in successor.request({**report, "op": "restore_leases"})
+    successor.breathe(monotonic() + 1.1)
+    (content,) = successor.worker.saved
+    assert [lease["mac"] for lease in json.loads(content)["leases"]] == ["02:00:00:00:00:01"]
+    rig.close()
+    path.write_text("no leases")
+    unreadable = Rig(tmp_path, flags)
+    unreadable.request({**report, "op": "restore_leases"})
+    unreadable.breathe(monotonic() + 1.1)
+    assert unreadable.worker.saved == [], "the user can repair it"
+    for each in (successor, unreadable):
+        assert [type(record) for record in records(each)] == [Leased]
+        each.close()

@@ -112,3 +112,8 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         return libseccomp.shortage()
 
     assert in_child(run) == "libnonexistent.so.2 is not installed"
+
+
+def test_a_processor_whose_calls_are_not_listed_has_no_filter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libseccomp.sys, "maxsize", 2**31 - 1)
+    assert "64 bits" in libseccomp.shortage()

@@ -335,6 +335,18 @@ class Connections:
             elif flow.shard == shard:
                 flow.tcp_lost(self._tcp_out[shard])
 
+    def on_demux_lost(self) -> None:
+        """Demux has died, perhaps with dials that it had not passed on. Its successor is asked for all.
+
+        The one tcp worker takes no dial twice. Of several, another one might: then both would send bytes for
+        the same number. So the host clients see their connections end.
+        """
+        if len(self._tcp_out) == 1:
+            self._dials.ask_again()
+            return
+        for flow in [flow for flow in self.flows.by_key.values() if flow.state == DIALLING]:
+            self._give_up_dial(flow.number, NO_GUEST)
+
     def release_idle(self) -> None:
         """Give back slots that are kept only to be filled further."""
         self._shares.release_idle()

@@ -57,8 +57,16 @@ class PendingDials:
         attempt.tries += 1
         if attempt.tries > MAX_TRIES:
             return False
-        self._demux_out.push(Dial.pack(number, attempt.guest_addr, attempt.guest_port, attempt.client))
+        self._push(number, attempt)
         return True
+
+    def _push(self, number: int, attempt: _Attempt) -> None:
+        self._demux_out.push(Dial.pack(number, attempt.guest_addr, attempt.guest_port, attempt.client))
+
+    def ask_again(self) -> None:
+        """Demux has died, perhaps with some of these: ask its successor for all, with the same numbers."""
+        for number, attempt in self._attempts.items():
+            self._push(number, attempt)
 
     def target(self, number: int) -> tuple[Addr, int] | None:
         """Address and port of the guest; None if the dial is over."""
