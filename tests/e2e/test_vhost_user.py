@@ -31,6 +31,7 @@ with_a_machine = [
 MIB = 1 << 20
 BULK = 100 * 1000 * 1000
 MEMORY = 768  # MiB, for a machine that holds BULK
+PATIENCE = 600.0  # seconds for BULK in a machine without KVM
 OTHER = {"address": "192.168.127.9", "mac": "5a:94:ef:e4:0c:99"}
 
 
@@ -203,13 +204,8 @@ class TestMachine:
                     program, network.host, folder, NETDEV, extra=words, mebibytes=MEMORY
                 ) as machine:
                     machine.configure()
-                    machine.run(f"wget -q -O /tmp/page http://192.168.127.254:{HOST_PORT}/page")
-                    assert hashlib.sha256(from_host).hexdigest() in machine.run("sha256sum /tmp/page")
-                    machine.run("rm /tmp/page")
-                    machine.run(
-                        f"mkdir /bulk; head -c {BULK} /dev/urandom > /bulk/page; httpd -p 80 -h /bulk"
-                    )
-                    wanted = machine.run("sha256sum /bulk/page")
-                    found = fetch_on_host(network.host, EXPOSED_PORT, "/page")
-                    assert len(found) == BULK
-                    assert hashlib.sha256(found).hexdigest() in wanted
+                    machine.run(f"wget -q -O /tmp/page http://192.168.127.254:{HOST_PORT}/page", PATIENCE)
+                    wanted = hashlib.sha256(from_host).hexdigest()
+                    assert wanted in machine.run("sha256sum /tmp/page", PATIENCE)
+                    machine.run("httpd -p 80 -h /tmp")
+                    assert fetch_on_host(network.host, EXPOSED_PORT, "/page") == from_host
