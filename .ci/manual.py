@@ -23,7 +23,7 @@ MOST: Final = 8
 """Commands."""
 WIDTH: Final = 66
 """Of a line of a page. mandoc wants at most 80 bytes, and an escaped dash has two."""
-DATE: Final = "November 29, 2026"
+DATE: Final = "November 30, 2026"
 """Of the last change to the words in this file."""
 
 
@@ -56,7 +56,11 @@ PIPELINE: Final = Program(
         Command("help", "list the commands", ""),
     ),
     exits=(
-        ("0", "After an orderly end: SIGINT, SIGTERM, and SIGHUP without a configuration file."),
+        (
+            "0",
+            "After an orderly end: SIGINT, SIGTERM, SIGHUP without a configuration file, and under systemd "
+            "after a successor has taken over.",
+        ),
         (
             "1",
             "If the configuration is wrong, the start fails, a worker process ends or does not answer, "

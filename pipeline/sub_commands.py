@@ -122,6 +122,12 @@ COMMANDS: Final = (
         2,
     ),
     Command(
+        "restart",
+        "replace a running daemon by the version and the configuration of now; guests stay",
+        "pipeline.client.restart:run",
+        client_options.SHOW,
+    ),
+    Command(
         "attach",
         "give a network namespace a tap of a running daemon, until it ends",
         "pipeline.client.attach:run",

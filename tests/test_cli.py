@@ -14,7 +14,7 @@ import yaml
 
 from pipeline import cli, release
 from pipeline.config.model import Config
-from pipeline.daemon import programs, supervisor
+from pipeline.daemon import lifetime, programs
 
 
 @pytest.fixture(autouse=True)
@@ -31,12 +31,19 @@ def _restored() -> Iterator[None]:
 def started(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
     configs: list[Config] = []
 
-    def run(config: Config, program: programs.Program, version: str, _reread: object = None) -> int:
+    def run(
+        config: Config,
+        program: programs.Program,
+        version: str,
+        _reread: object = None,
+        predecessor: object = None,
+    ) -> int:
+        assert predecessor is None
         assert (program.name, version) == ("gvtap-pipeline", release.version())
         configs.append(config)
         return 7
 
-    monkeypatch.setattr(supervisor, "run", run)
+    monkeypatch.setattr(lifetime, "run", run)
     return configs
 
 

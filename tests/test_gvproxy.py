@@ -8,19 +8,22 @@ import pytest
 from pipeline import gvproxy
 from pipeline.config import options
 from pipeline.config.model import Config
-from pipeline.daemon import programs, supervisor
+from pipeline.daemon import lifetime, programs
 
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
     configs: list[Config] = []
 
-    def run(config: Config, program: programs.Program, _version: str, _reread: object) -> int:
+    def run(
+        config: Config, program: programs.Program, _version: str, _reread: object, predecessor: object
+    ) -> int:
         assert program == programs.GVPROXY
+        assert predecessor is None
         configs.append(config)
         return 0
 
-    monkeypatch.setattr(supervisor, "run", run)
+    monkeypatch.setattr(lifetime, "run", run)
     monkeypatch.setattr(gvproxy.process_name, "set_name", lambda _name: None)
     return configs
 

@@ -61,6 +61,7 @@ class Api:
 
     def __init__(self, url: str, token: str = "") -> None:
         """Raises ApiError for a URL that is wrong."""
+        self.timeout = TIMEOUT
         self.url = url
         self.token = token
         self._parts = urlsplit(url)
@@ -155,10 +156,10 @@ class Api:
     def _connect(self) -> socket.socket:
         if self._parts.scheme != "unix":
             return socket.create_connection(
-                (self._parts.hostname or "localhost", self._parts.port or 0), TIMEOUT
+                (self._parts.hostname or "localhost", self._parts.port or 0), self.timeout
             )
         sock = socket.socket(socket.AF_UNIX)
-        sock.settimeout(TIMEOUT)
+        sock.settimeout(self.timeout)
         try:
             sock.connect(unix_path(self.url))
         except OSError:

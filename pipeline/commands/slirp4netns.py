@@ -8,7 +8,7 @@ from pipeline import logs, release
 from pipeline.commands.namespace_tap import NamespaceTap
 from pipeline.config.errors import ConfigError
 from pipeline.config.slirp4netns import Options, config_of
-from pipeline.daemon import supervisor
+from pipeline.daemon import lifetime
 from pipeline.daemon.programs import SLIRP4NETNS
 from pipeline.daemon.slirp4netns import Companion, StartError
 from pipeline.system import requirements
@@ -28,6 +28,6 @@ def run(own: Options, tap: NamespaceTap) -> int:
         logs.fatal(str(error), SLIRP4NETNS.name)
         return FAILED
     try:
-        return supervisor.run(config, SLIRP4NETNS, release.version(), taps=tap.fds, companion=companion)
+        return lifetime.run(config, SLIRP4NETNS, release.version(), taps=tap.fds, companion=companion)
     finally:
         logs.flush()

@@ -2,6 +2,7 @@
 
 from pipeline.system import light_imports  # isort: skip  # noqa: F401  before anything loads asyncio
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from typing import Final
@@ -9,7 +10,8 @@ from typing import Final
 from pipeline import logs, release
 from pipeline.config import merge
 from pipeline.config.errors import ConfigError
-from pipeline.daemon import programs, supervisor
+from pipeline.daemon import lifetime, programs
+from pipeline.daemon.predecessor import Predecessor
 from pipeline.go import flags
 from pipeline.system import requirements
 
@@ -28,6 +30,7 @@ def gvproxy(parsed: flags.Parsed, words: Sequence[str]) -> int:
 
 def _start(parsed: flags.Parsed, words: Sequence[str], program: programs.Program) -> int:
     logs.setup()
+    predecessor = Predecessor.find(os.environ) if program.restarts else None
     if shortage := requirements.shortage():
         logs.fatal(f"cannot run here: {shortage}", program.name)
         return FAILED
@@ -39,10 +42,20 @@ def _start(parsed: flags.Parsed, words: Sequence[str], program: programs.Program
 
     try:
         config, warnings = merge.build(
-            parsed, words, try_log_file=try_log_file, guests=program.guests, ipv6_default=program.ipv6
+            parsed,
+            words,
+            try_log_file=try_log_file,
+            guests=program.guests,
+            ipv6_default=program.ipv6,
+            # Its sockets are at their places.
+            again=predecessor is not None,
         )
         logs.setup(config.logging.log_file, config.logging.log_level)
     except (ConfigError, OSError) as error:
+        if predecessor is not None:
+            # It goes on, and logs the error.
+            predecessor.refuse(str(error))
+            return FAILED
         logs.fatal(str(error), program.name)
         if opened:
             # Write the error to the log file too, for users who read only this file.
@@ -59,7 +72,7 @@ def _start(parsed: flags.Parsed, words: Sequence[str], program: programs.Program
     rebuild = partial(merge.build, parsed, words, guests=program.guests, ipv6_default=program.ipv6)
     reread = partial(rebuild, again=True) if reloads else None
     try:
-        return supervisor.run(config, program, release.version(), reread)
+        return lifetime.run(config, program, release.version(), reread, predecessor=predecessor)
     finally:
         logs.flush()
 

@@ -7,7 +7,7 @@ when the forward is closed.
 
 import socket
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import structlog
 
@@ -17,6 +17,8 @@ from pipeline.ipc import messages
 from pipeline.ipc.channel import HasFileno
 from pipeline.links import addresses
 from pipeline.system import inet, socket_file
+
+_INET: Final = (*inet.TCP, *inet.UDP)
 
 
 class Bound(NamedTuple):
@@ -33,6 +35,10 @@ class ForwardSockets:
         self._request = request
         self._log = log
         self._bound: dict[str, Bound] = {}
+        self._given: dict[str, Bound] = {}
+        """Sockets that are bound already, and lead nowhere yet."""
+        self._reserved: set[str] = set()
+        """Those of them that this process has bound."""
 
     async def __call__(
         self, worker: str, op: messages.Request, fds: Sequence[int | HasFileno] = ()
@@ -45,13 +51,48 @@ class ForwardSockets:
             self._release(f"{op.protocol} {op.local}")
         return answer
 
+    def give(self, op: messages.Expose, sock: socket.socket) -> None:
+        """A predecessor of this program has bound this socket for such a request. It is this object's."""
+        sock.setblocking(False)
+        self._given[_key(op)] = _with_file(op, sock)
+
+    def reserve(self, op: messages.Expose) -> None:
+        """Bind the address of a request that will come, unless it is bound. Raises ListenError, OSError."""
+        if _key(op) not in self._given:
+            self._given[_key(op)] = _bind(op)
+            self._reserved.add(_key(op))
+
+    def drop_given(self, *, keep_files: bool) -> None:
+        """Close the sockets that nobody has asked for, and remove their files.
+
+        keep_files: those of the predecessor stay.
+        """
+        for key, bound in self._given.items():
+            if bound.file is not None and not (keep_files and key not in self._reserved):
+                bound.file.remove()
+            bound.sock.close()
+        self._given.clear()
+
+    def socket_of(self, op: messages.Expose) -> socket.socket | None:
+        """The socket of an open forward."""
+        bound = self._bound.get(_key(op))
+        return bound.sock if bound is not None else None
+
+    def leave(self) -> None:
+        """Another process has all sockets: close them, and let their files be."""
+        for bound in self._bound.values():
+            if bound.file is not None:
+                bound.file.forget()
+            bound.sock.close()
+        self._bound.clear()
+
     async def _expose(self, worker: str, op: messages.Expose) -> Message:
-        key = f"{op.protocol} {op.name or op.local}"
+        key = _key(op)
         if bound := self._bound.get(key):
             # The worker may be another one by now. Clients wait in the backlog of the same socket.
             return await self._request(worker, op, [bound.sock])
         try:
-            bound = _bind(op)
+            bound = self._given.pop(key, None) or _bind(op)
         except listener.ListenError as error:
             raise RefusedError(str(error)) from None
         except OSError as error:
@@ -77,10 +118,22 @@ class ForwardSockets:
             self._release(key)
 
 
+def _key(op: messages.Expose) -> str:
+    return f"{op.protocol} {op.name or op.local}"
+
+
 def _bind(op: messages.Expose) -> Bound:
     """Raises ListenError, OSError."""
-    if op.protocol in (*inet.TCP, *inet.UDP):
+    if op.protocol in _INET:
         return Bound(listener.bind_inet(op.protocol, op.local, op.found))
-    path = addresses.unix_path(op.local) if op.local.startswith("unix://") else op.local
-    sock = listener.bind_unix(path)
-    return Bound(sock, socket_file.OwnFile(path, bound=True))
+    return _with_file(op, listener.bind_unix(_path(op)))
+
+
+def _with_file(op: messages.Expose, sock: socket.socket) -> Bound:
+    if op.protocol in _INET:
+        return Bound(sock)
+    return Bound(sock, socket_file.OwnFile(_path(op), bound=True))
+
+
+def _path(op: messages.Expose) -> str:
+    return addresses.unix_path(op.local) if op.local.startswith("unix://") else op.local

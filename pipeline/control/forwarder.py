@@ -28,6 +28,7 @@ from pipeline.control.ssh.destination import Destination, SocketError, SshError,
 from pipeline.control.ssh.forwards import SocketForwards
 from pipeline.control.workers import RefusedError, Request, RequestError
 from pipeline.go.text import GoError, split_host_port
+from pipeline.host import listener
 from pipeline.ipc import messages
 from pipeline.system import inet, socket_file
 
@@ -212,6 +213,56 @@ class Forwarder:
     async def expose_configured(self, forward: PortForward) -> None:
         """Open a forward of the configuration. Errors as of expose."""
         await self.expose(forward.protocol, forward.local, forward.remote, texts.proxy_text(forward))
+
+    def opened(self) -> list[tuple[Forward, messages.Expose | None]]:
+        """All forwards, each with the request that opens it. None: over ssh."""
+        return [(each, self._asked.get(key)) for key, each in self._forwards.items()]
+
+    @property
+    def turn(self) -> asyncio.Lock:
+        """Who holds it is alone with the forwards."""
+        return self._lock
+
+    async def restore(self, forward: Forward, asked: messages.Expose | None) -> bool:
+        """Open a forward of a predecessor of this program. False: its address is another forward's now.
+
+        Errors as of expose.
+        """
+        key = (forward.protocol, forward.local)
+        async with self._lock:
+            if key in self._forwards:
+                return False
+            if asked is None:
+                found = texts.destination(forward.protocol, forward.remote)
+                if found is None:
+                    return False
+                await self._open_socket(forward.local, found)
+                self._over_ssh.add(forward.local)
+            else:
+                await self._request(WORKER, asked)
+                self._asked[key] = asked
+                if (name := asked.name or asked.local) != forward.local:
+                    self._numbered[key] = name
+                if asked.name and (number := asked.name.rpartition(" ")[2]).isdecimal():
+                    self._chosen = max(self._chosen, int(number))
+            self._forwards[key] = forward
+            return True
+
+    async def reserve(self, forward: PortForward, reserve: Callable[[messages.Expose], None]) -> None:
+        """Bind the address of a forward of the configuration that will be opened. Raises ForwardError.
+
+        Nothing else is asked of the listen worker yet.
+        """
+        protocol, local = forward.protocol, forward.local
+        found = await self._found(protocol, local, self._lookups[False])
+        numbered = texts.with_port_number(protocol, local)
+        if protocol in _INET and texts.is_any_port(numbered):
+            return
+        target = texts.target(protocol, forward.remote)
+        try:
+            reserve(messages.Expose(protocol, numbered, target, forward.proxy_protocol or None, found))
+        except (listener.ListenError, OSError) as error:
+            raise ForwardError(str(error)) from None
 
     def is_open(self, forward: PortForward) -> bool:
         """Whether a forward of the configuration is open as it is configured."""

@@ -35,6 +35,8 @@ class LeaseWriter:
 
     def put(self, content: bytes) -> None:
         """Replace the content of the file, soon."""
+        if not self._path:
+            return
         self._content = content
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._write_until_done())
@@ -58,6 +60,20 @@ class LeaseWriter:
         await self._threads.run(partial(output_file.replace, self._path, content, MODE))
         if self._content is content:
             self._content = None
+
+    async def flush(self) -> None:
+        """Wait until all is written, or an attempt has failed."""
+        if self._task is not None and self._content is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(END_WAIT):
+                    await asyncio.shield(self._task)
+
+    def leave(self) -> None:
+        """Another process writes the file from now on."""
+        self._path = ""
+        self._content = None
+        if self._task is not None:
+            self._task.cancel()
 
     async def close(self) -> None:
         """Write what is not written yet, once."""

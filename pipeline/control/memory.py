@@ -31,7 +31,8 @@ class Memory:
         """The leases after their last change."""
         self.zones: list[messages.DnsAdd] = []
         """What clients of the API have added to the zones, in order."""
-        self._opened: list[tuple[messages.Open, list[int]]] = []
+        self._opened: list[tuple[str, messages.Open, list[int]]] = []
+        """What ingress has opened, each with its URL and its descriptors."""
         self._capture = -1
         self._up: dict[int, healing_messages.LinkUpEvent] = {}
         """All links that are up, by number."""
@@ -105,10 +106,21 @@ class Memory:
             )
             yield ask, fd
 
-    def opens(self, ask: messages.Open, fds: Sequence[socket.socket | int]) -> None:
-        """Ingress gets these sockets, on which guests arrive. The caller keeps its own."""
+    def opens(self, ask: messages.Open, fds: Sequence[socket.socket | int], url: str) -> None:
+        """Ingress gets these sockets, on which guests arrive. The caller keeps its own. url: their place."""
         if ask.protocol not in _STREAMS:
-            self._opened.append((ask, [os.dup(fd if isinstance(fd, int) else fd.fileno()) for fd in fds]))
+            copies = [os.dup(fd if isinstance(fd, int) else fd.fileno()) for fd in fds]
+            self._opened.append((url, ask, copies))
+
+    @property
+    def guest_places(self) -> list[tuple[str, str, list[int]]]:
+        """Protocol, URL and descriptors of each place where guests arrive."""
+        return [(ask.protocol, url, fds) for url, ask, fds in self._opened]
+
+    @property
+    def capture(self) -> int:
+        """The descriptor of the capture file, -1 if there is none."""
+        return self._capture
 
     def captures(self, fd: int) -> None:
         """Ingress gets this capture file."""
@@ -118,7 +130,8 @@ class Memory:
         """What a successor of ingress gets."""
         if self._capture >= 0:
             yield messages.Capture(), [self._capture]
-        yield from self._opened
+        for _, ask, fds in self._opened:
+            yield ask, fds
 
     def for_resolver(self) -> Iterator[messages.Request]:
         """What a successor of the resolver is told."""
@@ -128,7 +141,7 @@ class Memory:
 
     def close(self) -> None:
         """Close all descriptors."""
-        for _, fds in self._opened:
+        for _, _, fds in self._opened:
             close_all(fds)
         self._opened.clear()
         for number in list(self._links):

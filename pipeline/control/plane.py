@@ -43,6 +43,7 @@ from pipeline.control.notify import CONNECTION_CLOSED, CONNECTION_ESTABLISHED, W
 from pipeline.control.reload import LiveSettings
 from pipeline.control.repeated import Repeated
 from pipeline.control.ssh.forwards import SocketForwards
+from pipeline.control.succession import Succession
 from pipeline.control.workers import Channel, Channels, Message, RefusedError, RequestError
 from pipeline.events.flows import COMPLETED
 from pipeline.events.kind import DEBUG
@@ -105,6 +106,11 @@ class ControlPlane:
         self._forward_sockets = ForwardSockets(request, self._log)
         self._forwarder = Forwarder(self._forward_sockets, self._sockets, self.hub, self._shares, udp=udp)
         self._live = LiveSettings(config, self._channels, self._forwarder, self._sockets, self._log)
+        sockets = (self._forward_sockets, self._sockets)
+        self.succession = Succession(
+            self._channels, self._memory, self._forwarder, sockets, self._live, self._leases, self._log
+        )
+        """What a successor of this program gets, or what this one gets from a predecessor."""
         egress = fabric.layout.shards(EGRESS)
         self._approvals = Approvals(request, egress, self._live, self.hub, self._log, self._memory.is_up)
         self._not_handed_over = Repeated(self._log, "a guest's DNS connection cannot be handed over")
@@ -122,6 +128,8 @@ class ControlPlane:
             self.hub.subscribe(COMPLETED, flow_log.write)
             meter.include("flow_log_lines_dropped", lambda: flow_log.lost)
         self._flow_log = flow_log
+        self.restart: Callable[[], Awaitable[int]] | None = None
+        """Replaces the program for a client of the API, see http/restart.py."""
         self._end_questions: Callable[[], None] | None = None
         """Ends the lines of the flow log about questions, if there are any."""
         self._log_questions(config)
@@ -137,6 +145,7 @@ class ControlPlane:
         from pipeline.control.http.explainer import Explainer  # noqa: PLC0415
         from pipeline.control.http.observation import Observation  # noqa: PLC0415
         from pipeline.control.http.policy import PolicyPaths  # noqa: PLC0415
+        from pipeline.control.http.restart import RestartPath  # noqa: PLC0415
 
         explainer = Explainer(self._channels.request, self._sums)
         return Api(
@@ -147,7 +156,11 @@ class ControlPlane:
             self._log,
             access=self._access,
             description=openapi.document(self._meter.build.version, token=token),
-            policy=(PolicyPaths(self._live, explainer, self.hub), ApprovalPaths(self._approvals)),
+            policy=(
+                PolicyPaths(self._live, explainer, self.hub),
+                ApprovalPaths(self._approvals),
+                RestartPath(lambda: self.restart),
+            ),
         )
 
     async def _request_of_api(
@@ -177,6 +190,8 @@ class ControlPlane:
         self._limits.start()
         self._guest_front = self._front(self._servers.server(GUEST), {})
         for forward in self._config.access.forwards:
+            if self._forwarder.is_open(forward):
+                continue
             try:
                 await self._forwarder.expose_configured(forward)
             except ForwardError as error:
@@ -241,9 +256,14 @@ class ControlPlane:
         self._fronts.append(front)
         front.listen(listener)
 
-    async def accept_guests(self, ask: messages.Open, fds: Sequence[socket.socket | int]) -> None:
-        """Have ingress accept guests on bound sockets. The caller keeps its own. Raises RequestError."""
-        self._memory.opens(ask, fds)
+    async def accept_guests(
+        self, ask: messages.Open, fds: Sequence[socket.socket | int], url: str = ""
+    ) -> None:
+        """Have ingress accept guests on bound sockets. The caller keeps its own. Raises RequestError.
+
+        url: where they arrive, for a successor of this program.
+        """
+        self._memory.opens(ask, fds, url)
         await self._channels.request(INGRESS, ask, fds)
 
     async def forward_sockets(self) -> None:
@@ -265,6 +285,21 @@ class ControlPlane:
         elif not on and self._end_questions is not None:
             self._end_questions()
             self._end_questions = None
+
+    @property
+    def memory(self) -> Memory:
+        """What successors of workers have to be told."""
+        return self._memory
+
+    def pause(self) -> None:
+        """Accept no connections of API clients until go_on(). They wait."""
+        for front in self._fronts:
+            front.pause()
+
+    def go_on(self) -> None:
+        """Accept connections of API clients again."""
+        for front in self._fronts:
+            front.go_on()
 
     async def capture(self, fd: int) -> None:
         """Have all frames written to a capture file, whose descriptor stays the caller's."""
@@ -394,6 +429,7 @@ class ControlPlane:
         """End every connection of the API and the channels to the workers, after their last messages."""
         self._channels.receive()
         await self._leases.close()
+        await self.succession.stop()
         self._limits.stop()
         await self._flow_events.stop()
         await self._approvals.stop()
@@ -433,6 +469,10 @@ class ControlPlane:
             case healing_messages.LinkUpEvent() as link:
                 self._memory.link_up(link, fds)
                 self._approvals.link_gone(link.number)
+            case healing_messages.LinkEvent() as carried:
+                self.succession.on_link(carried, fds)
+            case healing_messages.ConnectionsEvent() as connections:
+                self.succession.on_connections(connections)
             case healing_messages.LinkDownEvent() as link_down:
                 self._memory.link_down(link_down.number)
                 self._approvals.link_gone(link_down.number)

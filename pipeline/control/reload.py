@@ -75,6 +75,16 @@ class LiveSettings:
         """The egress policy that the workers have."""
         return self._config.access.egress_policy
 
+    @property
+    def policy_of_file(self) -> EgressPolicy:
+        """The egress policy of the configuration."""
+        return self._policy_of_file
+
+    @property
+    def turn(self) -> asyncio.Lock:
+        """Who holds it is alone with the settings."""
+        return self._turn
+
     async def change(self, read: Config, access: Access, shares: ForwardShares) -> None:
         """Use these settings of the file from now on. Raises ReloadError if they are refused."""
         async with self._turn:

@@ -14,6 +14,7 @@ from typing import Final
 
 from pipeline.config.model import Config
 from pipeline.control.plane import ControlPlane
+from pipeline.daemon.given import Given
 from pipeline.daemon.programs import Program
 from pipeline.daemon.taps import Taps
 from pipeline.ipc import messages
@@ -27,9 +28,13 @@ _OWN_FLAGS: Final = (protocols.VPNKIT, protocols.QEMU, protocols.BESS, protocols
 class GuestSockets:
     """These places, as the configuration has them."""
 
-    def __init__(self, config: Config, program: Program, taps: Mapping[str, int]) -> None:
-        """taps: those that the program has opened itself. They are this object's from now on."""
+    def __init__(self, config: Config, program: Program, taps: Mapping[str, int], given: Given) -> None:
+        """taps: those that the program has opened itself. They are this object's from now on.
+
+        given: sockets that exist already.
+        """
         self._config = config
+        self._given = given
         self._program = program
         self._taps = Taps(taps)
         self._stdio: tuple[int, int] | None = None
@@ -40,6 +45,10 @@ class GuestSockets:
             if url := getattr(self._config.links, protocol.replace("-", "_")):
                 yield protocol, url
         yield from self._config.links.further
+
+    def adopt_taps(self, given: Given) -> None:
+        """Take the taps that a predecessor has opened: only one process can open each."""
+        self._taps.add(given.take_all(protocols.TAP))
 
     @property
     def only_stdio(self) -> bool:
@@ -55,19 +64,28 @@ class GuestSockets:
     def claim(self, inherited: Inherited) -> None:
         """Claim what a parent has passed. Raises AddressError, TapsError."""
         for protocol, url in self.urls():
-            if not url.startswith(FD):
+            if not url.startswith(FD) or (protocol, url) in self._given or url in self._taps:
                 continue
             if protocol == protocols.TAP:
                 self._taps.adopt(url, inherited.claim_file(url))
             else:
                 inherited.claim(url)
 
-    def take(self) -> None:
-        """Take stdio and open the taps. Call this before any thread exists. Raises OSError, TapsError."""
-        if self._config.links.stdio:
+    def take(self, *, stdio_given: bool = False) -> None:
+        """Take stdio and open the taps. Call this before any thread exists. Raises OSError, TapsError.
+
+        stdio_given: a predecessor has taken stdio.
+        """
+        if self._config.links.stdio and not stdio_given:
             self._stdio = stdio.take()
         places = (url for protocol, url in self.urls() if protocol == protocols.TAP)
         self._taps.open(places, self._config.network.mtu)
+
+    def reserve(self, inherited: Inherited) -> None:
+        """Bind the sockets that are not there yet, so that hand_over() cannot fail. Raises AddressError."""
+        for protocol, url in self.urls():
+            if protocol != protocols.TAP and (protocol, url) not in self._given:
+                self._given.reserve((protocol, url), protocols.bind(protocol, url, inherited))
 
     async def hand_over(
         self,
@@ -83,10 +101,10 @@ class GuestSockets:
         for protocol, url in self.urls():
             if protocol == protocols.TAP:
                 with self._taps.lent(url) as fd:
-                    await self._accept(plane, protocol, [fd], shared=url.startswith(FD))
+                    await self._accept(plane, protocol, [fd], url, shared=url.startswith(FD))
                 report(protocol, f"{protocol}+{url}")
                 continue
-            sock = protocols.bind(protocol, url, inherited)
+            sock = self._given.take((protocol, url)) or protocols.bind(protocol, url, inherited)
             with sock:
                 keep(addresses.socket_path(url))
                 companions = protocols.companions(protocol)
@@ -111,9 +129,9 @@ class GuestSockets:
         once = self._program.ends_after(protocol)
         macs = self._config.network.vpnkit_macs
         is_vxlan = protocol == protocols.VXLAN
-        taken = None if is_vxlan else vnet.guest_features(url)
+        taken = None if is_vxlan or protocol == protocols.TAP else vnet.guest_features(url)
         place = url if is_vxlan else None
-        await plane.accept_guests(messages.Open(protocol, once, dict(macs), taken, shared, place), fds)
+        await plane.accept_guests(messages.Open(protocol, once, dict(macs), taken, shared, place), fds, url)
 
     def close(self) -> None:
         """Close what is still open."""

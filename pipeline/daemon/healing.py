@@ -23,7 +23,8 @@ are replaced together. MAX_DEATHS deaths of one process within DEATHS_WITHIN sec
 import asyncio
 import signal
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any, Final, NamedTuple
 
@@ -103,6 +104,12 @@ class Healer:
         """Successors that have not been introduced yet. One that dies before that has the same name."""
         self._preparing: dict[str, asyncio.Task[None]] = {}
         """By worker: what still tells a successor what it has to know."""
+        self._turn = asyncio.Lock()
+        """Of those who let workers pause: this object, and the one that hands over (pause_all)."""
+        self._pausing: asyncio.Task[object] | None = None
+        """Who is in pause_all() now."""
+        self._interrupted = False
+        self._left = False
         self._seen: dict[str, _Look] = {}
         """By process: the last look at its first worker."""
 
@@ -118,6 +125,38 @@ class Healer:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    @asynccontextmanager
+    async def pause_all(self) -> AsyncIterator[None]:
+        """All workers pause in the block, unless leave_paused() is called. Raises RequestError.
+
+        Also if a worker dies meanwhile. That ends the block, and then the worker is replaced.
+        """
+        async with self._turn:
+            if self._dead or self._killed:
+                raise RequestError("a worker has died just now")
+            self._interrupted = False
+            self._pausing = asyncio.current_task()
+            try:
+                everyone = [(running, name) for running in self._running for name in running.controls]
+                await self._ask_all(everyone, lambda _name: healing_messages.Pause())
+                yield
+            except Dead:
+                raise RequestError("a worker does not answer") from None
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if not self._interrupted or task is None:
+                    raise
+                task.uncancel()
+                raise RequestError("a worker has died") from None
+            finally:
+                self._pausing = None
+                if not self._left:
+                    self._plane.channels.send_all(healing_messages.Resume())
+
+    def leave_paused(self) -> None:
+        """Others do the work from now on: let the workers pause until they are ended."""
+        self._left = True
+
     # --- deaths -----------------------------------------------------------------------------
 
     def died(self, dead: Running) -> None:
@@ -127,6 +166,9 @@ class Healer:
         self._killed.discard(name)
         self._dead[name] = dead
         self._ended.set()
+        if self._pausing is not None and not self._left:
+            self._interrupted = True
+            self._pausing.cancel()
         now = monotonic()
         deaths = self._deaths.setdefault(name, deque(maxlen=MAX_DEATHS))
         deaths.append(now)
@@ -172,7 +214,7 @@ class Healer:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(LOOK_EVERY)
-            if self._healing is not None and not self._healing.done():
+            if self._turn.locked():
                 self._seen.clear()
                 continue
             for running in self._running:
@@ -200,20 +242,24 @@ class Healer:
 
     async def _heal(self) -> None:
         try:
-            while self._dead or self._killed:
-                self._ended.clear()
-                try:
-                    if not self._killed:
-                        await self._replace(dict(self._dead))
-                        continue
-                except Dead:
-                    pass
-                # Somebody else is dead, or about to be. Its end will be noticed.
-                await asyncio.wait_for(self._ended.wait(), STEP_TIMEOUT)
+            async with self._turn:
+                await self._replace_all()
         except Exception as error:  # all others pause: they must not do so for ever
             if not isinstance(error, NurseryError | RequestError | OSError):
                 self._log.exception("healing failed", error=str(error))
             self._fail(str(error) or type(error).__name__)
+
+    async def _replace_all(self) -> None:
+        while self._dead or self._killed:
+            self._ended.clear()
+            try:
+                if not self._killed:
+                    await self._replace(dict(self._dead))
+                    continue
+            except Dead:
+                pass
+            # Somebody else is dead, or about to be. Its end will be noticed.
+            await asyncio.wait_for(self._ended.wait(), STEP_TIMEOUT)
 
     async def _replace(self, dead: Mapping[str, Running]) -> None:
         """Replace these processes. Raises Dead if it has to be done again, with others."""

@@ -23,11 +23,14 @@ class Outputs:
         """The descriptor, -1 if there is none or close_capture() was called."""
         self.flow_log: FlowLog | None = None
 
-    def open(self) -> None:
-        """Open those that the configuration names. Raises OutputError."""
+    def open(self, capture: int = -1) -> None:
+        """Open those that the configuration names. Raises OutputError.
+
+        capture: a predecessor has opened the capture already, and written to it.
+        """
         if path := self._config.capture_file:
             try:
-                self.capture = pcap.open_file(path)
+                self.capture = capture if capture >= 0 else pcap.open_file(path)
             except OSError as error:
                 raise OutputError(f"cannot write capture {path}: {error.strerror}") from error
         if path := self._config.flow_log:

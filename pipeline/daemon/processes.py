@@ -4,6 +4,7 @@ A child keeps its own ends of control sockets and hand-off sockets. It closes al
 has inherited. Otherwise its copies would keep sockets open after the death of their owners.
 """
 
+import asyncio
 import gc
 import os
 import signal
@@ -14,6 +15,7 @@ from functools import partial
 from typing import Any, Final
 
 import multiprocess
+import structlog
 
 from pipeline import logs
 from pipeline.config.model import Config
@@ -36,7 +38,9 @@ from pipeline.system import oom, process_name, resident
 from pipeline.topology import DEMUX, EGRESS, INGRESS, LISTEN, RESOLVER, TCP
 
 LAST_WAIT: Final = 0.3
-"""Seconds that a worker waits at its end for its last log lines: less than supervisor.STOP_TIMEOUT."""
+"""Seconds that a worker waits at its end for its last log lines: less than STOP_TIMEOUT."""
+STOP_TIMEOUT: Final = 1.0
+"""Seconds that the workers have to end in order. After that the supervisor kills them."""
 
 _STAGES: Final[dict[str, Callable[[Worker, Config], Stage]]] = {
     INGRESS: IngressStage,
@@ -89,6 +93,23 @@ def start(
     for _, theirs in pairs.values():
         theirs.close()
     return running, nursery
+
+
+async def stop(running: Sequence[Running], log: structlog.typing.FilteringBoundLogger) -> None:
+    """End all processes, in order if they do so in time."""
+    # The plane has asked them over the control sockets too. A signal always arrives, but a worker may act
+    # on it up to a second later. A message acts at once, but needs room in the socket.
+    for worker in running:
+        if worker.process.is_alive():
+            worker.process.terminate()
+    deadline = asyncio.get_running_loop().time() + STOP_TIMEOUT
+    for worker in running:
+        while worker.process.is_alive() and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.005)
+        if worker.process.is_alive():
+            log.error("worker did not stop in time", worker=worker.name, pid=worker.process.pid)
+            worker.process.kill()
+            worker.process.join()
 
 
 def _begin_nursery(

@@ -1,5 +1,6 @@
 """The programs as which the daemon runs, and what a program may add to it."""
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, Protocol
 
@@ -19,6 +20,7 @@ class Program(NamedTuple):
     ``guests``: what guests may do through the API if the configuration has no guest-api.
     ``ipv6``: whether guests have IPv6 if the configuration does not say it.
     ``ends_with``: protocols whose guest is the only one, with which the program ends.
+    ``restarts``: whether it can be replaced by a new version of itself.
     """
 
     name: str
@@ -26,13 +28,14 @@ class Program(NamedTuple):
     guests: GuestApi = GuestApi()
     ipv6: str = AUTO
     ends_with: frozenset[str] = frozenset()
+    restarts: bool = False
 
     def ends_after(self, protocol: str) -> bool:
         """Whether the program ends when a guest of this protocol leaves."""
         return protocol in self.ends_with or (self.one_guest and protocol in ONE_GUEST)
 
 
-OWN: Final = Program("gvtap-pipeline")
+OWN: Final = Program("gvtap-pipeline", restarts=sys.platform == "linux")
 GVPROXY: Final = Program("gvproxy", one_guest=True, guests=GuestApi(unix=True), ipv6=OFF)
 """The original's own clients open unix forwards from the guest, and none of them over ssh. It has no IPv6."""
 SLIRP4NETNS: Final = Program(

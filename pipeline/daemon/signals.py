@@ -1,7 +1,7 @@
 """Collects the signals that the daemon acts on, so that it does so at a safe time.
 
 SIGINT, SIGTERM and SIGQUIT end it. So does SIGHUP, unless it has a configuration file to read again. SIGUSR1
-has the log reopened. SIGUSR2 means nothing.
+has the log reopened. SIGUSR2 has a new version take the place of this one (restart.py).
 
 The interpreter writes the number of each signal into a pipe. The supervisor's event loop reads the pipe when
 it runs. So a signal during the start is not lost, and does not leave a half-made file. A second signal during

@@ -7,9 +7,9 @@ soon as its file exists.
 If a worker ends on its own, a successor takes its place (healing.py). Only during the start, and if that
 happens too often, the daemon ends with status 1. SIGINT and SIGTERM end it with status 0, and so
 does SIGHUP, unless there is a configuration file to read again (reload.py). SIGQUIT ends it with status 2 and
-prints a traceback of every process. After SIGUSR1 all processes open the log again. The supervisor acts on a
-signal that comes during the start after it has forked the workers. From then on it can undo everything in
-order.
+prints a traceback of every process. After SIGUSR1 all processes open the log again. After SIGUSR2 a new
+version takes its place (restart.py). The supervisor acts on a signal that comes during the start after it has
+forked the workers. From then on it can undo everything in order.
 """
 
 import asyncio
@@ -32,26 +32,29 @@ from pipeline.control.ssh.destination import SocketError, SshError
 from pipeline.control.ssh.forwards import check_library
 from pipeline.control.workers import RequestError
 from pipeline.daemon import confinement, placement, processes, signals
+from pipeline.daemon.endpoints import Endpoints
+from pipeline.daemon.given import Given
 from pipeline.daemon.guest_sockets import GuestSockets
 from pipeline.daemon.healing import Healer
 from pipeline.daemon.nursery import Nursery, Successor
 from pipeline.daemon.outputs import OutputError, Outputs
 from pipeline.daemon.own_files import OwnFiles
+from pipeline.daemon.predecessor import Predecessor
 from pipeline.daemon.programs import Companion, Program
 from pipeline.daemon.reload import Reloader, Reread
-from pipeline.daemon.taps import TapsError
+from pipeline.daemon.restart import Estate, Replacement, Restarter
+from pipeline.daemon.taking_over import TakingOver
 from pipeline.ipc import messages
 from pipeline.ipc.arena import SLOT_BYTES
 from pipeline.ipc.fabric import Fabric
+from pipeline.ipc.handover_messages import CAPTURE, PID_FILE
 from pipeline.ipc.segment import SegmentError
 from pipeline.links import addresses, inherited, protocols
 from pipeline.system import descriptor_limit, outbound, output_file, stacks
 from pipeline.system.service_manager import ALIVE, STOPPING, ServiceManager
 from pipeline.system.service_manager import READY as READY_FOR_MANAGER
-from pipeline.topology import INGRESS, Layout, TopologyError
+from pipeline.topology import INGRESS, Layout
 
-STOP_TIMEOUT: Final = 1.0
-"""Seconds that the workers have to end in order. After that the supervisor kills them."""
 NOTIFY_WAIT: Final = 0.2
 """Seconds between the end of the last guest and the end of the daemon, for notifications about the guest."""
 NO_TAPS: Final[Mapping[str, int]] = {}
@@ -66,33 +69,6 @@ class StartError(Exception):
     """The daemon cannot start. The text says why."""
 
 
-def run(
-    config: Config,
-    program: Program,
-    version: str,
-    reread: Reread | None = None,
-    *,
-    taps: Mapping[str, int] = NO_TAPS,
-    companion: Companion | None = None,
-) -> int:
-    """Run the daemon until it has to stop. Returns the exit status.
-
-    version: for the API. reread: reads the configuration again after SIGHUP. Without it, SIGHUP ends it.
-    taps: those of the configuration that are open already. companion: what the program adds.
-    """
-    supervisor = Supervisor(config, program, version, reread, taps, companion)
-    try:
-        supervisor.start()
-    except (StartError, TapsError, addresses.AddressError, TopologyError, OSError) as error:
-        supervisor.release()
-        logs.fatal(f"{error}{descriptor_limit.advice(error)}", program.name)
-        return EXIT_FAILED
-    try:
-        return asyncio.run(supervisor.watch())
-    finally:
-        supervisor.release()
-
-
 class Supervisor:
     """One run of the daemon."""
 
@@ -104,8 +80,18 @@ class Supervisor:
         reread: Reread | None = None,
         taps: Mapping[str, int] = NO_TAPS,
         companion: Companion | None = None,
+        predecessor: Predecessor | None = None,
     ) -> None:
         self.config = config
+        self.predecessor = predecessor
+        self.taking_over: TakingOver | None = None
+        self.refused = False
+        """Whether the predecessor goes on."""
+        self.successor: Replacement | None = None
+        """The process that goes on."""
+        self.restarter: Restarter | None = None
+        self.minder: socket.socket | None = None
+        """The socket to the process that the user started, if that is another one."""
         self.program = program
         self.version = version
         self.log = logs.logger("supervisor")
@@ -116,10 +102,11 @@ class Supervisor:
         self.nursery: Nursery | None = None
         self.healer: Healer | None = None
         self.files = OwnFiles(self.log)
-        self.listeners: list[socket.socket] = []
         self.inherited = inherited.Inherited(os.environ, os.getpid())
         self.manager = ServiceManager(os.environ, os.getpid())
-        self.guest_sockets = GuestSockets(config, program, taps)
+        given = predecessor.given if predecessor is not None else Given()
+        self.endpoints = Endpoints(config.links, self.files, self.inherited, given, self.log)
+        self.guest_sockets = GuestSockets(config, program, taps, given)
         self.companion = companion
         self.outputs = Outputs(config.logging, self.log)
         self.token = ""
@@ -136,6 +123,9 @@ class Supervisor:
         """Claim inherited descriptors and fork the workers. Raises StartError, AddressError, OSError."""
         config = self.config
         descriptor_limit.raise_soft()
+        if self.predecessor is not None:
+            self.predecessor.receive_places()
+            self.guest_sockets.adopt_taps(self.predecessor.given)
         self._check_state_file()
         try:
             if config.access.socket_forwards:
@@ -148,15 +138,15 @@ class Supervisor:
         reachable = links.listen or links.listen_connect or links.stdio or any(self.guest_sockets.urls())
         if not reachable and not self.program.one_guest:
             self.log.warning("no guest can attach: start has neither -listen nor another flag for links")
-        try:
-            self.files.write_pid(config.logging.pid_file)
-        except OSError as error:
-            path = config.logging.pid_file
-            raise StartError(f"cannot write pid file {path}: {error.strerror}") from error
+        capture = -1
+        if self.predecessor is not None:
+            capture = self.predecessor.take_file(CAPTURE, config.logging.capture_file)
+        else:
+            self._write_pid()
         self._claim_inherited()
-        self.guest_sockets.take()
+        self.guest_sockets.take(stdio_given=self.predecessor is not None)
         try:
-            self.outputs.open()
+            self.outputs.open(capture)
         except OutputError as error:
             raise StartError(str(error)) from error
         self._fork()
@@ -166,12 +156,18 @@ class Supervisor:
         except TokenError as error:
             raise StartError(str(error)) from error
 
+    def _write_pid(self) -> None:
+        """Write the pid file. Raises StartError."""
+        path = self.config.logging.pid_file
+        given = self.predecessor.take_file(PID_FILE, path) if self.predecessor is not None else -1
+        try:
+            self.files.write_pid(path, given)
+        except OSError as error:
+            raise StartError(f"cannot write pid file {path}: {error.strerror}") from error
+
     def _claim_inherited(self) -> None:
         """Take the sockets that a parent has passed for URLs of the configuration."""
-        links = self.config.links
-        for url in (*links.listen, *links.listen_connect, links.services, links.metrics):
-            if url.startswith(inherited.SCHEME):
-                self.inherited.claim(url)
+        self.endpoints.claim()
         self.guest_sockets.claim(self.inherited)
         for name in self.inherited.unused():
             self.log.warning("a passed descriptor is not used", descriptor=name)
@@ -182,7 +178,9 @@ class Supervisor:
         layout = Layout(workers.slots, workers.tcp_workers, workers.egress_workers)
         groups = placement.plan(workers.placement, layout, os.cpu_count() or 1)
         try:
-            self.fabric = Fabric.create(layout, [group.members for group in groups])
+            # For a moment there are two daemons, and a container often has room for one only.
+            beside = self.predecessor is not None
+            self.fabric = Fabric.create(layout, [group.members for group in groups], anywhere=beside)
         except SegmentError as error:
             raise StartError(
                 f"{error} (use fewer -slots than {layout.slots}, of {SLOT_BYTES // 1024} KiB each, or make "
@@ -192,6 +190,8 @@ class Supervisor:
         private += self.guest_sockets.fds
         private += self.companion.fds if self.companion is not None else []
         private += self.outputs.fds
+        private += [self.files.pid_fd] if self.files.pid_fd >= 0 else []
+        private += self.predecessor.fds if self.predecessor is not None else []
         self.running, self.nursery = processes.start(self.fabric, groups, config, private)
 
     def _check_state_file(self) -> None:
@@ -208,7 +208,8 @@ class Supervisor:
     async def watch(self) -> int:
         """Serve until a signal comes, a worker cannot be replaced or the only guest leaves. Then stop all."""
         plane, healer = self._begin()
-        await self._serve(plane, healer)
+        if await self._take_over(plane):
+            await self._serve(plane, healer)
         await self._end(plane, healer)
         return self.status
 
@@ -240,6 +241,40 @@ class Supervisor:
             self.reloader = Reloader(self.config, self.reread, plane.reload, self.manager, self.log)
         return plane, healer
 
+    async def _take_over(self, plane: ControlPlane) -> bool:
+        """Take over from the predecessor, if there is one. False: that one goes on, and this one ends."""
+        if (predecessor := self.predecessor) is None:
+            return True
+        self.taking_over = TakingOver(predecessor, plane, self.config, self.log)
+        if not await self.taking_over.begin(self.version, self._reserve):
+            self.refused = True
+            self._stop("the predecessor goes on", EXIT_FAILED)
+            return False
+        try:
+            self._write_pid()
+        except StartError as error:
+            self.log.error("pid file not written", error=str(error))
+        predecessor.taken()
+        if (minder := predecessor.take_minder()) is not None:
+            self.minder = minder
+            asyncio.get_running_loop().add_reader(minder.fileno(), self._on_minder_end)
+        return True
+
+    def _reserve(self) -> None:
+        """Bind what the predecessor did not have. Raises AddressError, OSError."""
+        self.endpoints.reserve()
+        self.guest_sockets.reserve(self.inherited)
+
+    def _on_minder_end(self) -> None:
+        """The minder never writes, so it has closed its socket."""
+        assert self.minder is not None
+        asyncio.get_running_loop().remove_reader(self.minder.fileno())
+        self._stop("the process that was started has ended", EXIT_OK)
+
+    def _on_restarted(self, successor: Replacement) -> None:
+        self.successor = successor
+        self._stop("restarted", EXIT_OK)
+
     async def _serve(self, plane: ControlPlane, healer: Healer) -> None:
         """Open everything, and serve until the end begins."""
         try:
@@ -252,6 +287,11 @@ class Supervisor:
                 self.manager.notify(READY_FOR_MANAGER)
                 self._report_alive()
                 healer.start()
+                if self.program.restarts:
+                    estate = Estate(self.config.logging, self.endpoints, self.files, plane)
+                    parts = (estate, plane, healer, self.manager, self.minder)
+                    self.restarter = Restarter(*parts, self._on_restarted, self.log)
+                    plane.restart = self.restarter.restart
                 if self.reloader is not None:
                     self.reloader.start()
             await self.stopping.wait()
@@ -271,15 +311,22 @@ class Supervisor:
         """Take back what is in the file system, and stop the workers."""
         if self.reloader is not None:
             await self.reloader.stop()
+        if self.restarter is not None:
+            await self.restarter.stop()
         await healer.stop()
-        self.files.remove_all()
-        self.manager.notify(STOPPING)
-        if self.config.network.ipv6_first and await plane.withdraw_route():
-            await asyncio.sleep(WITHDRAW_WAIT)
+        if self.successor is not None:
+            self.files.leave_all()
+            plane.succession.leave()
+        elif not self.refused:
+            self.files.remove_all()
+            self.manager.notify(STOPPING)
+            if self.config.network.ipv6_first and await plane.withdraw_route():
+                await asyncio.sleep(WITHDRAW_WAIT)
         plane.stop_workers()
-        await self._stop_workers()
+        await processes.stop(self.running, self.log)
         await plane.close()
-        self.log.info("stopped", status=self.status)
+        if self.successor is None and not self.refused:
+            self.log.info("stopped", status=self.status)
         if self.program.one_guest:
             # The last line has gvproxy's words, because scripts look for them.
             self.log.error(f"{self.program.name} exiting: {self.reason}", kind="original-exit")
@@ -309,61 +356,30 @@ class Supervisor:
 
     async def _open(self, plane: ControlPlane) -> None:
         """Bind everything, in gvproxy's order."""
-        config = self.config
+        if self.taking_over is not None:
+            await self.taking_over.before_opening()
         await plane.start()
         if self.outputs.capture >= 0:
             await plane.capture(self.outputs.capture)
             self.outputs.close_capture()
-        for url in config.links.listen:
-            sock = self._listen(url)
-            plane.serve(sock, guests=True)
-            self.log.info(f"listening {addresses.bound_url(sock, url)}", kind="listening")
-        for url in config.links.listen_connect:
-            sock = self._listen(url)
-            plane.serve_connect(sock)
-            self.log.info(f"listening {addresses.bound_url(sock, url)}", kind="listening", protocol="connect")
+        if self.taking_over is not None:
+            # Clients of the API wait until everything is as it was.
+            await self.taking_over.restore()
+        self.endpoints.serve_guests(plane)
         plane.notify(READY)
-        if config.links.services:
-            sock = self._listen(config.links.services)
-            plane.serve(sock, guests=False)
-            bound = addresses.bound_url(sock, config.links.services)
-            self.log.info(f"enabling services API. Listening {bound}", kind="listening")
-        if url := config.links.metrics:
-            self._serve_metrics(plane, url)
-        if url := config.links.web:
-            self._serve_web(plane, url)
+        self.endpoints.serve_others(plane)
         try:
             await self.guest_sockets.hand_over(plane, self.inherited, self.files.keep, self._report_listening)
         except addresses.AddressError:
             plane.notify(HYPERVISOR_ERROR)
             raise
+        if self.taking_over is not None:
+            self.taking_over.end()
+            return
         await plane.forward_sockets()
 
     def _report_listening(self, protocol: str, url: str) -> None:
         self.log.info(f"listening {url}", kind="listening", protocol=protocol)
-
-    def _serve_metrics(self, plane: ControlPlane, url: str) -> None:
-        listener = self._listen(url)
-        plane.serve_metrics(listener)
-        self.log.info("metrics", url=addresses.bound_url(listener, url))
-        if addresses.is_open_to_others(listener):
-            self.log.warning("everyone who reaches this address can read the metrics", url=url)
-
-    def _serve_web(self, plane: ControlPlane, url: str) -> None:
-        listener = self._listen(url)
-        page = addresses.bound_url(listener, url).replace("tcp://", "http://", 1)
-        # The token stands after a #, so no browser sends it with a request (pipeline.control.web.login).
-        plane.serve_web(listener, lambda token: self.log.info("web page", url=f"{page}/#token={token}"))
-
-    def _listen(self, url: str) -> socket.socket:
-        if url.startswith(inherited.SCHEME):
-            sock = self.inherited.take(url)
-            protocols.check_kind(sock, socket.SOCK_STREAM, url)
-        else:
-            sock = addresses.listen(url)
-        self.files.keep(addresses.socket_path(url))
-        self.listeners.append(sock)
-        return sock
 
     def _stop(self, reason: str, status: int) -> None:
         """Begin the end of the daemon. The first call decides reason and status."""
@@ -385,6 +401,9 @@ class Supervisor:
             self._on_signal(number)
 
     def _on_signal(self, number: signal.Signals) -> None:
+        if self.successor is not None:
+            os.kill(self.successor.pid, number)
+            return
         if number == signal.SIGUSR1:
             log = logs.reopen()
             self.outputs.reopen_flow_log()
@@ -396,6 +415,8 @@ class Supervisor:
             return
         self.log.info("signal caught", signal=number.name)
         if number == signal.SIGUSR2:
+            if self.restarter is not None:
+                self.restarter.request()
             return
         if number == signal.SIGHUP and self.reloader is not None:
             self.reloader.request()
@@ -452,21 +473,6 @@ class Supervisor:
         if self.healer is not None and not self._is_stopping():
             self.healer.nursery_died()
 
-    async def _stop_workers(self) -> None:
-        # The plane has asked them over the control sockets too. A signal always arrives, but a worker may act
-        # on it up to a second later. A message acts at once, but needs room in the socket.
-        for worker in self.running:
-            if worker.process.is_alive():
-                worker.process.terminate()
-        deadline = asyncio.get_running_loop().time() + STOP_TIMEOUT
-        for worker in self.running:
-            while worker.process.is_alive() and asyncio.get_running_loop().time() < deadline:
-                await asyncio.sleep(0.005)
-            if worker.process.is_alive():
-                self.log.error("worker did not stop in time", worker=worker.name, pid=worker.process.pid)
-                worker.process.kill()
-                worker.process.join()
-
     # --- end ------------------------------------------------------------------------------
 
     def release(self) -> None:
@@ -479,8 +485,11 @@ class Supervisor:
                 sock.close()
         if self.nursery is not None:
             self.nursery.close()
-        for sock in self.listeners:
-            sock.close()
+        self.endpoints.close()
+        if self.predecessor is not None:
+            self.predecessor.close()
+        if self.minder is not None:
+            self.minder.close()
         self.inherited.close()
         self.guest_sockets.close()
         if self.companion is not None:

@@ -21,6 +21,13 @@ class Taps:
         """opened: taps that the program has opened itself. They are this object's from now on."""
         self._fds = dict(opened)
 
+    def add(self, opened: Mapping[str, int]) -> None:
+        """Taps that another process has opened. They are this object's from now on."""
+        self._fds |= opened
+
+    def __contains__(self, place: str) -> bool:
+        return place in self._fds
+
     @property
     def fds(self) -> list[int]:
         """The descriptors that were not taken."""

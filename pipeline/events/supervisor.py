@@ -152,6 +152,46 @@ RELOAD: Final = (
         "SIGHUP: the settings of the file are in force.",
         changed="the keys that have changed",
     ),
+    logged("restart-begins", INFO, "restart begins", "A successor of the whole program is being started."),
+    logged(
+        *("restarted", INFO, "restarted: a successor goes on"),
+        "The successor has all sockets and links. This process ends.",
+        successor="its process id",
+        version="its version",
+        seconds="how long it took since the wish",
+    ),
+    logged(
+        *("successor-silent", ERROR, "the successor is silent"),
+        "It has everything, and does not say that it runs. This process ends nevertheless.",
+        error=_ERROR,
+    ),
+    logged(
+        *("restart-refused", ERROR, "not restarted: nothing has changed"),
+        "The successor did not start, or could not take over. This process goes on.",
+        error=_ERROR,
+    ),
+    logged(
+        *("restart-twice", WARNING, "a restart is under way"),
+        "SIGUSR2 came again.",
+    ),
+    logged(
+        *("taken-over", INFO, "taken over from a predecessor"),
+        "This process has the sockets and links of another one, which ends.",
+        links="the number of guests' links that go on",
+        forwards="the number of open forwards",
+        seconds="from the pause of the predecessor's workers to this line",
+    ),
+    logged(
+        *("not-taken-over", ERROR, "not taken over"),
+        "Something of the predecessor is lost.",
+        what="what it is",
+        error=_ERROR,
+    ),
+    logged(
+        *("pid-file-not-written", ERROR, "pid file not written"),
+        "The pid file still has the number of the predecessor.",
+        error=_ERROR,
+    ),
     logged(
         *("reload-refused", ERROR, "configuration not reloaded: nothing has changed"),
         "SIGHUP: the file has a mistake, or a setting cannot be applied.",

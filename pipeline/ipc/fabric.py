@@ -104,13 +104,16 @@ class Fabric:
         self.handoffs = {pair: _socket_pair(pair) for pair in layout.handoffs}
 
     @classmethod
-    def create(cls, layout: Layout, processes: Iterable[Sequence[str]] = ()) -> "Fabric":
+    def create(
+        cls, layout: Layout, processes: Iterable[Sequence[str]] = (), *, anywhere: bool = False
+    ) -> "Fabric":
         """Make the segment, and one waiter for each process. Raises SegmentError or OSError.
 
         processes: for each process the names of its workers. By default each worker has its own.
+        anywhere: as in Segment.create().
         """
         # The segment comes first: if memory is short, its error says how much is missing.
-        segment = Segment.create(Plan(layout).size_bytes)
+        segment = Segment.create(Plan(layout).size_bytes, anywhere=anywhere)
         waiters: dict[str, Waiter] = {}
         for names in processes or [[name] for name in layout.names]:
             sockets = len(names) > 1 or layout.node(names[0]).role in SOCKET_ROLES

@@ -115,6 +115,7 @@ class Adopt(Request):
     """To a successor of ingress, with a descriptor: carry on this link. The fields are those of LinkUpEvent.
 
     head: the beginning of a frame that has come in part. skip: bytes to come of a frame that is too long.
+    backlog: bytes that the guest must get first. decided, features: of OffloadLink.begin_again().
     """
 
     NAME = "adopt"
@@ -127,3 +128,59 @@ class Adopt(Request):
     head: bytes
     skip: int
     vnet: int | None = None
+    backlog: bytes | None = None
+    decided: bool | None = None
+    features: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HandOver(Request):
+    """To a worker that pauses: the supervisor has a successor. Report what that one needs, before the answer.
+
+    Ingress sends LinkEvent for each link, the resolver LeasesEvent, and tcp ConnectionsEvent.
+    """
+
+    NAME = "hand_over"
+
+
+@dataclass(frozen=True, slots=True)
+class LinkEvent(Event):
+    """A link as it is now, with its descriptors. The fields are those of Adopt."""
+
+    NAME = "link"
+    number: int
+    guest: int
+    protocol: str
+    peer: str
+    identity: str
+    form: str
+    head: bytes
+    skip: int
+    vnet: int | None = None
+    backlog: bytes | None = None
+    decided: bool | None = None
+    features: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionsEvent(Event):
+    """The connections of a tcp worker: guest's address (as in Accepted) and port, and those outside."""
+
+    NAME = "connections"
+    ends: list[list[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Seek(Request):
+    """To demux: find out where the guests with these addresses are (as in Accepted)."""
+
+    NAME = "seek"
+    addrs: list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class EndStrays(Request):
+    """To tcp: let guests find out that these connections are gone. The field is that of ConnectionsEvent."""
+
+    NAME = "end_strays"
+    ends: list[list[object]]

@@ -8,12 +8,13 @@ answer has no name. An optional field that is None is left out. A message may ca
 ==============  =========================================================================================
 to              requests
 ==============  =========================================================================================
-any worker      Stop, Ping, Audit, Reload, Watch, LogFile (a file), Pause, Lost, Settle (sockets), Resume
+any worker      Stop, Ping, Audit, Reload, Watch, LogFile (a file), Pause, Lost, Settle (sockets),
+                HandOver, Resume
 all but listen  Guests
 ingress         Attach (with a socket), Open (sockets), Capture (a file), LiveCapture (a socket),
-                Adopt (a socket), Connected
-demux           Cam, Neighbors
-tcp             FlowIds, Flows, EndFlow
+                Adopt (sockets), Connected
+demux           Cam, Neighbors, Seek
+tcp             FlowIds, Flows, EndFlow, EndStrays
 resolver        Names, Leases, DnsAll, DnsAdd, ServeTcp (a socket), RestoreLeases
 listen          Expose (a socket), Unexpose, Tunnel (a socket)
 egress          FlowIds, Flows, EndFlow, EndForbidden, Explain, Asks, Decide
@@ -459,12 +460,14 @@ _REQUESTS: Final = _by_name(
     *(DnsAll, DnsAdd, ServeTcp),
     *(healing_messages.Pause, healing_messages.Lost, healing_messages.Settle, healing_messages.Resume),
     healing_messages.RestoreLeases,
-    healing_messages.Adopt,
+    *(healing_messages.Adopt, healing_messages.HandOver),
+    *(healing_messages.Seek, healing_messages.EndStrays),
     *(Expose, Unexpose, Tunnel, Accepted, UdpForward, UdpUnforward),
 )
 _EVENTS: Final = _by_name(
     *(HappenedEvent, GuestEvent, MacEvent, ServiceEvent, StateFileEvent, FilesEvent, ConnectEvent),
     *(healing_messages.LeasesEvent, healing_messages.LinkUpEvent, healing_messages.LinkDownEvent),
+    *(healing_messages.LinkEvent, healing_messages.ConnectionsEvent),
 )
 
 

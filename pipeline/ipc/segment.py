@@ -39,8 +39,10 @@ class Segment:
         self.buf = memoryview(mapping)
 
     @classmethod
-    def create(cls, size: int) -> "Segment":
+    def create(cls, size: int, *, anywhere: bool = False) -> "Segment":
         """Map size bytes, all zero. Processes that are forked later share them.
+
+        anywhere: if the file system for shared memory is full, use memory that it does not limit.
 
         Raises SegmentError when the system has no room for them, ValueError when size is not positive.
         """
@@ -59,6 +61,8 @@ class Segment:
                 reserve(shared.fd, 0, size)
             mapping = mmap.mmap(shared.fd, size, mmap.MAP_SHARED)
         except OSError as error:
+            if anywhere and error.errno == errno.ENOSPC and hasattr(os, "memfd_create"):
+                return cls(_nameless(size))
             raise SegmentError(_shortage(size, shared.fd, error)) from error
         finally:
             shared.close_fd()
@@ -68,6 +72,21 @@ class Segment:
         """Unmap the memory in this process. Raises BufferError while a view of ``buf`` exists."""
         self.buf.release()
         self._mapping.close()
+
+
+def _nameless(size: int) -> mmap.mmap:
+    """The memory of a file that no file system has. Raises SegmentError."""
+    try:
+        fd = os.memfd_create("gvtap")
+        try:
+            os.ftruncate(fd, size)
+            os.posix_fallocate(fd, 0, size)
+            return mmap.mmap(fd, size, mmap.MAP_SHARED)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        text = f"{size / MIB:.1f} MiB of shared memory are needed"
+        raise SegmentError(f"{text}: {error.strerror}") from error
 
 
 def _shortage(size: int, fd: int, error: OSError) -> str:

@@ -74,12 +74,17 @@ class VfkitListener(Listener):
     def open(self, poller: Poller, resources: LinkResources, owner: Owner) -> None:
         """See Listener.open."""
         self._poller, self._resources, self._owner = poller, resources, owner
-        if has_peer(self._sock):
-            link = self._make_link()
-            self._probes.add(link)
-            owner.attach(Arrival(link, PROTOCOL, peer_text(self._sock)), self)
-        else:
+        if not has_peer(self._sock):
             self._wait()
+            return
+        link = self._make_link()
+        self._probes.add(link)
+        if self._sock.getsockname():
+            # A predecessor of this listener has connected it. When this guest leaves, another one may come.
+            self._peer = self._sock.getpeername()
+            self._attach(link)
+        else:
+            owner.attach(Arrival(link, PROTOCOL, peer_text(self._sock)), self)
 
     def deadline(self) -> float:
         """See Listener.deadline."""

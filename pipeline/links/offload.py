@@ -36,6 +36,26 @@ class OffloadLink(StreamLink):
         """Send OFFER. Call this once, before anything else is sent. Raises LinkClosed."""
         self.send([offload.build(offload.OFFER, offload.FEATURES)])
 
+    @property
+    def decided(self) -> bool:
+        """Whether the link is agreed or plain."""
+        return self._decided
+
+    def begin_again(self, *, decided: bool, features: int | None) -> None:
+        """Carry on a link of another process, in its state. features: None unless it is agreed."""
+        self._decided = decided
+        if features is not None:
+            self._agree(features)
+
+    def _agree(self, features: int) -> None:
+        """The link is agreed. features: what the guest may leave to us."""
+        self._decided = True
+        self._framing = offload.FRAMING
+        self.vnet_len = offload.VNET_LEN
+        self.features = features
+        # The agent's tap takes all of these, whatever its kernel leaves to us.
+        self.guest_features = offload.FEATURES
+
     def _split(self, view: memoryview, begin: int, end: int) -> tuple[list[tuple[int, int]], int]:
         if not self._decided:
             begin = self._decide(view, begin, end)
@@ -48,12 +68,7 @@ class OffloadLink(StreamLink):
         )
         record = offload.parse(view, *first[0]) if len(first) == 1 else None
         if record is not None and record.kind == offload.ACCEPT and record.version == offload.VERSION:
-            self._decided = True
-            self._framing = offload.FRAMING
-            self.vnet_len = offload.VNET_LEN
-            self.features = offload.FEATURES & record.features
-            # The agent's tap takes all of these, whatever its kernel leaves to us.
-            self.guest_features = offload.FEATURES
+            self._agree(offload.FEATURES & record.features)
             if not self.send([offload.build(offload.START, self.features)]):
                 raise LinkClosed("the guest does not read")
             return after

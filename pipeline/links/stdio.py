@@ -64,8 +64,9 @@ class PipePair:
 class StdioLink(StreamLink):
     """A guest on two descriptors."""
 
-    def __init__(self, pair: PipePair, resources: LinkResources) -> None:
-        super().__init__(pair, LE16, resources.pool, resources.slots)
+    def __init__(self, pair: PipePair, resources: LinkResources, head: bytes = b"") -> None:
+        """head: bytes of the stream that another process has already read."""
+        super().__init__(pair, LE16, resources.pool, resources.slots, head)
         self._pair = pair
 
     def write_fileno(self) -> int:

@@ -106,6 +106,18 @@ class StreamLink(Link):
         self._to_skip = skip
         self._write_place()
 
+    def carried(self) -> tuple[bytes, int, bytes]:
+        """What another process needs to carry the link on: the bytes that were read and not yet handed out,
+        bytes to skip, and bytes that the guest must get before all others."""
+        cursor = self._cursor
+        head = bytes(cursor.view[cursor.begin : cursor.end]) + bytes(self._head)
+        return head, self._to_skip, bytes(self._backlog[self._backlog_sent :])
+
+    def owe(self, backlog: bytes) -> None:
+        """The guest must get these bytes before all others. The link is new."""
+        self._backlog += backlog
+        self._place[SENDING] = 1 if backlog else 0
+
     def _write_place(self) -> None:
         """A read is complete. Bytes in private memory would be lost, so with these the place is uncertain."""
         place, cursor = self._place, self._cursor

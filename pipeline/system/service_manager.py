@@ -28,6 +28,8 @@ class ServiceManager:
         self._address = f"\0{path[1:]}" if path.startswith("@") else path
         microseconds = values["WATCHDOG_USEC"]
         meant = values["WATCHDOG_PID"] in ("", str(pid))
+        self.environment = {name: values[name] for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC") if values[name]}
+        """The variables for a process that takes this one's place. WATCHDOG_PID would name this one."""
         limit = int(microseconds) / 1e6 if meant and path and microseconds.isdecimal() else 0.0
         self.alive_every = limit / 2
         """Seconds between two messages ALIVE; 0 if the manager does not want any."""
@@ -35,6 +37,10 @@ class ServiceManager:
     def reloading(self) -> None:
         """Report that a reload begins. READY ends it. systemd ignores a message without the time."""
         self.notify(f"{RELOADING}\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+
+    def main_process(self, pid: int) -> None:
+        """Report that another process takes this one's place. The manager believes it from this one alone."""
+        self.notify(f"MAINPID={pid}")
 
     def notify(self, state: str) -> None:
         """Send one of the messages above."""

@@ -25,6 +25,7 @@ from pipeline.control.http.explainer import Explainer
 from pipeline.control.http.front import Front, TakeOver
 from pipeline.control.http.observation import Observation
 from pipeline.control.http.policy import PolicyPaths
+from pipeline.control.http.restart import Restart, RestartPath
 from pipeline.control.http.runner import make_runner, server_of
 from pipeline.control.http.takeover import CAPTURE, CONNECT, TUNNEL, Capture, Connect, Tunnel
 from pipeline.control.hub import Hub
@@ -190,13 +191,15 @@ def live_settings(workers: Workers) -> LiveSettings:
     return LiveSettings(config, channels, Forwarder(workers), sockets, LOG)
 
 
-def policy_paths(workers: Workers, hub: Hub | None = None) -> tuple[PolicyPaths, ApprovalPaths]:
-    """The paths of the egress policy and of approvals."""
+def policy_paths(
+    workers: Workers, hub: Hub | None = None, restart: Restart | None = None
+) -> tuple[PolicyPaths, ApprovalPaths, RestartPath]:
+    """The paths of the egress policy, of approvals and of a restart."""
     live = live_settings(workers)
     hub = hub or Hub(lambda _watch: None, LOG)
     explainer = Explainer(workers, GuestSums(workers, ("ingress",), {}))
     approvals = Approvals(workers, ("egress0", "egress1"), live, hub, LOG, lambda _link: True)
-    return PolicyPaths(live, explainer, hub), ApprovalPaths(approvals)
+    return PolicyPaths(live, explainer, hub), ApprovalPaths(approvals), RestartPath(lambda: restart)
 
 
 @contextlib.asynccontextmanager
@@ -213,6 +216,7 @@ async def endpoint(
     access: Access | None = None,
     hub: Hub | None = None,
     login: Login | None = None,
+    restart: Restart | None = None,
 ) -> AsyncIterator[Endpoint]:
     """The endpoint, up for the time of the block.
 
@@ -223,7 +227,7 @@ async def endpoint(
     api = Api(
         *(forwarder, workers, meter or Meter(), observation(workers, hub), LOG),
         access=access,
-        policy=policy_paths(workers, hub),
+        policy=policy_paths(workers, hub, restart),
     )
     if login is not None:
         app = Site(api.access, login).application(api)

@@ -62,12 +62,13 @@ def test_a_link_that_is_gone_is_closed(memory: Memory) -> None:
 
 def test_a_successor_of_ingress_gets_listeners_but_not_a_stream_in_the_middle(memory: Memory) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as stream:
-        memory.opens(messages.Open("qemu"), [listener])
-        memory.opens(messages.Open("stdio"), [stream.fileno(), stream.fileno()])
+        memory.opens(messages.Open("qemu"), [listener], "tcp://127.0.0.1:0")
+        memory.opens(messages.Open("stdio"), [stream.fileno(), stream.fileno()], "")
     ((ask, fds),) = memory.for_ingress()
     assert isinstance(ask, messages.Open)
     assert ask.protocol == "qemu"
     assert len(fds) == 1
+    assert memory.guest_places == [("qemu", "tcp://127.0.0.1:0", fds)]
 
 
 def test_a_successor_of_the_resolver_gets_the_last_leases_before_the_zones(memory: Memory) -> None:

@@ -59,11 +59,13 @@ def test_a_log_that_cannot_be_reopened_stays(tmp_path: Path) -> None:
         wait_for(lambda: "cannot be opened again" in (moved / "log").read_text(), "the error", 10)
 
 
-def test_sigusr2_means_nothing(tmp_path: Path) -> None:
+def test_sigusr2_means_nothing_to_workers(tmp_path: Path) -> None:
     with LoneDaemon(tmp_path) as daemon:
-        for pid in (daemon.process.pid, *workers(daemon.process.pid)):
+        for pid in workers(daemon.process.pid):
             os.kill(pid, signal.SIGUSR2)
-        wait_for(lambda: '"SIGUSR2"' in daemon.errors(), "the line", 10)
+        daemon.process.send_signal(signal.SIGUSR1)
+        wait_for(lambda: "log reopened" in daemon.errors(), "the line", 10)
+        assert events(daemon, "worker died") == []
         assert daemon.ask(b"GET /leases HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.0 200")
 
 

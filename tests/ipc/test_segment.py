@@ -91,3 +91,26 @@ def test_too_little_memory_is_an_error_at_once_that_says_how_much_is_missing(
         Segment.create(38 << 20)
     assert str(refused.value) == words
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_second_daemon_finds_memory_where_the_file_system_has_room_for_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reserve = os.posix_fallocate
+    calls: list[int] = []
+
+    def refuse_once(fd: int, offset: int, length: int) -> None:
+        calls.append(fd)
+        if len(calls) == 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        reserve(fd, offset, length)
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse_once)
+    before = len(os.listdir("/proc/self/fd"))
+    segment = Segment.create(1 << 20, anywhere=True)
+    assert len(calls) == 2
+    assert len(segment.buf) == 1 << 20
+    assert not any(segment.buf)
+    segment.close()
+    # The mapping has no descriptor of its own open, apart from that which mmap keeps while it lives.
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -276,3 +276,22 @@ def test_each_machine_on_a_socket_with_the_option_has_headers(owner: Owner, tmp_
     assert owner.frames(1) == [b"frame"]
     assert owner.guest().link.guest_features == offload.CSUM | offload.TSO4
     assert owner.guest().link.features == offload.FEATURES | offload.UFO
+
+
+def test_a_listener_that_takes_over_a_guest_serves_the_next_one_too(owner: Owner, tmp_path: Path) -> None:
+    """As after the death of ingress: the socket is still connected to the machine."""
+    machine = Machine(tmp_path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    sock.bind(str(tmp_path / "net.sock"))
+    sock.connect(str(machine.path))
+    door = owner.open(VfkitListener(sock, *companions("vfkit")))
+    guest = owner.guest()
+    assert guest.peer == str(machine.path)
+    machine.send(b"first")
+    assert owner.frames(1) == [b"first"]
+    machine.leave()
+    owner.leave(guest.link)
+    door.on_timer(door.deadline())
+    other = Machine(tmp_path, "other")
+    other.send(b"second")
+    assert owner.frames(1) == [b"second"]

@@ -49,8 +49,13 @@ class LoneDaemon:
         with self.error_path.open("wb") as error:
             self._process = subprocess.Popen(
                 self.command,
-                stdin=subprocess.DEVNULL,
-                **{"stdout": error, "stderr": error, "umask": self.umask, **self.options},
+                **{
+                    "stdin": subprocess.DEVNULL,
+                    "stdout": error,
+                    "stderr": error,
+                    "umask": self.umask,
+                    **self.options,
+                },
             )
 
     def wait_until_ready(self) -> None:

@@ -9,6 +9,7 @@ complete -c gvtap-pipeline -n __fish_use_subcommand -a top
 complete -c gvtap-pipeline -n __fish_use_subcommand -a expose
 complete -c gvtap-pipeline -n __fish_use_subcommand -a unexpose
 complete -c gvtap-pipeline -n __fish_use_subcommand -a policy
+complete -c gvtap-pipeline -n __fish_use_subcommand -a restart
 complete -c gvtap-pipeline -n __fish_use_subcommand -a attach
 complete -c gvtap-pipeline -n __fish_use_subcommand -a capture
 complete -c gvtap-pipeline -n __fish_use_subcommand -a extcap
@@ -168,6 +169,11 @@ complete -c gvtap-pipeline -n '__fish_seen_subcommand_from policy' -o json -d 'p
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from policy' -o keep -d 'keep open connections that are no longer allowed; else they are cut'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from policy' -o name -r -d 'as if the gateway had told the guest that the address has this name'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from policy' -o version -d 'print the version and exit'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from restart' -o api -r -d 'the daemon\'s API: unix:///path, tcp://host:port; else $GVTAP_API, else of -config, else the usual socket'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from restart' -o api-token-file -r -F -d 'file with the token that the API asks for; none if empty'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from restart' -o config -r -F -d 'configuration file of the daemon, which names its API and its token'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from restart' -o json -d 'print JSON, for scripts'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from restart' -o version -d 'print the version and exit'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from attach' -o address -r -d 'static address with prefix length instead of DHCP, as 192.168.127.9/24'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from attach' -o gateway -r -d 'default route of a static address, the first address of its network if empty'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from attach' -o iface -r -d 'name of the tap in the namespace'

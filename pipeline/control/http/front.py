@@ -77,13 +77,25 @@ class Front:
         self._connections: set[asyncio.Task[None]] = set()
         self.seats = Seats(max_connections)
         self._listeners: set[asyncio.Task[None]] = set()
+        self._sockets: list[socket.socket] = []
         self._room = asyncio.Event()
         self._room.set()
 
     def listen(self, listener: socket.socket) -> None:
         """Serve all connections of a listening socket, which stays the caller's to close (after close())."""
         listener.setblocking(False)
+        self._sockets.append(listener)
         self._start(self._accept(listener), self._listeners)
+
+    def pause(self) -> None:
+        """Accept no connections until go_on(). They wait in the backlog."""
+        for task in self._listeners:
+            task.cancel()
+
+    def go_on(self) -> None:
+        """Accept connections again."""
+        for listener in self._sockets:
+            self._start(self._accept(listener), self._listeners)
 
     def serve(self, sock: socket.socket, client: str | None = None, guest: int = 0) -> None:
         """Serve one connection, whose socket is the front's now.

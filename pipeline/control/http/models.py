@@ -310,6 +310,14 @@ class Version(BaseModel):
     data_path: Annotated[str, WithJsonSchema({"enum": ["compiled", "plain"]})]
 
 
+class Restarted(BaseModel):
+    """The program has been replaced."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    pid: int = Field(description="process id of the new supervisor")
+
+
 class WorkerState(BaseModel):
     """One worker. Several may share a process."""
 
@@ -411,5 +419,5 @@ class Traffic(BaseModel):
 REQUESTS: Final = (ExposeRequest, UnexposeRequest, ZoneRequest, Policy, ExplainRequest, ApprovalRequest)
 ANSWERS: Final = (
     *(Forwards, Zones, Leases, Cam, Guests, Flows, Counters, Version, Status, Traffic),
-    *(PolicyChanged, Explanation, Problem, Approvals, ApprovalGiven),
+    *(PolicyChanged, Explanation, Problem, Approvals, ApprovalGiven, Restarted),
 )

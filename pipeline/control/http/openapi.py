@@ -114,6 +114,7 @@ def document(version: str, *, token: bool) -> Json:
             "content": {"application/json": {"schema": _ref(body)}},
         }
         paths[path] = {"post": operation}
+    paths["/restart"] = {"post": _restart(token)}
     paths["/policy"] = _policy(token)
     paths["/policy/explain"] = {"post": _explain(token)}
     paths["/approvals"] = {"get": _approvals(token)}
@@ -134,6 +135,14 @@ def document(version: str, *, token: bool) -> Json:
         described["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
         described["security"] = [{"token": []}]
     return described
+
+
+def _restart(token: bool) -> Json:
+    summary = (
+        "Replace the program by the version that is installed now. Guests stay. The answer comes when "
+        "the new version runs, or 500 says why the old one goes on."
+    )
+    return _operation(summary, _answer(models.Restarted, "/restart"), (400, 500, *((401,) if token else ())))
 
 
 def _operation(summary: str, answer: Json, errors: tuple[int, ...]) -> Json:

@@ -5,6 +5,7 @@ asyncssh is an extra of the package, since most users have no such forwards. Loa
 
 import asyncio
 import importlib.util
+import socket
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -12,6 +13,7 @@ import structlog
 from pipeline.control.ssh.destination import Destination, SshError
 from pipeline.control.threads import Threads
 from pipeline.control.workers import Request
+from pipeline.system import socket_file
 
 if TYPE_CHECKING:
     from pipeline.control.ssh.socket_forward import SocketForward
@@ -38,6 +40,9 @@ class SocketForwards:
         self._log = log
         self._threads = Threads(MAX_READERS)
         self._forwards: dict[str, SocketForward] = {}
+        self._given: dict[str, tuple[socket.socket, socket_file.OwnFile]] = {}
+        self._reserved: set[str] = set()
+        """Those of them that this process has bound."""
 
     async def check_key(self, path: str) -> None:
         """Raise SshError for a key that can never work. Each attempt to connect reads it again."""
@@ -55,12 +60,55 @@ class SocketForwards:
         connection = SshConnection(destination, dialler(self._request), self._log, threads=self._threads)
         forward = SocketForward(path, connection, self._log)
         try:
-            await forward.open()
+            given, _ = self._given.pop(path, (None, None))
+            await forward.open(given)
         except BaseException:
             await forward.close()
             raise
         self._forwards[path] = forward
         self._log.info("socket forwarded", socket=path, to=destination.path, user=destination.user)
+
+    def give(self, path: str, sock: socket.socket) -> None:
+        """A predecessor of this program has bound this socket for a forward. It is this object's."""
+        sock.setblocking(False)
+        self._given[path] = sock, socket_file.OwnFile(path, bound=True)
+
+    async def reserve(self, path: str, key: str) -> None:
+        """Check the key of a forward that will be opened, and bind its socket unless it is bound.
+
+        Raises SocketError, SshError, OSError.
+        """
+        await self.check_key(key)
+        if path not in self._given:
+            from pipeline.control.ssh.socket_forward import bind  # noqa: PLC0415  as below
+
+            self.give(path, bind(path))
+            self._reserved.add(path)
+
+    def drop_given(self, *, keep_files: bool) -> None:
+        """Close the sockets that nobody has asked for. keep_files: those of a predecessor stay."""
+        for path, (sock, file) in self._given.items():
+            if keep_files and path not in self._reserved:
+                file.forget()
+            else:
+                file.remove()
+            sock.close()
+        self._given.clear()
+
+    def listener_of(self, path: str) -> socket.socket | None:
+        """The listening socket of an open forward, which stays this object's."""
+        forward = self._forwards.get(path)
+        return forward.listener if forward is not None else None
+
+    @property
+    def paths(self) -> list[str]:
+        """The sockets of all forwards."""
+        return list(self._forwards)
+
+    def leave(self) -> None:
+        """Another process has all sockets: let their files be."""
+        for forward in self._forwards.values():
+            forward.leave()
 
     async def close(self, path: str) -> None:
         """Remove one, with its clients. KeyError if there is none."""

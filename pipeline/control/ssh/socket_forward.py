@@ -8,8 +8,9 @@ answers delays only its own clients. connection.py reaches the guest.
 import asyncio
 import errno
 import socket
+import sys
 from collections.abc import Awaitable, Callable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import asyncssh
 import structlog
@@ -23,6 +24,8 @@ MODE: Final = 0o600
 BACKLOG: Final = 128
 MAX_CLIENTS: Final = 1024
 PIECE: Final = 64 * 1024
+_KEEPS_FILE: Final[dict[str, Any]] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+"""Has asyncio leave the file of a socket alone: it may be another process's by then."""
 
 
 class Connection(Protocol):
@@ -47,14 +50,17 @@ class SocketForward:
         self._file: socket_file.OwnFile | None = None
         self._clients: set[asyncio.Task[None]] = set()
 
-    async def open(self) -> None:
-        """Bind and accept. The file of an abandoned socket is replaced. Raises SocketError."""
-        sock = _bind(self.path)
+    async def open(self, given: socket.socket | None = None) -> None:
+        """Bind and accept. The file of an abandoned socket is replaced. Raises SocketError.
+
+        given: a socket that is bound there already.
+        """
+        sock = given or bind(self.path)
         file = socket_file.OwnFile(self.path, bound=True)
         try:
             # Assigned before the next await, so that close() finds it if this call is cancelled.
             self._server = await asyncio.start_unix_server(
-                self._accept, sock=sock, limit=PIECE, backlog=BACKLOG, start_serving=False
+                self._accept, sock=sock, limit=PIECE, backlog=BACKLOG, start_serving=False, **_KEEPS_FILE
             )
         except BaseException:
             file.remove()
@@ -62,6 +68,19 @@ class SocketForward:
             raise
         self._file = file
         await self._server.start_serving()
+
+    @property
+    def listener(self) -> socket.socket | None:
+        """The listening socket, whose descriptor stays this object's."""
+        return self._server.sockets[0] if self._server is not None else None
+
+    def leave(self) -> None:
+        """Another process has the socket too: accept no more clients, and let its file be."""
+        if self._file is not None:
+            self._file.forget()
+            self._file = None
+        if self._server is not None:
+            self._server.close()
 
     async def close(self) -> None:
         """Remove the socket, end all clients and the connection."""
@@ -125,7 +144,8 @@ async def _carry(
     end()
 
 
-def _bind(path: str) -> socket.socket:
+def bind(path: str) -> socket.socket:
+    """The socket of a forward at this path, which does not listen yet. Raises SocketError."""
     if fault := socket_file.fault(path, relative=True):
         raise SocketError(f"listen unix {path}: bind: {fault}")
     sock = socket.socket(socket.AF_UNIX)

@@ -7,6 +7,7 @@ tcp workers; runs that GRO made in ingress are passed on as they are. For a conn
 a guest, demux finds the guest (dials.py).
 """
 
+from time import monotonic
 from typing import Final
 
 from pipeline.config.choices import ISOLATED
@@ -14,8 +15,9 @@ from pipeline.config.model import Config
 from pipeline.counters import INDEX
 from pipeline.engines.arp import ArpResponder
 from pipeline.engines.neighbors.actions import Changed, Learned, Lost, Request
-from pipeline.ipc import messages
+from pipeline.ipc import healing_messages, messages
 from pipeline.records import kinds
+from pipeline.records.addresses import addr_of
 from pipeline.records.dials import Dial
 from pipeline.records.flows import flow_of
 from pipeline.records.frames import ALL_LINKS, Frame, WatchDrops
@@ -318,8 +320,8 @@ class DemuxStage:
     # --- what the worker asks for ------------------------------------------------------------
 
     def on_control(self, message: Message, fds: list[int]) -> Message:
-        """Requests ``cam`` (MAC to link), ``neighbors`` (which guests have addresses), ``guests`` and
-        ``withdraw_route``.
+        """Requests ``cam`` (MAC to link), ``neighbors`` (which guests have addresses), ``guests``,
+        ``seek`` and ``withdraw_route``.
         """
         match messages.request_of(message):
             case messages.Guests():
@@ -332,6 +334,10 @@ class DemuxStage:
                 return messages.CamAnswer(cam).encode()
             case messages.Neighbors() as ask:
                 return guest_report.neighbors(self.links, self.neighbors, ask.addresses).encode()
+            case healing_messages.Seek() as ask:
+                for addr in map(addr_of, ask.addrs):
+                    self.neighbors.resolve(addr, monotonic())
+                return {}
             case messages.WithdrawRoute() if self.ipv6 is not None:
                 self.ipv6.discovery.withdraw()
                 return {}

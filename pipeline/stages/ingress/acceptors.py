@@ -54,12 +54,12 @@ class Acceptors:
         self._closed = False
         self._adopted: AdoptedLinks | None = None
 
-    def adopt(self, ask: Adopt, fd: int, row: memoryview) -> Arrival:
+    def adopt(self, ask: Adopt, fds: list[int], row: memoryview) -> Arrival:
         """The link of a guest that a dead predecessor of this worker had. Raises OSError or ValueError."""
         if self._adopted is None:
             self._adopted = AdoptedLinks()
             self.add(self._adopted)
-        arrival = self._adopted.adopt(ask, fd, row)
+        arrival = self._adopted.adopt(ask, fds, row)
         self._listener_of[arrival.link] = self._adopted
         return arrival
 

@@ -12,7 +12,7 @@ from typing import Final
 from pipeline.config.model import Config
 from pipeline.ipc import healing_messages, messages
 from pipeline.ipc.channel import close_all
-from pipeline.links.adopted import form_of
+from pipeline.links.adopted import carried, carried_form, form_of
 from pipeline.links.base import FULL_READ, Link, LinkClosed
 from pipeline.links.listener import Arrival, GatewayAddresses, LinkResources
 from pipeline.links.offload import OffloadLink
@@ -48,6 +48,8 @@ class IngressStage:
         self._timers_at = 0.0
         self._shared = False
         """Whether the other workers were told that several guests have links."""
+        self._handed_over = False
+        """Whether another supervisor's ingress may carry the links on, unless this one breathes again."""
         self.steering = Steering(worker, config)
         self._places = Places(worker.ports.places)
         self.fairness = Fairness(worker.pool, worker.counts, config.limits.max_bad_frames_per_second)
@@ -76,6 +78,7 @@ class IngressStage:
         """Links -> rings, then rings -> links. Returns the number of bursts and records."""
         if now >= self._timers_at:
             self._timers_at = now + TIMERS_EVERY_S
+            self._handed_over = False
             self.ports.traffic.write(now)
             self.ports.await_rooms()
             if self._acceptors.deadline() <= now:
@@ -110,7 +113,7 @@ class IngressStage:
                 self._connect(socket.socket(fileno=fds[0]), ask.name or "", ask.head, ask.offload or "")
                 return {}
             case healing_messages.Adopt() as ask if fds:
-                return self._adopt(ask, fds[0])
+                return self._adopt(ask, fds)
             case messages.Open() as ask if fds:
                 return self._acceptors.open(ask, fds)
             case messages.Capture() if fds:
@@ -164,6 +167,17 @@ class IngressStage:
         """The links that are up, each with the number of its guest."""
         return {port.number: port.guest_number for port in self.ports.by_number.values()}
 
+    def hand_over(self) -> None:
+        """Report how each link is now: another supervisor's ingress will carry it on (Worker, HandOver)."""
+        self._handed_over = True
+        self._timers_at = 0.0
+        for port in self.ports.by_number.values():
+            if (found := carried(port.number, port.guest_number, port.arrival)) is not None:
+                event, fds = found
+                # Without a descriptor for the message the guest has to connect again.
+                with suppress(OSError):
+                    self._worker.send_event(event.encode(), fds)
+
     def held(self) -> dict[str, int]:
         """What ingress holds for guests; all zero when no guest has a link and all flows are over."""
         return {
@@ -212,10 +226,10 @@ class IngressStage:
         )
         return True
 
-    def _adopt(self, ask: healing_messages.Adopt, fd: int) -> Message:
-        """Carry on a link of a predecessor that has died. The other workers know it."""
+    def _adopt(self, ask: healing_messages.Adopt, fds: list[int]) -> Message:
+        """Carry on a link of a predecessor. If that has died, the other workers know the link."""
         try:
-            arrival = self._acceptors.adopt(ask, fd, self._places.take(ask.number))
+            arrival = self._acceptors.adopt(ask, fds, self._places.take(ask.number))
         except (OSError, ValueError) as error:
             self._places.free(ask.number)
             self.steering.link_down(ask.number, ask.guest)
@@ -262,6 +276,9 @@ class IngressStage:
 
     def _on_detached(self, port: Port, error: LinkClosed) -> None:
         """A link has ended and is closed."""
+        if self._handed_over and carried_form(port.arrival):
+            # Its guest is not gone.
+            return
         self._places.free(port.number)
         self._worker.send_event(healing_messages.LinkDownEvent(port.number).encode())
         self.steering.link_down(port.number, port.guest_number)

@@ -74,18 +74,22 @@ class LeaseKeeper:
     def on_timer(self, now: float) -> None:
         """Report and write the leases, if that is due."""
         if self._report_at <= now:
-            self._report_at = float("inf")
-            ipv4, ipv6 = (_until(rows, now) for rows in (self._dhcp.export(now), self._export6(now)))
-            try:
-                self._worker.send_event(healing_messages.LeasesEvent(ipv4, ipv6).encode())
-            except OSError:
-                # A long message needs a descriptor, and none is left.
-                self._report_at = now + SPACING
+            self.tell_supervisor(now)
         if self._save_at <= now:
             self.save(now)
 
+    def tell_supervisor(self, now: float) -> None:
+        """Report all leases to the supervisor now."""
+        self._report_at = float("inf")
+        ipv4, ipv6 = (_until(rows, now) for rows in (self._dhcp.export(now), self._export6(now)))
+        try:
+            self._worker.send_event(healing_messages.LeasesEvent(ipv4, ipv6).encode())
+        except OSError:
+            # A long message needs a descriptor, and none is left.
+            self._report_at = now + SPACING
+
     def restore(self, leases: healing_messages.RestoreLeases, now: float) -> None:
-        """Take over the leases of a predecessor that has died, and report them to demux."""
+        """Take over the leases of a predecessor, report them to demux, and have them written."""
         self._dhcp.restore(_left(leases.ipv4, now), now)
         if self._dhcp6 is not None:
             self._dhcp6.restore(_left(leases.ipv6, now), now)

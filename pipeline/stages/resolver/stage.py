@@ -411,6 +411,10 @@ class ResolverStage:
         close_all(fds)
         return {"error": f"resolver knows no request {message.get('op')!r} like this"}
 
+    def hand_over(self) -> None:
+        """Report the leases as they are now: another supervisor's resolver will keep them."""
+        self.dhcp.keeper.tell_supervisor(monotonic())
+
     def reload(self, config: Config) -> None:
         """See Stage.reload: zones, search list, the policy's names, and the rate of questions.
 

@@ -24,7 +24,7 @@ from pipeline.engines.tcp.segment import Segment
 from pipeline.engines.tcp.seq import diff
 from pipeline.engines.tcp.state import SYN_RECEIVED, TIME_WAIT
 from pipeline.engines.tcp.time_wait import TimeWait
-from pipeline.ipc import flow_messages, messages
+from pipeline.ipc import flow_messages, healing_messages, messages
 from pipeline.records import kinds
 from pipeline.records.dials import DialRouted
 from pipeline.records.flows import Ends, FlowKey, flow_of
@@ -46,7 +46,7 @@ from pipeline.records.tcp import TcpRange
 from pipeline.stages.bad_frames import BadFrames
 from pipeline.stages.holdings import Holdings, count
 from pipeline.stages.losses import Losses
-from pipeline.stages.tcp import icmp, records, rows
+from pipeline.stages.tcp import icmp, records, rows, strays
 from pipeline.stages.tcp.connections import Connections
 from pipeline.stages.tcp.flow import FROM_DEMUX, FROM_INGRESS, Flow
 from pipeline.stages.tcp.host_end import flow_id
@@ -385,7 +385,7 @@ class TcpStage:
     # --- for the worker ---------------------------------------------------------------------
 
     def on_control(self, message: dict[str, object], fds: list[int]) -> dict[str, object]:
-        """Requests ``guests`` (sums), ``flow_ids``, ``flows`` (some of them) and ``end_flow``."""
+        """Requests ``guests`` (sums), ``flow_ids``, ``flows`` (some), ``end_flow``, ``end_strays``."""
         connections = self.connections
         match messages.request_of(message):
             case messages.Guests():
@@ -396,7 +396,15 @@ class TcpStage:
                 return flow_messages.FlowsAnswer(rows.of_numbers(connections.by_id, ask.numbers)).encode()
             case flow_messages.EndFlow() as ask:
                 return flow_messages.EndFlowAnswer(connections.end(ask.number, monotonic())).encode()
+            case healing_messages.EndStrays() as ask:
+                for key in strays.keys_of(ask):
+                    self._provoke(key, monotonic())
+                return {}
         return {"error": f"tcp knows no request {message.get('op')!r}"}
+
+    def hand_over(self) -> None:
+        """Report all connections: another supervisor's tcp workers know nothing of them."""
+        strays.report(self.worker, self.connections.by_key)
 
     def reload(self, config: Config) -> None:
         """See Stage.reload: the limits."""

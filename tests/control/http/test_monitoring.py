@@ -11,6 +11,7 @@ from tests.control.endpoint import Meter, endpoint
 EVERYTHING_ELSE = (
     *("/stats", "/cam", "/leases", "/openapi.json", "/services/dns/all", "/services/forwarder/all"),
     *("/services/forwarder/expose", "/connect", "/tunnel", "/policy", "/policy/explain", "/approvals", "/"),
+    "/restart",
 )
 
 

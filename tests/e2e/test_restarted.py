@@ -1,0 +1,175 @@
+"""The whole daemon is replaced while guests use it. They notice only that their connections are reset."""
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.test_healing import Machine, datagrams, names, new_connection, traffic
+from tests.support import foreign
+from tests.support.agent import GATEWAY_ADDR, GUEST_ADDR, Agent, address
+from tests.support.daemon import Daemon
+from tests.support.netns import Network, wait_for
+from tests.support.restarts import await_end
+from tests.support.servers import ECHO, UDP_ECHO, Servers
+
+pytestmark = pytest.mark.e2e
+
+STATIC, EXPOSED, UDP = 9001, 9002, 9003
+FORWARDS = f'stack: {{forwards: {{"127.0.0.1:{STATIC}": "{GUEST_ADDR}:{ECHO}"}}}}\n'
+
+
+class Restartable(Daemon):
+    """A daemon that is restarted."""
+
+    def restart(self) -> int:
+        """Restart, and return the process id of the successor. The old processes are gone then."""
+        old = self.workers_now()
+        count = len(self.events("taken over from a predecessor"))
+        status, content = self.api("/restart", {})
+        assert status == 200, content
+        wait_for(lambda: len(self.events("taken over from a predecessor")) > count, "the line", 30)
+        for pid in old:
+            await_end(pid)
+        return int(json.loads(content)["pid"])
+
+    def workers_now(self) -> list[int]:
+        return list(self.processes().values())
+
+
+@pytest.fixture(params=["separate", "auto"])
+def daemon(request: pytest.FixtureRequest, network: Network, outside: Servers) -> Iterator[Restartable]:
+    path = network.directory / "config.yaml"
+    path.write_text(FORWARDS)
+    with Restartable(network, "-config", str(path), "-placement", request.param) as made:
+        made.expose(f"127.0.0.1:{EXPOSED}", f"{GUEST_ADDR}:{ECHO}")
+        made.expose(f"127.0.0.1:{UDP}", f"{GUEST_ADDR}:{UDP_ECHO}", "udp")
+        yield made
+
+
+def forwarded(network: Network) -> None:
+    """Clients of all forwards reach the guest."""
+    for port in (STATIC, EXPOSED):
+        with network.host.connect("127.0.0.1", port) as sock:
+            sock.settimeout(10)
+            sock.sendall(b"inward")
+            assert sock.recv(100) == b"inward"
+
+    def ask() -> bytes:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(0.5)
+            sock.connect(("127.0.0.1", UDP))
+            for _ in range(20):
+                sock.send(b"ping")
+                try:
+                    return sock.recv(100)
+                except (TimeoutError, ConnectionRefusedError):
+                    continue
+        return b""
+
+    assert network.host.call(ask) == b"ping"
+
+
+def all_works(network: Network) -> None:
+    new_connection(network)
+    datagrams(network)
+    names(network)
+    forwarded(network)
+
+
+def test_a_guest_with_traffic_keeps_its_link_and_its_address(
+    daemon: Restartable, agent: Agent, inside: Servers, network: Network
+) -> None:
+    before = daemon.api("/leases")
+    own = address(agent.guest)
+    all_works(network)
+    with traffic(network) as echoes:
+        daemon.restart()
+        wait_for(lambda: all(echo.error for echo in echoes), "all connections end", 20)
+        # None of them has ended in order: that would be bytes that are missing.
+        assert {type(echo.error) for echo in echoes} <= {ConnectionResetError, BrokenPipeError}
+        assert daemon.api("/leases") == before
+        assert address(agent.guest) == own
+        all_works(network)
+    assert agent.process.poll() is None
+    (line,) = daemon.events("taken over from a predecessor")
+    assert (line["links"], line["forwards"]) == (1, 3)
+    assert daemon.events("guest connected")[1:] == []
+    assert daemon.events("guest disconnected") == []
+    # And once more, with everything of a successor.
+    daemon.restart()
+    all_works(network)
+    assert daemon.api("/leases") == before
+
+
+def test_a_successor_that_refuses_leaves_connections_alone(
+    daemon: Restartable, agent: Agent, inside: Servers, network: Network
+) -> None:
+    daemon.expect_errors = True
+    config = network.directory / "config.yaml"
+    with traffic(network) as echoes:
+        for text in (
+            "limits: {max-tcp-flows: many}",
+            f'stack: {{forwards: {{"203.0.113.9:80": "{GUEST_ADDR}:80"}}}}',
+        ):
+            config.write_text(text)
+            status, content = daemon.api("/restart", {})
+            assert status == 500, content
+            assert daemon.events("not restarted: nothing has changed")[-1]["error"] in content.decode()
+        count = {echo: echo.blocks for echo in echoes}
+        wait_for(lambda: all(echo.blocks > count[echo] + 2 for echo in echoes), "all go on", 20)
+        all_works(network)
+    assert daemon.events("taken over from a predecessor") == []
+
+
+@pytest.mark.parametrize("kind", ["qemu", "bess", "vfkit"])
+def test_guests_of_other_links_go_on(network: Network, outside: Servers, kind: str) -> None:
+    path, own_path = network.directory / f"{kind}.sock", network.directory / "machine.sock"
+    scheme = {"qemu": "unix", "bess": "unixpacket", "vfkit": "unixgram"}[kind]
+    flags = ("-listen-qemu", "")
+    with Restartable(network, *flags, f"-listen-{kind}", f"{scheme}://{path}") as daemon:
+        made = {
+            "qemu": lambda: foreign.qemu(network.guest, path),
+            "bess": lambda: foreign.bess(network.guest, path),
+            "vfkit": lambda: foreign.vfkit(network.guest, path, own_path),
+        }[kind]
+        with made() as guest:
+            guest.ping()
+            for _ in range(2):
+                daemon.restart()
+                guest.ping()
+                new_connection(network)
+        wait_for(lambda: not json.loads(daemon.api("/cam")[1]), "the guest is missed", 20)
+        # The next guest arrives at the same socket.
+        with made() as guest:
+            guest.ping()
+            new_connection(network)
+
+
+def test_a_stream_that_is_cut_within_a_frame_goes_on(network: Network, outside: Servers) -> None:
+    with Restartable(network) as daemon:
+        machine = Machine(network, daemon)
+        frame = machine.ask()
+        machine.send(frame)
+        assert machine.answered()
+        for part in (2, 30):
+            left = machine.send(frame, part=part)
+            time.sleep(0.2)
+            daemon.restart()
+            machine.sock.sendall(left)
+            assert machine.answered()
+        machine.sock.close()
+
+
+def test_a_tap_in_a_namespace_goes_on(network: Network, outside: Servers) -> None:
+    with Restartable(network, "-link", f"tap+eth0?netns={network.guest.name}") as daemon:
+        network.guest.ip("address", "add", f"{GUEST_ADDR}/24", "dev", "eth0")
+        network.guest.ip("route", "add", "default", "via", GATEWAY_ADDR)
+        before = network.guest.run("ip", "-o", "link", "show", "eth0").stdout
+        new_connection(network)
+        daemon.restart()
+        new_connection(network)
+        assert network.guest.run("ip", "-o", "link", "show", "eth0").stdout == before
+    assert "eth0" not in network.guest.run("ip", "-o", "link").stdout, "the tap went with the daemon"
