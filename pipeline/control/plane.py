@@ -91,7 +91,7 @@ class ControlPlane:
         self._on_guest = on_guest
         self._log = logs.logger("supervisor")
         self._fabric = fabric
-        self._memory = Memory()
+        self._memory = self.memory = Memory()
         self._moved_log = -1
         """The descriptor of the log, if it was opened again."""
         self._places = Places(fabric.places())
@@ -286,20 +286,10 @@ class ControlPlane:
             self._end_questions()
             self._end_questions = None
 
-    @property
-    def memory(self) -> Memory:
-        """What successors of workers have to be told."""
-        return self._memory
-
-    def pause(self) -> None:
-        """Accept no connections of API clients until go_on(). They wait."""
+    def accept(self, *, on: bool) -> None:
+        """Accept connections of API clients, or let them wait."""
         for front in self._fronts:
-            front.pause()
-
-    def go_on(self) -> None:
-        """Accept connections of API clients again."""
-        for front in self._fronts:
-            front.go_on()
+            (front.go_on if on else front.pause)()
 
     async def capture(self, fd: int) -> None:
         """Have all frames written to a capture file, whose descriptor stays the caller's."""

@@ -305,13 +305,13 @@ class Succession:
 
     def _remember(self, link: GuestLink, fds: list[int]) -> None:
         """Keep a link for a successor of ingress, if it can outlive that. Owns the descriptors."""
-        if link.form in (adopted.OFFLOAD, adopted.STDIO):
+        form = "" if link.form in (adopted.OFFLOAD, adopted.STDIO) else link.form
+        if not form:
             close_all(fds)
-            return
         up = healing_messages.LinkUpEvent(
-            link.number, link.guest, link.protocol, link.peer, link.identity, link.form, link.vnet
+            link.number, link.guest, link.protocol, link.peer, link.identity, form, link.vnet
         )
-        self._memory.link_up(up, fds)
+        self._memory.link_up(up, fds if form else [])
 
     def _lost(self, what: str, error: str) -> None:
         self._log.error("not taken over", what=what, error=error)

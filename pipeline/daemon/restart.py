@@ -211,7 +211,7 @@ class Restarter:
     async def _hand_over(self, heir: Heir) -> None:
         plane = self._plane
         async with plane.succession.alone(), self._healer.pause_all():
-            plane.pause()
+            plane.accept(on=False)
             try:
                 async with plane.succession.collected() as items:
                     for message, fds in items:
@@ -224,7 +224,7 @@ class Restarter:
                 # Only this process may say that. The successor waits for it before it says more (release).
                 self._manager.main_process(heir.pid)
             except BaseException:
-                plane.go_on()
+                plane.accept(on=True)
                 raise
 
 

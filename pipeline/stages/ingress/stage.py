@@ -6,6 +6,7 @@ segments (GSO); demux's frames go as they are (transmitter.py).
 """
 
 import socket
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
