@@ -333,7 +333,6 @@ class Worker:
             case healing_messages.Settle() as ask if self.paused:
                 return self._settle(ask, fds)
             case healing_messages.HandOver() if self.paused:
-                # Only the stages of ingress and resolver have something.
                 getattr(self.stage, "hand_over", lambda: None)()
                 return {}
             case healing_messages.Resume():
