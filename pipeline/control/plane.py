@@ -7,7 +7,7 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from pipeline import logs
 from pipeline.config.choices import UDP
@@ -46,7 +46,7 @@ from pipeline.control.ssh.forwards import SocketForwards
 from pipeline.control.workers import Channel, Channels, Message, RefusedError, RequestError
 from pipeline.events.flows import COMPLETED
 from pipeline.events.kind import DEBUG
-from pipeline.ipc import healing_messages, messages
+from pipeline.ipc import fleet_messages, healing_messages, messages
 from pipeline.ipc.channel import HasFileno, close_all
 from pipeline.ipc.fabric import Fabric
 from pipeline.links import addresses, protocols
@@ -66,6 +66,16 @@ WITHDRAW_TIMEOUT: Final = 0.2
 """Seconds that demux has to withdraw the default route at the end."""
 _MACHINES: Final = tuple(getattr(socket, name, None) for name in ("AF_VSOCK", "AF_HYPERV"))
 """Families of sockets whose clients are virtual machines."""
+
+
+class FleetSide(Protocol):
+    """What the control plane needs of a fleet (pipeline.fleet.agent)."""
+
+    def on_event(self, event: messages.Event) -> None:
+        """A worker reports something for the fleet."""
+
+    async def introduce(self, worker: str) -> None:
+        """Tell a successor of a worker what it has to know."""
 
 
 class ControlPlane:
@@ -129,6 +139,20 @@ class ControlPlane:
         self._servers = Servers(lambda: self._make_api(token=bool(token)))
         self._fronts: list[Front] = []
         self._guest_front: Front | None = None
+        self._fleet: FleetSide | None = None
+
+    def join_fleet(self, fleet: FleetSide) -> None:
+        """Other hosts have guests in this network, and this object knows them."""
+        self._fleet = fleet
+
+    @property
+    def live(self) -> LiveSettings:
+        """The settings that change while the program runs."""
+        return self._live
+
+    def shards(self, stage: str) -> list[str]:
+        """The names of the workers of a stage that may have several."""
+        return list(self._fabric.layout.shards(stage))
 
     def _make_api(self, *, token: bool) -> "Api":
         from pipeline.control.http import openapi  # noqa: PLC0415  see servers.py
@@ -368,6 +392,8 @@ class ControlPlane:
         elif name == INGRESS:
             for ask, fds in self._memory.for_ingress():
                 await self._channels.request(name, ask, fds)
+        if self._fleet is not None:
+            await self._fleet.introduce(name)
 
     def notify(self, kind: str) -> None:
         """Send a notification that is not about a guest."""
@@ -444,6 +470,14 @@ class ControlPlane:
                 self._meter.watch_files(worker, fds[0])
             case messages.StateFileEvent() as leases:
                 self._leases.put(leases.content)
+            case (
+                fleet_messages.StationsEvent()
+                | fleet_messages.NamesEvent()
+                | fleet_messages.LeaseWantedEvent()
+                | fleet_messages.LeaseOverEvent()
+            ) as report:
+                if self._fleet is not None:
+                    self._fleet.on_event(report)
             case _:
                 close_all(fds)
                 self._log.warning("unknown event", worker=worker, name=event.get("event"))

@@ -32,6 +32,8 @@ from pipeline.control.ssh.destination import SocketError, SshError
 from pipeline.control.ssh.forwards import check_library
 from pipeline.control.workers import RequestError
 from pipeline.daemon import confinement, placement, processes, signals
+from pipeline.daemon.fleet import FleetAgent, FleetError
+from pipeline.daemon.fleet import check as check_fleet
 from pipeline.daemon.guest_sockets import GuestSockets
 from pipeline.daemon.healing import Healer
 from pipeline.daemon.nursery import Nursery, Successor
@@ -125,6 +127,7 @@ class Supervisor:
         self.token = ""
         self.fabric: Fabric | None = None
         self.plane: ControlPlane | None = None
+        self.fleet = FleetAgent()
         self.status = EXIT_OK
         self.reason = ""
         """Why the daemon ends: the first cause."""
@@ -140,9 +143,10 @@ class Supervisor:
         try:
             if config.access.socket_forwards:
                 check_library()
+            check_fleet(config)
             confinement.check(config, self.log)
             outbound.check(config.network.outbound_address, config.network.outbound_interface)
-        except (SshError, confinement.SandboxError, outbound.OutboundError) as error:
+        except (SshError, FleetError, confinement.SandboxError, outbound.OutboundError) as error:
             raise StartError(str(error)) from error
         links = config.links
         reachable = links.listen or links.listen_connect or links.stdio or any(self.guest_sockets.urls())
@@ -246,6 +250,7 @@ class Supervisor:
             if not self._is_stopping() and await self._open_unless_stopped(plane):
                 # Everything that needs a right is open now.
                 confinement.become_user(self.config)
+                self.fleet.start(self.config, plane, self.log)
                 if self.companion is not None:
                     await self.companion.opened(plane, lambda reason: self._stop(reason, EXIT_OK))
                 self.log.info("waiting for clients...", processes=len(self.running))
@@ -272,6 +277,7 @@ class Supervisor:
         if self.reloader is not None:
             await self.reloader.stop()
         await healer.stop()
+        await self.fleet.stop()
         self.files.remove_all()
         self.manager.notify(STOPPING)
         if self.config.network.ipv6_first and await plane.withdraw_route():
