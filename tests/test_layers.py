@@ -26,6 +26,7 @@ LATE_IMPORTS = {
     "pipeline.links.adopted": "the same",
     "pipeline.daemon.taps": "the same",
     "pipeline.daemon.fleet": "the fleet, and nats-py, which is an extra",
+    "pipeline.commands.fleet": "the same",
     "pipeline.config.scalars": "pydantic, when it makes a validator",
     "pipeline.engines.dns.message": "dnspython, for records of any type",
     "pipeline.engines.dns.responses": "the same",
@@ -106,7 +107,10 @@ TABLE: dict[str, Row] = {
     ),
     # The supervisor's side of a fleet. Only daemon.fleet loads it, with -fleet.
     "pipeline.fleet": Row(
-        ("wire.ip", "topology", "ipc", "links.vxlan_url", "engines.fleet", "config", "control")
+        (
+            *("wire.ip", "topology", "ipc", "links.vxlan_url", "engines.fleet", "config", "control"),
+            *("go", "system", "client.tables", "wire.ethernet", "events"),
+        )
     ),
     # Commands that ask a running daemon.
     "pipeline.client": Row(("go", "wire", "system", "links", "config")),
@@ -115,7 +119,7 @@ TABLE: dict[str, Row] = {
     ),
     # The commands. Each is loaded when it runs.
     "pipeline.release": Row((), ("importlib", "pathlib", "sys", "typing")),
-    "pipeline.commands": Row(("release", "go", "system", "config", "links", "logs", "daemon")),
+    "pipeline.commands": Row(("release", "go", "system", "config", "links", "logs", "daemon", "fleet")),
     "pipeline": Row(("cli", "sub_commands", "commands", "release", "go", "system", "config", "client")),
     # The guest's agent ships alone, with the standard library.
     "guest": Row(("go", "wire", "system.netlink", "system.tap"), tuple(sys.stdlib_module_names)),

@@ -23,6 +23,7 @@ from pipeline.control.hub import Hub
 from pipeline.engines.fleet import values
 from pipeline.engines.fleet.mirror import Entry, Mirror
 from pipeline.engines.fleet.view import FleetView, StoreWrite, store_write
+from pipeline.fleet.feed import EventFeed
 from pipeline.fleet.hands import Hands
 from pipeline.fleet.settings import SharedSettings
 from pipeline.fleet.store import ERRORS, Access, Session
@@ -56,6 +57,7 @@ class Agent:
         hands: Hands,
         hub: Hub,
         settings: SharedSettings,
+        feed: EventFeed,
         log: structlog.typing.FilteringBoundLogger,
     ) -> None:
         self._access = access
@@ -63,6 +65,7 @@ class Agent:
         self._hands = hands
         self._hub = hub
         self._settings = settings
+        self._feed = feed
         self._log = log
         self._mirror = Mirror(values.MEMBER)
         self._session: Session | None = None
@@ -86,7 +89,7 @@ class Agent:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._settings.stop()
-        await self._settings.stop()
+        self._feed.stop()
         session = self._session
         if session is not None:
             leave = store_write(self.view.members.leave())
@@ -156,11 +159,23 @@ class Agent:
             now = self._now()
             self.view.on_timer(now)
             self._follow_up()
+            await self._publish()
             seconds = min(max(self.view.deadline(now) - now, SHORTEST_WAIT_S), LOOK_EVERY_S)
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._wake.wait()
             self._wake.clear()
+
+    async def _publish(self) -> None:
+        """Send the events that wait, if a server is reached."""
+        session = self._session
+        if session is None or not self.view.online:
+            return
+        for subject, content in self._feed.take():
+            try:
+                await session.publish(subject, content)
+            except ERRORS as error:
+                self._log.debug("fleet write failed", key=subject, error=_words(error))
 
     async def _remove_markers(self, session: Session, now: float) -> None:
         """The member whose name is the first of all removes markers of deleted keys, once in an hour."""

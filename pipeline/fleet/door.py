@@ -10,6 +10,7 @@ from pipeline.control.plane import ControlPlane
 from pipeline.engines.fleet.values import Host
 from pipeline.engines.fleet.view import FleetView
 from pipeline.fleet.agent import Agent
+from pipeline.fleet.feed import EventFeed
 from pipeline.fleet.hands import Hands
 from pipeline.fleet.settings import SharedSettings
 from pipeline.fleet.store import Access
@@ -29,7 +30,8 @@ def make(config: Config, plane: ControlPlane, log: structlog.typing.FilteringBou
     view = FleetView(fleet.fleet_host, own, float(fleet.fleet_ttl), pool(config), secrets.randbelow)
     hands = Hands(plane.channels, plane.shards(TCP))
     settings = SharedSettings(plane.live, plane.channels, plane.hub, log)
-    return Agent(access, view, hands, plane.hub, settings, log)
+    feed = EventFeed(plane.hub, fleet.fleet_network, fleet.fleet_host)
+    return Agent(access, view, hands, plane.hub, settings, feed, log)
 
 
 def own_row(config: Config, run: str) -> Host:

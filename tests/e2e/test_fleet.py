@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,6 +69,31 @@ def test_guests_of_three_hosts_get_addresses_names_and_each_other(fleet: Fleet) 
         for daemon in daemons:
             assert dropped(daemon, "vxlan_datagram_dropped_unknown_source") == 0
         assert dhcp(second) == addresses[1], "the same address again"
+        shown = asked(first, cluster, "status")
+        assert [line.split()[0] for line in shown.splitlines()] == ["HOST", "host0", "host1", "host2"]
+        wait_for(lambda: addresses[2] in asked(first, cluster, "guests"), "the place of a guest")
+        (row,) = [line for line in asked(first, cluster, "guests").splitlines() if addresses[2] in line]
+        assert row.split()[1:3] == ["host2", "guest2"]
+
+
+def asked(host: FleetHost, cluster: NatsCluster, *words: str) -> str:
+    """What a command about the fleet prints, on this host."""
+    command = (sys.executable, "-P", "-m", "pipeline", "fleet", *words)
+    return host.host.run(*command, "-fleet", cluster.url, "-fleet-host", "somebody").stdout
+
+
+def test_a_policy_of_the_fleet_holds_on_all_hosts_and_at_the_next_start(fleet: Fleet, tmp_path: Path) -> None:
+    first, second, _ = fleet.hosts
+    path = tmp_path / "policy.yaml"
+    path.write_text("egress-policy: {default: deny}\n")
+    with NatsCluster(fleet.hosts[:1]) as cluster:
+        with running(cluster, first, second) as daemons:
+            asked(second, cluster, "set-policy", str(path))
+            for daemon in daemons:
+                wait_for(lambda daemon=daemon: daemon.events("egress policy changed"), "the policy")
+            assert "default: deny" in asked(first, cluster, "show-policy")
+        with one(cluster, first) as again:
+            wait_for(lambda: again.events("egress policy changed"), "the policy at the start")
 
 
 def test_a_guest_that_moves_keeps_its_address_and_its_connections_are_reset(fleet: Fleet) -> None:

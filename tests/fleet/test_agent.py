@@ -33,6 +33,7 @@ class Store:
         self.sessions: list[FakeSession] = []
         self.down: set[str] = set()
         self.asked: list[str] = []
+        self.published: list[tuple[str, bytes]] = []
 
     def put(self, key: str, value: bytes | None) -> None:
         self.revision += 1
@@ -71,6 +72,9 @@ class FakeSession:
             return False
         self.store.put(key, value)
         return True
+
+    async def publish(self, subject: str, value: bytes) -> None:
+        self.store.published.append((subject, value))
 
     async def remove_markers(self) -> None:
         """There are none."""
@@ -128,6 +132,19 @@ class FakeSettings:
         """Nothing runs."""
 
 
+class FakeFeed:
+    def __init__(self) -> None:
+        self.waiting: list[tuple[str, bytes]] = []
+        self.stopped = False
+
+    def take(self) -> list[tuple[str, bytes]]:
+        taken, self.waiting = self.waiting, []
+        return taken
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
 class FakeLog:
     def debug(self, *_: object, **__: object) -> None:
         """Nobody reads it."""
@@ -141,7 +158,8 @@ class Rig:
         own = Host(f"10.0.0.{number}", 4789, "net", f"run{number}", 0)
         view = FleetView(f"host{number}", own, 90.0, range(FIRST, FIRST + 100), lambda count: count // 2)
         access = Access(SERVERS, "net", f"host{number}", "", "", None)
-        fakes: Any = (self.hands, self.hub, self.settings, FakeLog())
+        self.feed = FakeFeed()
+        fakes: Any = (self.hands, self.hub, self.settings, self.feed, FakeLog())
         self.agent = Agent(access, view, *fakes)
         self.view = view
 
@@ -305,5 +323,21 @@ def test_a_successor_of_ingress_is_told_everything(store: Store) -> None:
         assert one.hands.asked == asked + 1
         await one.agent.stop()
         await two.agent.stop()
+
+    run(scenario)
+
+
+def test_events_wait_until_a_server_is_reached(store: Store) -> None:
+    async def scenario() -> None:
+        rig = Rig(store)
+        rig.feed.waiting = [("gvtap.net.host1.lease-given", b"{}")]
+        store.down = set(SERVERS)
+        rig.agent.start()
+        await until(lambda: store.asked)
+        assert rig.feed.waiting
+        store.down = set()
+        await until(lambda: store.published == [("gvtap.net.host1.lease-given", b"{}")])
+        await rig.agent.stop()
+        assert rig.feed.stopped
 
     run(scenario)
