@@ -42,7 +42,9 @@ LOOK_EVERY_S: Final = 1.0
 SHORTEST_WAIT_S: Final = 0.01
 MAX_WRITING: Final = 256
 """Writes under way at the same time, over all kinds."""
-MARKERS_EVERY_S: Final = 3600.0
+CLEAN_EVERY_S: Final = 3600.0
+FIRST_CLEAN_S: Final = 300.0
+"""Seconds after the start. Until then other hosts may be about to join, after a loss of power."""
 LEAVE_S: Final = 1.0
 """Seconds that the end of the program waits until the store knows that this host has left."""
 
@@ -75,7 +77,7 @@ class Agent:
         self._away_since: float | None = None
         self._strangers: list[str] = []
         self._rival = ""
-        self._markers_at = 0.0
+        self._clean_at = self._now() + FIRST_CLEAN_S
         self._known: set[str] = set()
 
     def start(self) -> None:
@@ -139,7 +141,7 @@ class Agent:
                     raise TimeoutError("not all keys came")
                 if self.view.members.unanswered >= MAX_UNANSWERED:
                     raise TimeoutError("writes of this host did not come back")
-                await self._remove_markers(session, now)
+                await self._clean(session, now)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_EVERY_S):
                         await session.lost.wait()
@@ -177,13 +179,19 @@ class Agent:
             except ERRORS as error:
                 self._log.debug("fleet write failed", key=subject, error=_words(error))
 
-    async def _remove_markers(self, session: Session, now: float) -> None:
-        """The member whose name is the first of all removes markers of deleted keys, once in an hour."""
-        if not self.view.online or now < self._markers_at:
+    async def _clean(self, session: Session, now: float) -> None:
+        """The member whose name is the first of all removes what nobody needs, once in an hour.
+
+        These are the markers of deleted keys, and places and names of hosts that are gone.
+        """
+        if not self.view.online or now < self._clean_at:
             return
-        self._markers_at = now + MARKERS_EVERY_S
-        if self.view.name <= min(self.view.members.others(), default=self.view.name):
-            await session.remove_markers()
+        self._clean_at = now + CLEAN_EVERY_S
+        if self.view.name > min(self.view.members.others(), default=self.view.name):
+            return
+        await session.remove_markers()
+        for write in self.view.orphans():
+            await session.write(write.key, write.value, write.revision)
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

@@ -62,7 +62,7 @@ def test_guests_of_three_hosts_get_addresses_names_and_each_other(fleet: Fleet) 
         assert reaches(first.guest, GATEWAY_ADDR)
         for host in (first, third):
             answer = run_client(host.guest, "resolve", GATEWAY_ADDR, "guest1.vm.internal.", "A", "udp")
-            assert answer["answers"] == [f"guest1.vm.internal. 0 IN A {addresses[1]}"]
+            assert answer["answers"] == [addresses[1]]
         with serving(second.guest, second):
             moved = run_client(first.guest, "transfer", addresses[1], DATA, 16 * MIB, 16 * MIB)
             assert moved["errors"] == []

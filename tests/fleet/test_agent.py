@@ -327,6 +327,22 @@ def test_a_successor_of_ingress_is_told_everything(store: Store) -> None:
     run(scenario)
 
 
+def test_the_first_host_removes_what_hosts_have_left_that_are_gone(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_module, "FIRST_CLEAN_S", 0.0)
+    monkeypatch.setattr(agent_module, "LOOK_EVERY_S", 0.05)
+
+    async def scenario() -> None:
+        store.put(values.mac_key(MAC), values.place_bytes(Place("lost", (ADDR,))))
+        rig = Rig(store)
+        rig.agent.start()
+        await until(lambda: values.mac_key(MAC) not in store.keys)
+        await rig.agent.stop()
+
+    run(scenario)
+
+
 def test_events_wait_until_a_server_is_reached(store: Store) -> None:
     async def scenario() -> None:
         rig = Rig(store)

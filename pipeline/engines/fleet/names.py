@@ -57,6 +57,14 @@ class Names:
         """What the store has."""
         return {label: name for label, (name, _) in self._stored.items()}
 
+    def orphans(self) -> list[WriteName]:
+        """The writes that delete names of hosts that are gone. If one comes back, it writes its own again."""
+        return [
+            WriteName(label, None, revision)
+            for label, (name, revision) in self._stored.items()
+            if name.host != self._host and not self._is_member(name.host)
+        ]
+
     def take_changed(self) -> bool:
         """Whether away() is another one than at the last call."""
         changed, self._changed = self._changed, False

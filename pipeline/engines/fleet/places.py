@@ -14,6 +14,7 @@ The module reads no clock and sends nothing. Its owner carries out take_writes()
 Everything is bounded: stations of this host by MAX_HERE, those of others by MAX_AWAY, writes by MAX_WRITES.
 """
 
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from pipeline.engines.fleet.values import MAX_ADDRESSES, Place
@@ -78,6 +79,14 @@ class Places:
     def all_places(self) -> dict[bytes, Place]:
         """What the store has."""
         return {mac: place for mac, (place, _) in self._stored.items()}
+
+    def orphans(self, is_member: Callable[[str], bool]) -> list[WritePlace]:
+        """The writes that delete places of hosts that are gone. If one comes back, it writes its own again."""
+        return [
+            WritePlace(mac, None, revision)
+            for mac, (place, revision) in self._stored.items()
+            if place.host != self._host and not is_member(place.host)
+        ]
 
     # --- what this host's demux reports ------------------------------------------------------------
 

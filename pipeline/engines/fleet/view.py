@@ -130,6 +130,11 @@ class FleetView:
         self.pool.on_timer(now)
         self.grants.on_timer(now)
 
+    def orphans(self) -> list[StoreWrite]:
+        """The writes that delete what hosts have left that are gone. Their claims are the pool's business."""
+        places = self.places.orphans(lambda host: bool(self.members.address_of(host)))
+        return [*map(store_write, places), *map(store_write, self.names.orphans())]
+
     def take_writes(self, now: float) -> list[StoreWrite]:
         """The writes to send now."""
         writes = [*map(store_write, self.members.take_writes()), *map(store_write, self.pool.take_writes())]

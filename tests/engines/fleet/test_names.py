@@ -81,6 +81,7 @@ def test_a_name_of_a_host_that_is_gone_may_be_taken() -> None:
     world.members.remove("alpha")
     del world.hosts["alpha"]
     assert beta.away() == {}
+    assert [write.label for write in beta.orphans()] == ["web"]
     beta.on_here({"web": TWO})
     world.settle()
     assert world.store["web"][0] == Name("beta", TWO)

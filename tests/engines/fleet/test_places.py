@@ -171,6 +171,20 @@ def test_a_host_that_was_started_again_removes_what_it_does_not_have() -> None:
     assert world.hosts["beta"].all_places() == {}
 
 
+def test_what_a_host_has_left_that_is_gone_can_be_removed_and_comes_back_with_it() -> None:
+    world = World()
+    world.appear("alpha", MACS[0])
+    world.settle()
+    beta = world.hosts["beta"]
+    assert beta.orphans(lambda _: True) == []
+    (write,) = beta.orphans(lambda host: host != "alpha")
+    world.apply(beta, write)
+    world.deliver("beta", len(world.log))
+    assert beta.all_places() == {}
+    world.settle()
+    assert beta.all_places()[MACS[0]].host == "alpha"
+
+
 def test_a_station_has_a_bounded_number_of_addresses_the_newest_ones() -> None:
     host = Places("alpha")
     host.on_here(MACS[0])
