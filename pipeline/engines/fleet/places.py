@@ -81,7 +81,7 @@ class Places:
         return {mac: place for mac, (place, _) in self._stored.items()}
 
     def orphans(self, is_member: Callable[[str], bool]) -> list[WritePlace]:
-        """The writes that delete places of hosts that are gone. If one comes back, it writes its own again."""
+        """The writes that delete places of hosts that are gone. One that comes back writes its own again."""
         return [
             WritePlace(mac, None, revision)
             for mac, (place, revision) in self._stored.items()
