@@ -191,3 +191,24 @@ def test_a_host_that_is_killed_is_left_out_and_comes_back(fleet: Fleet, tmp_path
             assert dhcp(second) == other
             assert reaches(first.guest, other)
         assert not here.events("fleet host has another network")
+
+
+def test_hosts_that_are_separated_give_no_address_twice_and_find_each_other_again(fleet: Fleet) -> None:
+    first, _, third = fleet.hosts
+    with NatsCluster(fleet.hosts) as cluster, running(cluster, *fleet.hosts) as daemons:
+        addresses = [dhcp(host) for host in fleet.hosts]
+        assert "" not in addresses
+        fleet.wire.ip("link", "set", f"port{third.number}", "down")
+        try:
+            wait_for(lambda: daemons[2].events("fleet cannot be reached"), "the third host is alone", 60.0)
+            assert reaches(first.guest, addresses[1]), "the others go on"
+            for host in fleet.hosts:
+                host.guest.ip("link", "set", "eth0", "address", f"5a:94:ef:00:01:0{host.number}")
+                addresses.append(dhcp(host))
+            assert "" not in addresses, "those without servers have a reserve"
+        finally:
+            fleet.wire.ip("link", "set", f"port{third.number}", "up")
+        assert len(set(addresses)) == 6
+        wait_for(lambda: len(daemons[2].events(REACHED)) > 1, "the third host is back", 60.0)
+        wait_for(lambda: reaches(first.guest, addresses[5]), "traffic", 30.0)
+        assert [dhcp(host) for host in fleet.hosts] == addresses[3:]
