@@ -47,7 +47,7 @@ class AddressEvents:
         self._refused: dict[int, dict[str, float]] = {}
         """By link: when each cause was last reported."""
 
-    def report_switch(self, stations: StationReports) -> None:
+    def report_switch(self, stations: StationReports | None = None) -> None:
         """Report everything that happened in the switch since the last call. stations: for a fleet."""
         counts, table = self._worker.counts, self._switch
         counts[_NOT_LEARNED] = table.not_learned
@@ -56,7 +56,8 @@ class AddressEvents:
             return
         counts[_MACS] = len(table)
         for event in events:
-            stations.on_switch(event)
+            if stations is not None:
+                stations.on_switch(event)
             mac = ethernet.mac_text(event.mac)
             if event.kind == "claimed":
                 self._worker.log.warning("gateway mac claimed", mac=mac, link=event.link)
