@@ -7,12 +7,13 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from pipeline import logs
 from pipeline.config.choices import UDP
 from pipeline.config.model import Config, EgressPolicy, PortForward
 from pipeline.control.approvals import Approvals
+from pipeline.control.fleet import FleetSide
 from pipeline.control.flows.flow_log import QUESTION, FlowLog
 from pipeline.control.flows.live import LiveFlows
 from pipeline.control.flows.reports import FlowEvents
@@ -66,16 +67,6 @@ WITHDRAW_TIMEOUT: Final = 0.2
 """Seconds that demux has to withdraw the default route at the end."""
 _MACHINES: Final = tuple(getattr(socket, name, None) for name in ("AF_VSOCK", "AF_HYPERV"))
 """Families of sockets whose clients are virtual machines."""
-
-
-class FleetSide(Protocol):
-    """What the control plane needs of a fleet (pipeline.fleet.agent)."""
-
-    def on_event(self, event: messages.Event) -> None:
-        """A worker reports something for the fleet."""
-
-    async def introduce(self, worker: str) -> None:
-        """Tell a successor of a worker what it has to know."""
 
 
 class ControlPlane:
