@@ -10,7 +10,6 @@ resolver   answers to clients of DHCP, and host names of guests of other hosts
 A worker that has just died gets nothing. Its successor asks for everything (Agent.introduce).
 """
 
-import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
@@ -37,11 +36,6 @@ class Hands:
     def _send(self, worker: str, message: messages.Request) -> None:
         with suppress(RequestError):
             self._channels.channels[worker].send(message)
-
-    async def ask(self, worker: str, message: messages.Request) -> None:
-        """Send a request, and wait until the worker has it. A worker that is dead does not."""
-        with suppress(RequestError, asyncio.TimeoutError):
-            await self._channels.request(worker, message)
 
     def members(self, members: Members) -> None:
         """Tell ingress who the other hosts are."""

@@ -168,15 +168,6 @@ class LeasePool:
         self._tidy(addr, now)
         return True
 
-    def free_count(self) -> int:
-        """Addresses that no guest has, as far as the store has said."""
-        return len(self._addresses) - sum(claim.mac != RESERVED for claim, _ in self._claims.values())
-
-    @property
-    def epoch(self) -> int:
-        """How often this host has joined; 0 while it has not."""
-        return self._epoch
-
     def _address_of(self, mac: bytes) -> int | None:
         """The address that this host has given to the guest, or may give to it because the claim names it."""
         for addr, owner in self._given.items():
