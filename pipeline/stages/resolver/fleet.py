@@ -22,6 +22,8 @@ class Waiting(NamedTuple):
     guest_addr: int
     guest_port: int
     until: float
+    seconds: float = 0.0
+    """For which the fleet was asked."""
 
 
 class FleetQuestions:
@@ -41,7 +43,12 @@ class FleetQuestions:
                 del self._waiting[client]
             if len(self._waiting) >= MAX_WAITING:
                 return False
-        self._waiting[mac] = message
+        before = self._waiting.get(mac)
+        if before is not None and before.until > now and before.seconds >= seconds:
+            # The answer that is on its way is for this message too. So a flood causes few questions.
+            self._waiting[mac] = message._replace(seconds=before.seconds)
+            return True
+        self._waiting[mac] = message._replace(seconds=seconds)
         self._worker.send_event(fleet_messages.LeaseWantedEvent(mac, float(seconds)).encode())
         return True
 

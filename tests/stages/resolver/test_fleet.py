@@ -97,6 +97,16 @@ def test_the_number_of_messages_that_wait_is_bounded(rig: FleetRig, monkeypatch:
     rig.close()
 
 
+def test_a_client_that_repeats_its_message_is_asked_for_once(rig: FleetRig) -> None:
+    for kind in (dhcp.DISCOVER, dhcp.DISCOVER, dhcp.REQUEST, dhcp.REQUEST, dhcp.DISCOVER):
+        rig.ask_for_lease(1, kind)
+    wanted = [fleet_messages.LeaseWantedEvent(mac(1), seconds) for seconds in (60.0, 3600.0)]
+    assert rig.of(fleet_messages.LeaseWantedEvent) == wanted
+    rig.grant(1, ADDR)
+    assert rig.leased().yiaddr == ADDR
+    rig.close()
+
+
 def test_names_of_this_host_are_reported_and_those_of_others_are_answered(rig: FleetRig) -> None:
     rig.ask_for_lease(1, name=b"web")
     rig.grant(1, ADDR)
