@@ -33,6 +33,8 @@ from pipeline.wire import ip
 
 FIRST_BACKOFF_S: Final = 0.1
 MAX_BACKOFF_S: Final = 5.0
+OPEN_S: Final = 10.0
+"""Seconds that a server has to accept a session, whatever its connection does."""
 SNAPSHOT_S: Final = 30.0
 """Seconds that a server has to report all keys."""
 MAX_UNANSWERED: Final = 3
@@ -130,9 +132,10 @@ class Agent:
         """One session, until it ends. Raises one of ERRORS."""
         session = Session(self._access)
         try:
-            await session.open(server)
-            self._mirror.begin()
-            await session.watch(self._on_entry)
+            async with asyncio.timeout(OPEN_S):
+                await session.open(server)
+                self._mirror.begin()
+                await session.watch(self._on_entry)
             self._session = session
             began = self._now()
             while not session.lost.is_set():

@@ -63,11 +63,13 @@ def test_guests_of_three_hosts_get_addresses_names_and_each_other(fleet: Fleet) 
         for host in (first, third):
             answer = run_client(host.guest, "resolve", GATEWAY_ADDR, "guest1.vm.internal.", "A", "udp")
             assert answer["answers"] == [addresses[1]]
+        # A host that has just joined may send to one that does not know it yet.
+        unknown = [dropped(daemon, "vxlan_datagram_dropped_unknown_source") for daemon in daemons]
         with serving(second.guest, second):
             moved = run_client(first.guest, "transfer", addresses[1], DATA, 16 * MIB, 16 * MIB)
             assert moved["errors"] == []
-        for daemon in daemons:
-            assert dropped(daemon, "vxlan_datagram_dropped_unknown_source") == 0
+        for daemon, before in zip(daemons, unknown, strict=True):
+            assert dropped(daemon, "vxlan_datagram_dropped_unknown_source") == before
         assert dhcp(second) == addresses[1], "the same address again"
         shown = asked(first, cluster, "status")
         assert [line.split()[0] for line in shown.splitlines()] == ["HOST", "host0", "host1", "host2"]
@@ -209,6 +211,6 @@ def test_hosts_that_are_separated_give_no_address_twice_and_find_each_other_agai
         finally:
             fleet.wire.ip("link", "set", f"port{third.number}", "up")
         assert len(set(addresses)) == 6
-        wait_for(lambda: len(daemons[2].events(REACHED)) > 1, "the third host is back", 60.0)
+        wait_for(lambda: len(daemons[2].events(REACHED)) > 1, "the third host is back", 120.0)
         wait_for(lambda: reaches(first.guest, addresses[5]), "traffic", 30.0)
         assert [dhcp(host) for host in fleet.hosts] == addresses[3:]
