@@ -100,6 +100,29 @@ COMMANDS: Final = (
         ANY_NUMBER,
     ),
     Command(
+        "fleet status", "list the hosts of a fleet", "pipeline.commands.fleet:status", options.FLEET_COMMANDS
+    ),
+    Command(
+        "fleet guests",
+        "list the guests of all hosts of a fleet",
+        "pipeline.commands.fleet:guests",
+        options.FLEET_COMMANDS,
+    ),
+    Command(
+        "fleet show-policy",
+        "print the egress policy of a fleet, as a file has it",
+        "pipeline.commands.fleet:policy_show",
+        options.FLEET_COMMANDS,
+    ),
+    Command(
+        "fleet set-policy",
+        "replace the egress policy of a fleet by that of a file",
+        "pipeline.commands.fleet:policy_set",
+        options.FLEET_COMMANDS,
+        "FILE",
+        1,
+    ),
+    Command(
         "policy show",
         "print the egress policy of a running daemon, as a file has it",
         "pipeline.client.policy:show",

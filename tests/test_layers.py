@@ -25,6 +25,8 @@ LATE_IMPORTS = {
     "pipeline.links.passed": "the same",
     "pipeline.links.adopted": "the same",
     "pipeline.daemon.taps": "the same",
+    "pipeline.daemon.fleet": "the fleet, and nats-py, which is an extra",
+    "pipeline.commands.fleet": "the same",
     "pipeline.config.scalars": "pydantic, when it makes a validator",
     "pipeline.engines.dns.message": "dnspython, for records of any type",
     "pipeline.engines.dns.responses": "the same",
@@ -103,14 +105,21 @@ TABLE: dict[str, Row] = {
             *("events", "topology", "system", "ipc", "links", "host.listener", "config", "logs"),
         )
     ),
+    # The supervisor's side of a fleet. Only daemon.fleet loads it, with -fleet.
+    "pipeline.fleet": Row(
+        (
+            *("wire.ip", "topology", "ipc", "links.vxlan_url", "engines.fleet", "config", "control"),
+            *("go", "system", "client.tables", "wire.ethernet", "events"),
+        )
+    ),
     # Commands that ask a running daemon.
     "pipeline.client": Row(("go", "wire", "system", "links", "config")),
     "pipeline.daemon": Row(
-        ("counters", "topology", "system", "ipc", "links", "config", "logs", "stages", "control")
+        ("counters", "topology", "system", "ipc", "links", "config", "logs", "stages", "control", "fleet")
     ),
     # The commands. Each is loaded when it runs.
     "pipeline.release": Row((), ("importlib", "pathlib", "sys", "typing")),
-    "pipeline.commands": Row(("release", "go", "system", "config", "links", "logs", "daemon")),
+    "pipeline.commands": Row(("release", "go", "system", "config", "links", "logs", "daemon", "fleet")),
     "pipeline": Row(("cli", "sub_commands", "commands", "release", "go", "system", "config", "client")),
     # The guest's agent ships alone, with the standard library.
     "guest": Row(("go", "wire", "system.netlink", "system.tap"), tuple(sys.stdlib_module_names)),
@@ -296,6 +305,8 @@ def test_the_table_refuses_what_it_should() -> None:
     assert not allowed("pipeline.control.http.api", "pipeline.engines.nat")
     assert not allowed("pipeline.daemon.supervisor", "pipeline.wire.tcp")
     assert not allowed("pipeline.daemon.supervisor", "tests.support")
+    assert not allowed("pipeline.control.plane", "pipeline.fleet.agent")
+    assert not allowed("pipeline.engines.fleet.view", "pipeline.fleet.store")
     assert not allowed("guest.agent", "structlog")
     assert not allowed("guest.agent", "pipeline.config.options")
     assert not allowed("pipeline.go.flags", "pipeline.config.limits")

@@ -116,6 +116,8 @@ def tunnel_mtu(links: Sequence[tuple[str, str]]) -> int:
     for protocol, url in links:
         if protocol == VXLAN:
             place = vxlan_url.parse(url)
+            if not place.remotes:
+                return vxlan_url.inner_mtu(place, path_mtu.of_interface(place.local.address))
             return vxlan_url.inner_mtu(place, path_mtu.shortest(remote.address for remote in place.remotes))
     return 0
 

@@ -25,6 +25,7 @@ from pipeline.config.choices import (
 )
 from pipeline.config.model import (
     BUSY_POLL,
+    FLEET_TTL,
     SLOTS,
     WORKERS,
     EgressPolicy,
@@ -35,6 +36,8 @@ from pipeline.config.model import (
 )
 from pipeline.config.scalars import (
     Flag,
+    FleetName,
+    FleetServers,
     GuestAddress,
     GuestZone,
     Interface,
@@ -144,6 +147,21 @@ class Ipv6Keys(Map):
     ipv6_static_leases: dict[Ip6, StaticClient] = field(default_factory=dict, metadata=_key("static-leases"))
 
 
+@dataclass(frozen=True)
+class FleetKeys(Map):
+    """Other hosts whose guests are in the same network."""
+
+    fleet_servers: FleetServers = field(default="", metadata=_key("servers"))
+    fleet_host: FleetName = field(default="", metadata=_key("host"))
+    fleet_network: FleetName = field(default="", metadata=_key("network"))
+    fleet_credentials: Text = field(default="", metadata=_key("credentials"))
+    fleet_nkey: Text = field(default="", metadata=_key("nkey"))
+    fleet_ca: Text = field(default="", metadata=_key("ca"))
+    fleet_certificate: Text = field(default="", metadata=_key("certificate"))
+    fleet_key: Text = field(default="", metadata=_key("key"))
+    fleet_ttl: Annotated[int, number(*FLEET_TTL)] = field(default=90, metadata=_key("ttl"))
+
+
 LimitKeys: Final[type[Map]] = make_dataclass(
     "LimitKeys",
     [
@@ -190,6 +208,7 @@ class FileKeys(Map):
     guest_api: GuestApi = NO_GUEST_API
     egress_policy: EgressPolicy = NO_POLICY
     ipv6: Ipv6Keys = Ipv6Keys()
+    fleet: FleetKeys = FleetKeys()
     udp_nat: Annotated[str, one_of(*UDP_NATS)] = SYMMETRIC
     guests: Annotated[str, one_of(*GUESTS)] = GUARDED
     disable: tuple[Annotated[str, one_of(*DISABLED)], ...] = ()

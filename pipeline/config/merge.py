@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Final
 from urllib.parse import urlsplit
 
-from pipeline.config import default_mode, derived, forward_words, ipv6, limits, name_lists, outside
+from pipeline.config import default_mode, derived, fleet, forward_words, ipv6, limits, name_lists, outside
 from pipeline.config.access import check_policy, check_token_file, with_proxy_protocol
 from pipeline.config.choices import (
     GUESTS,
@@ -111,6 +111,7 @@ def build(
     settings |= _network(parsed, keys, network, warnings, ipv6_default)
     settings |= _workers(parsed, keys)
     settings |= _access(parsed, keys)
+    settings |= fleet.settings(parsed, keys)
     settings |= outside.settings(parsed, keys, network.gateway_ip)
     if guests is not None and keys.guest_api is NO_GUEST_API:
         settings["guest_api"] = guests
@@ -118,6 +119,7 @@ def build(
     outside.check_together(config)
     _check_guests6(parsed, config)
     _check_tunnel(config)
+    fleet.check_link(config)
     return config, tuple(warnings)
 
 

@@ -1,4 +1,4 @@
-"""The one frozen Config that every process of the program is given: six groups of settings.
+"""The one frozen Config that every process of the program is given: seven groups of settings.
 
 Addresses are ints (32-bit value) and MAC addresses are 6 bytes, as the workers use them. keys.py has the
 layout of the same settings in a file. merge.py makes a Config from flags and a file.
@@ -54,6 +54,9 @@ WORKERS: Final = (1, 64)
 SLOTS: Final = (64, 1 << 16)
 BUSY_POLL: Final = (0, 50)
 """Microseconds that a worker looks for more work before it sleeps (pipeline.stages.loop)."""
+
+FLEET_TTL: Final = (3, 86400)
+"""Seconds after which a host of a fleet that is silent is not a member any more."""
 
 Settings = dict[str, object]
 """Settings by name. A group of Config has a field of this name, and so has one of the maps of keys.py."""
@@ -344,6 +347,21 @@ class Logging:
 
 
 @dataclass(frozen=True, slots=True)
+class Fleet:
+    """Other hosts whose guests are in this network, and the NATS servers by which they find each other."""
+
+    fleet_servers: str  # as in -fleet; empty: this host is alone
+    fleet_host: str
+    fleet_network: str
+    fleet_credentials: str
+    fleet_nkey: str
+    fleet_ca: str
+    fleet_certificate: str
+    fleet_key: str
+    fleet_ttl: int  # seconds
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """All settings. Empty texts mean "none"."""
 
@@ -353,6 +371,7 @@ class Config:
     limits: Limits
     access: Access
     logging: Logging
+    fleet: Fleet
 
     @classmethod
     def of(cls, settings: Settings) -> "Config":

@@ -80,6 +80,28 @@ GVPROXY: Final[tuple[Flag, ...]] = (
     Flag("version", "bool", "print the version and exit"),
 )  # fmt: skip
 
+FLEET: Final[tuple[Flag, ...]] = (
+    Flag(
+        "fleet",
+        "string",
+        "other hosts of this network know each other by NATS servers: nats://HOST,HOST or tls://HOST",
+    ),
+    Flag("fleet-host", "string", "name of this host in the fleet; the first label of its own name if empty"),
+    Flag("fleet-network", "string", "name of the network in the fleet; gvtap if empty"),
+    Flag("fleet-credentials", "string", "file with credentials for the NATS servers", is_file=True),
+    Flag("fleet-nkey", "string", "file with the seed of an nkey for the NATS servers", is_file=True),
+    Flag(
+        "fleet-ca",
+        "string",
+        "file with the authorities that the NATS servers' certificates need",
+        is_file=True,
+    ),
+    Flag(
+        "fleet-certificate", "string", "file with this host's certificate for the NATS servers", is_file=True
+    ),
+    Flag("fleet-key", "string", "file with the key of -fleet-certificate", is_file=True),
+)
+
 OWN: Final[tuple[Flag, ...]] = (
     Flag("listen-vhost-user", "string", f"endpoint for vhost-user-net: {_urls(LINK_SCHEMES['vhost-user'])}"),
     Flag("link", "string", f"further place for guests, repeats: {_links()}", repeats=True),
@@ -153,6 +175,7 @@ OWN: Final[tuple[Flag, ...]] = (
         "addresses that DHCP gives to unknown guests: FIRST-LAST; all of the subnet if empty",
     ),
     Flag("guest-names", "string", "zone that gets the host names which guests send by DHCP; none if empty"),
+    *FLEET,
     Flag("outbound-address", "string", "IPv4 address of this host from which guests' traffic leaves"),
     Flag("outbound-interface", "string", "network interface through which guests' traffic leaves"),
     Flag("slots", "int", "slots of 72 KiB in shared memory; 0 means as configured, else 512"),
@@ -168,3 +191,5 @@ OWN: Final[tuple[Flag, ...]] = (
 )
 
 START: Final = GVPROXY + OWN
+FLEET_COMMANDS: Final = (GVPROXY[0], *FLEET)
+"""The flags of the commands that look at a fleet."""

@@ -25,6 +25,8 @@ _INTERFACE: Final = re.compile(r"[!-.0-9;-~]{1,15}", re.ASCII)
 _SERVER: Final = re.compile(r"(?:([0-9.]+)|\[([^\[\]]+)\])(?::([0-9]{1,5}))?", re.ASCII)
 _HOST_LABEL: Final = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _HOST_NAME: Final = re.compile(rf"{_HOST_LABEL}(\.{_HOST_LABEL})*")
+_FLEET_NAME: Final = re.compile(_HOST_LABEL)
+_FLEET_SERVER: Final = re.compile(r"([A-Za-z0-9_.-]{1,253}|\[[0-9A-Fa-f:.]+\])(:[1-9][0-9]{0,4})?", re.ASCII)
 DUID_MARK: Final = "duid:"
 """Before a DUID. So it is no MAC address, and a MAC address with a byte too few or too many is no DUID."""
 MAX_INTERFACE: Final = 15
@@ -164,6 +166,25 @@ def name_server(value: object) -> str:
     if not usable or not 1 <= int(port) <= 65535:
         raise ValueError("must be an IP address with a port or without, such as 10.0.0.1 or [fd00::1]:5353")
     return f"[{host}]:{int(port)}" if ":" in host else f"{host}:{int(port)}"
+
+
+def fleet_servers(value: object) -> str:
+    """NATS servers, as nats://one,two:4223 or tls://one. Raises ValueError."""
+    text = _text(value)
+    scheme, mark, hosts = text.partition("://")
+    if not mark or scheme not in ("nats", "tls") or not all(map(_FLEET_SERVER.fullmatch, hosts.split(","))):
+        raise ValueError(
+            "must be NATS servers such as nats://one.example,two.example:4222 or tls://one.example"
+        )
+    return text
+
+
+def fleet_name(value: object) -> str:
+    """A name of a host or a network in a fleet: one label. Raises ValueError."""
+    text = _text(value)
+    if not _FLEET_NAME.fullmatch(text):
+        raise ValueError("must be a name of small letters, digits and hyphens, at most 63")
+    return text
 
 
 def zone_name(value: object) -> str:
@@ -437,6 +458,8 @@ Ipv6Prefix = Annotated[
         schema=_pattern("", "([fF][cCdD][0-9A-Fa-f]{2}|[23][0-9A-Fa-f]{3}):[0-9A-Fa-f:]*/64"),
     ),
 ]
+FleetServers = Annotated[str, Check(_optional(fleet_servers, ""))]
+FleetName = Annotated[str, Check(_optional(fleet_name, ""))]
 GuestZone = Annotated[str, Check(_optional(zone_name, ""))]
 AbsolutePath = Annotated[str, Check(_absolute_path, schema={"pattern": "^/"})]
 Pattern = Annotated[str, Check(_regexp)]

@@ -13,6 +13,7 @@ from pipeline import logs
 from pipeline.config.choices import UDP
 from pipeline.config.model import Config, EgressPolicy, PortForward
 from pipeline.control.approvals import Approvals
+from pipeline.control.fleet import FleetSide
 from pipeline.control.flows.flow_log import QUESTION, FlowLog
 from pipeline.control.flows.live import LiveFlows
 from pipeline.control.flows.reports import FlowEvents
@@ -47,7 +48,7 @@ from pipeline.control.succession import Succession
 from pipeline.control.workers import Channel, Channels, Message, RefusedError, RequestError
 from pipeline.events.flows import COMPLETED
 from pipeline.events.kind import DEBUG
-from pipeline.ipc import healing_messages, messages
+from pipeline.ipc import fleet_messages, healing_messages, messages
 from pipeline.ipc.channel import HasFileno, close_all
 from pipeline.ipc.fabric import Fabric
 from pipeline.links import addresses, protocols
@@ -137,6 +138,20 @@ class ControlPlane:
         self._servers = Servers(lambda: self._make_api(token=bool(token)))
         self._fronts: list[Front] = []
         self._guest_front: Front | None = None
+        self._fleet: FleetSide | None = None
+
+    def join_fleet(self, fleet: FleetSide) -> None:
+        """Other hosts have guests in this network, and this object knows them."""
+        self._fleet = fleet
+
+    @property
+    def live(self) -> LiveSettings:
+        """The settings that change while the program runs."""
+        return self._live
+
+    def shards(self, stage: str) -> list[str]:
+        """The names of the workers of a stage that may have several."""
+        return list(self._fabric.layout.shards(stage))
 
     def _make_api(self, *, token: bool) -> "Api":
         from pipeline.control.http import openapi  # noqa: PLC0415  see servers.py
@@ -393,6 +408,8 @@ class ControlPlane:
         elif name == INGRESS:
             for ask, fds in self._memory.for_ingress():
                 await self._channels.request(name, ask, fds)
+        if self._fleet is not None:
+            await self._fleet.introduce(name)
 
     def notify(self, kind: str) -> None:
         """Send a notification that is not about a guest."""
@@ -474,6 +491,14 @@ class ControlPlane:
                 self._meter.watch_files(worker, fds[0])
             case messages.StateFileEvent() as leases:
                 self._leases.put(leases.content)
+            case (
+                fleet_messages.StationsEvent()
+                | fleet_messages.NamesEvent()
+                | fleet_messages.LeaseWantedEvent()
+                | fleet_messages.LeaseOverEvent()
+            ) as report:
+                if self._fleet is not None:
+                    self._fleet.on_event(report)
             case _:
                 close_all(fds)
                 self._log.warning("unknown event", worker=worker, name=event.get("event"))

@@ -40,9 +40,22 @@ DHCP: Final[tuple[Counter, ...]] = (
         "DHCP requests of new clients on a link that has its share of the addresses",
     ),
     Counter("dhcp_message_dropped_truncated", "messages", "DHCP messages shorter than their fixed fields"),
+    Counter(
+        "dhcp_message_ignored_bootp_in_fleet",
+        "messages",
+        "BOOTP requests of unknown clients: a fleet has no leases without end",
+    ),
     Counter("dhcp_message_ignored_not_request", "messages", "DHCP messages of another server"),
     Counter("dhcp_message_ignored_other_server", "messages", "DHCP messages that name another server"),
     Counter("dhcp_message_ignored_unknown_type", "messages", "DHCP messages of a type that gets no reply"),
+    Counter(
+        "dhcp_message_passed_to_fleet", "messages", "DHCP messages that wait for an address of the fleet"
+    ),
+    Counter(
+        "dhcp_message_dropped_fleet_busy",
+        "messages",
+        "DHCP messages while too many wait for an address of the fleet",
+    ),
     Counter("dhcp_offer_sent", "messages", "DHCP offers"),
     Counter("dhcp_release_accepted", "messages", "leases given back"),
     Counter(

@@ -1,4 +1,4 @@
-"""The counters of the link to other hosts, which are a part of the table (pipeline.counters)."""
+"""The counters of the link to other hosts and of a fleet: a part of the table (pipeline.counters)."""
 
 from typing import Final
 
@@ -35,6 +35,11 @@ VXLAN: Final[tuple[Counter, ...]] = (
         "vxlan_packet_dropped_too_big",
         "packets",
         "packets too long for the path to other hosts, reported by ICMP",
+    ),
+    Counter(
+        "tcp_flow_reset_guest_moved",
+        "flows",
+        "connections of guests that have moved to another host of the fleet",
     ),
     Counter("vxlan_mac_evicted", "addresses", "MAC addresses of a host that made room for others of it"),
 )

@@ -10,6 +10,7 @@ from pipeline.config.model import Config
 from pipeline.daemon import signals, supervisor
 from pipeline.daemon.handover_line import LineError
 from pipeline.daemon.minding import become_minder
+from pipeline.daemon.preconditions import StartError
 from pipeline.daemon.predecessor import Predecessor
 from pipeline.daemon.programs import Companion, Program
 from pipeline.daemon.reload import Reread
@@ -19,7 +20,7 @@ from pipeline.system import descriptor_limit
 from pipeline.topology import TopologyError
 
 _START_ERRORS: Final = (
-    *(supervisor.StartError, TapsError, addresses.AddressError),
+    *(StartError, TapsError, addresses.AddressError),
     *(TopologyError, LineError, OSError),
 )
 

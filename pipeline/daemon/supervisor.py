@@ -29,16 +29,17 @@ from pipeline.control.metrics.meter import Meter
 from pipeline.control.notify import HYPERVISOR_ERROR, READY
 from pipeline.control.plane import ControlPlane
 from pipeline.control.ssh.destination import SocketError, SshError
-from pipeline.control.ssh.forwards import check_library
 from pipeline.control.workers import RequestError
-from pipeline.daemon import confinement, placement, processes, signals
+from pipeline.daemon import confinement, placement, preconditions, processes, signals
 from pipeline.daemon.endpoints import Endpoints
+from pipeline.daemon.fleet import FleetAgent
 from pipeline.daemon.given import Given
 from pipeline.daemon.guest_sockets import GuestSockets
 from pipeline.daemon.healing import Healer
 from pipeline.daemon.nursery import Nursery, Successor
 from pipeline.daemon.outputs import OutputError, Outputs
 from pipeline.daemon.own_files import OwnFiles
+from pipeline.daemon.preconditions import StartError
 from pipeline.daemon.predecessor import Predecessor
 from pipeline.daemon.programs import Companion, Program
 from pipeline.daemon.reload import Reloader, Reread
@@ -50,7 +51,7 @@ from pipeline.ipc.fabric import Fabric
 from pipeline.ipc.handover_messages import CAPTURE, PID_FILE
 from pipeline.ipc.segment import SegmentError
 from pipeline.links import addresses, inherited, protocols
-from pipeline.system import descriptor_limit, outbound, output_file, stacks
+from pipeline.system import descriptor_limit, stacks
 from pipeline.system.service_manager import ALIVE, STOPPING, ServiceManager
 from pipeline.system.service_manager import READY as READY_FOR_MANAGER
 from pipeline.topology import INGRESS, Layout
@@ -63,10 +64,6 @@ WITHDRAW_WAIT: Final = 0.01
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
 EXIT_QUIT: Final = 2
-
-
-class StartError(Exception):
-    """The daemon cannot start. The text says why."""
 
 
 class Supervisor:
@@ -112,6 +109,7 @@ class Supervisor:
         self.token = ""
         self.fabric: Fabric | None = None
         self.plane: ControlPlane | None = None
+        self.fleet = FleetAgent()
         self.status = EXIT_OK
         self.reason = ""
         """Why the daemon ends: the first cause."""
@@ -126,14 +124,7 @@ class Supervisor:
         if self.predecessor is not None:
             self.predecessor.receive_places()
             self.guest_sockets.adopt_taps(self.predecessor.given)
-        self._check_state_file()
-        try:
-            if config.access.socket_forwards:
-                check_library()
-            confinement.check(config, self.log)
-            outbound.check(config.network.outbound_address, config.network.outbound_interface)
-        except (SshError, confinement.SandboxError, outbound.OutboundError) as error:
-            raise StartError(str(error)) from error
+        preconditions.check(config, self.log)
         links = config.links
         reachable = links.listen or links.listen_connect or links.stdio or any(self.guest_sockets.urls())
         if not reachable and not self.program.one_guest:
@@ -193,15 +184,6 @@ class Supervisor:
         private += [self.files.pid_fd] if self.files.pid_fd >= 0 else []
         private += self.predecessor.fds if self.predecessor is not None else []
         self.running, self.nursery = processes.start(self.fabric, groups, config, private)
-
-    def _check_state_file(self) -> None:
-        """Raise StartError if the leases cannot be written: at their first change it would be too late."""
-        path = self.config.network.state_file
-        try:
-            if path:
-                output_file.check_replace(path)
-        except OSError as error:
-            raise StartError(f"cannot write state file {path}: {error.strerror}") from error
 
     # --- life -----------------------------------------------------------------------------
 
@@ -281,6 +263,7 @@ class Supervisor:
             if not self._is_stopping() and await self._open_unless_stopped(plane):
                 # Everything that needs a right is open now.
                 confinement.become_user(self.config)
+                self.fleet.start(self.config, plane, self.log)
                 if self.companion is not None:
                     await self.companion.opened(plane, lambda reason: self._stop(reason, EXIT_OK))
                 self.log.info("waiting for clients...", processes=len(self.running))
@@ -314,6 +297,7 @@ class Supervisor:
         if self.restarter is not None:
             await self.restarter.stop()
         await healer.stop()
+        await self.fleet.stop()
         if self.successor is not None:
             self.files.leave_all()
             plane.succession.leave()

@@ -221,6 +221,12 @@ class Switch:
         self._events.append(SwitchEvent("moved", mac, link))
         return True
 
+    def station_moved(self, mac: bytes, link: int, now: float) -> None:
+        """Somebody who knows says that the station is on this link now, for instance the fleet."""
+        port = self._ports.get(mac)
+        if port is not None and port.link != link:
+            self._move(port, mac, link, now)
+
     def _has_room(self, guest: int, now: float, *, new: bool) -> bool:
         """Whether the guest may have one more MAC. If necessary, another MAC makes room.
 

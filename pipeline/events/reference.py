@@ -5,7 +5,7 @@ python -m pipeline.events.reference      prints them
 
 from collections.abc import Iterator, Sequence
 
-from pipeline.events import flows, network, policy, supervisor, workers
+from pipeline.events import fleet, flows, network, policy, supervisor, workers
 from pipeline.events.kind import LEVEL_NAMES, Kind
 
 CHAPTERS = (
@@ -17,6 +17,7 @@ CHAPTERS = (
     ("Policy", policy.KINDS),
     ("Flows", flows.KINDS),
     ("Limits", network.LIMITS),
+    ("Fleet", fleet.KINDS),
     ("Workers: guests", workers.GUESTS),
     ("Workers: captures", workers.CAPTURES),
     ("Workers: DHCP, DNS and forwards", workers.SERVICES),

@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
-from pipeline.events import flows, network, policy, supervisor, workers
+from pipeline.events import fleet, flows, network, policy, supervisor, workers
 from pipeline.events.kind import Kind
 
 TABLE: Final[tuple[Kind, ...]] = (
-    *(*network.KINDS, *policy.KINDS, *flows.KINDS),
+    *(*network.KINDS, *policy.KINDS, *flows.KINDS, *fleet.KINDS),
     *(*workers.KINDS, *supervisor.KINDS),
 )
 KINDS: Final[Mapping[str, Kind]] = {kind.name: kind for kind in TABLE}

@@ -12,10 +12,10 @@ any worker      Stop, Ping, Audit, Reload, Watch, LogFile (a file), Pause, Lost,
                 HandOver, Resume
 all but listen  Guests
 ingress         Attach (with a socket), Open (sockets), Capture (a file), LiveCapture (a socket),
-                Adopt (sockets), Connected
-demux           Cam, Neighbors, Seek
-tcp             FlowIds, Flows, EndFlow, EndStrays
-resolver        Names, Leases, DnsAll, DnsAdd, ServeTcp (a socket), RestoreLeases
+                Adopt (sockets), Connected, Members, Places
+demux           Cam, Neighbors, Seek, Stations, StationsAway
+tcp             FlowIds, Flows, EndFlow, EndStrays, StationsAway
+resolver        Names, Leases, DnsAll, DnsAdd, ServeTcp (a socket), RestoreLeases, LeaseGranted, NamesAway
 listen          Expose (a socket), Unexpose, Tunnel (a socket)
 egress          FlowIds, Flows, EndFlow, EndForbidden, Explain, Asks, Decide
                 of listen: Accepted (a socket), UdpForward (a socket), UdpUnforward
@@ -26,7 +26,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from pipeline.ipc import flow_messages, healing_messages, policy_messages
+from pipeline.ipc import fleet_messages, flow_messages, healing_messages, policy_messages
 from pipeline.ipc.message import Answer as Answer
 from pipeline.ipc.message import Event as Event
 from pipeline.ipc.message import Message as Message
@@ -462,12 +462,16 @@ _REQUESTS: Final = _by_name(
     healing_messages.RestoreLeases,
     *(healing_messages.Adopt, healing_messages.HandOver),
     *(healing_messages.Seek, healing_messages.EndStrays),
+    *(fleet_messages.Members, fleet_messages.Places, fleet_messages.Stations, fleet_messages.StationsAway),
+    *(fleet_messages.LeaseGranted, fleet_messages.NamesAway),
     *(Expose, Unexpose, Tunnel, Accepted, UdpForward, UdpUnforward),
 )
 _EVENTS: Final = _by_name(
     *(HappenedEvent, GuestEvent, MacEvent, ServiceEvent, StateFileEvent, FilesEvent, ConnectEvent),
     *(healing_messages.LeasesEvent, healing_messages.LinkUpEvent, healing_messages.LinkDownEvent),
     *(healing_messages.LinkEvent, healing_messages.ConnectionsEvent),
+    *(fleet_messages.StationsEvent, fleet_messages.NamesEvent),
+    *(fleet_messages.LeaseWantedEvent, fleet_messages.LeaseOverEvent),
 )
 
 

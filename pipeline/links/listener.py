@@ -13,11 +13,12 @@ ingress worker, which owns the links. It never blocks, and it reports to an Owne
 
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from pipeline.ipc import events as ev
 from pipeline.links.base import Link, SlotPool
+from pipeline.links.vxlan_url import End
 
 READABLE: Final = ev.READ
 _NEVER: Final = float("inf")
@@ -110,6 +111,12 @@ class Listener(ABC):
 
     def on_connected(self, error: str) -> None:  # noqa: B027  only datagram sockets are connected
         """The socket of Owner.connect() is connected, or error says why not."""
+
+    def set_members(self, members: Sequence[End]) -> None:  # noqa: B027  only one leads to other hosts
+        """These hosts are members of the fleet now."""
+
+    def set_places(self, macs: Mapping[bytes, str], addrs: Mapping[bytes, str]) -> None:  # noqa: B027
+        """The fleet says at which hosts these MAC and packed IP addresses are; "" for none of them."""
 
     def deadline(self) -> float:
         """The time at which to call on_timer() next; inf for never."""

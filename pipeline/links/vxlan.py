@@ -1,6 +1,7 @@
 """The listener of a link to other hosts. It has one link, from the start to the end (links.vxlan_link)."""
 
 import socket
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from pipeline.engines.vxlan.forwarding import TICK_SECONDS
@@ -9,7 +10,7 @@ from pipeline.links.base import Link
 from pipeline.links.listener import Arrival, GatewayAddresses, LinkResources, Listener, Owner, Poller
 from pipeline.links.vxlan_link import VxlanLink
 from pipeline.links.vxlan_socket import VxlanSocket
-from pipeline.links.vxlan_url import PROTOCOL, VxlanPlace
+from pipeline.links.vxlan_url import PROTOCOL, End, VxlanPlace
 
 MEASURE_SECONDS: Final = 1.0
 """Seconds between two looks at the paths while datagrams are too long for them."""
@@ -57,6 +58,19 @@ class VxlanListener(Listener):
             self._measure_at = now + MEASURE_SECONDS
             if link.measure():
                 self._owner.mtu_changed(link)
+
+    def set_members(self, members: Sequence[End]) -> None:
+        """See Listener.set_members."""
+        link = self._link
+        if link is not None:
+            link.set_members(members)
+            if link.measure():
+                self._owner.mtu_changed(link)
+
+    def set_places(self, macs: Mapping[bytes, str], addrs: Mapping[bytes, str]) -> None:
+        """See Listener.set_places."""
+        if self._link is not None:
+            self._link.set_places(macs, addrs)
 
     def on_left(self, link: Link) -> None:
         """See Listener.on_left."""

@@ -9,21 +9,23 @@ The link learns from each frame which host has the sender's MAC address. A frame
 host. All others go to each host (head-end replication). What arrives is never sent to another host, since the
 switch sends no frame back to its link: all hosts must name each other (split horizon).
 
-Only datagrams from the configured hosts are read, whatever their port. Their number must be that of the
-network. What concerns a gateway stays on its host (pipeline.engines.vxlan.stays).
+Only datagrams from the known hosts are read, whatever their port: those of the configuration, and the members
+of a fleet, which come and go. Their number must be that of the network. What concerns a gateway stays on its
+host (pipeline.engines.vxlan.stays). A fleet also says where stations are (pipeline.engines.vxlan.places).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from pipeline.engines.vxlan import merge
 from pipeline.engines.vxlan.forwarding import ALL_HOSTS, ForwardingTable
+from pipeline.engines.vxlan.places import Places
 from pipeline.engines.vxlan.segments import completed
 from pipeline.engines.vxlan.stays import Gateway
 from pipeline.links import vnet
 from pipeline.links.base import MAX_BACKLOG, Buffer, Burst, Link, SlotPool
 from pipeline.links.vxlan_output import DatagramSocket, VxlanOutput
-from pipeline.links.vxlan_url import VxlanPlace, inner_mtu
+from pipeline.links.vxlan_url import MAX_REMOTES, End, VxlanPlace, inner_mtu
 from pipeline.records.kinds import NO_SLOT
 from pipeline.system import path_mtu
 from pipeline.wire import offload, virtio_net, vxlan
@@ -79,13 +81,53 @@ class VxlanLink(Link):
         self._sock = sock
         self._gateway = gateway
         self._vni = place.vni
-        remotes = [(remote.address, remote.port) for remote in place.remotes]
-        self._host_of = {remote.address: number for number, remote in enumerate(place.remotes)}
+        self._host_of: dict[str, int] = {}
+        self._ports: dict[str, int] = {}
         self._place = place
         self._path_mtu_of = path_mtu_of
-        self._output = VxlanOutput(sock, remotes, vxlan.build(place.vni), self._drop)
-        self.table = ForwardingTable(len(remotes))
+        self._output = VxlanOutput(sock, vxlan.build(place.vni), self._drop)
+        self.table = ForwardingTable(0)
+        self.places = Places()
+        self.set_members(())
         self.measure()
+
+    def set_members(self, members: Sequence[End]) -> None:
+        """The hosts are those of the configuration and these. At most MAX_REMOTES are heard."""
+        fixed = {remote.address: remote.port for remote in self._place.remotes}
+        wanted = {member.address: member.port for member in members} | fixed
+        wanted.pop(self._place.local.address, None)
+        wanted = dict(list(wanted.items())[-MAX_REMOTES:])
+        for address in [each for each, port in self._ports.items() if wanted.get(each) != port]:
+            self._remove_host(address)
+        for address, port in wanted.items():
+            if address not in self._host_of:
+                self._add_host(address, port)
+
+    def _add_host(self, address: str, port: int) -> None:
+        used = set(self._host_of.values())
+        number = next(each for each in range(len(used) + 1) if each not in used)
+        self._host_of[address] = number
+        self._ports[address] = port
+        self.table.add_host(number)
+        self._output.add_host(number, (address, port))
+
+    def _remove_host(self, address: str) -> None:
+        number = self._host_of.pop(address)
+        del self._ports[address]
+        self.table.remove_host(number)
+        self.places.forget_host(number)
+        self._output.remove_host(number)
+
+    def set_places(self, macs: Mapping[bytes, str], addrs: Mapping[bytes, str]) -> None:
+        """The fleet says at which hosts these MAC and packed IP addresses are; "" for none of them."""
+        host_of = self._host_of
+        numbers = {mac: host_of.get(host, ALL_HOSTS) for mac, host in macs.items()}
+        for mac, host in numbers.items():
+            if host == ALL_HOSTS:
+                self.table.forget(mac)
+            elif self.table.host_of(mac) != ALL_HOSTS:
+                self.table.learn(mac, host)
+        self.places.set(numbers, {addr: host_of.get(host, ALL_HOSTS) for addr, host in addrs.items()})
 
     @property
     def is_outdated(self) -> bool:
@@ -94,7 +136,7 @@ class VxlanLink(Link):
 
     def measure(self) -> bool:
         """Set ``tunnel_mtu`` by the MTU of the paths to all hosts. Returns whether it is another one now."""
-        mtu = inner_mtu(self._place, self._path_mtu_of([remote.address for remote in self._place.remotes]))
+        mtu = inner_mtu(self._place, self._path_mtu_of(list(self._host_of)))
         changed = mtu != self.tunnel_mtu
         self.tunnel_mtu = mtu
         self._output.is_too_long = False
@@ -244,7 +286,7 @@ class VxlanLink(Link):
         if self._gateway.keeps(frame, 0, len(frame)):
             self._drop(_STAYS)
             return
-        host = ALL_HOSTS if frame[0] & _GROUP else self.table.host_of(bytes(frame[:_MAC_LEN]))
+        host = self._host_for(frame)
         flags, gso_type = header[0], header[1]
         if gso_type:
             self._output.add_super(host, frame, virtio_net.Header(*header))
@@ -252,6 +294,14 @@ class VxlanLink(Link):
         if flags & virtio_net.NEEDS_CSUM:
             frame = completed(frame, virtio_net.Header(*header))
         self._output.add(host, frame)
+
+    def _host_for(self, frame: Buffer) -> int:
+        """The host to which a frame goes, or ALL_HOSTS."""
+        if frame[0] & _GROUP:
+            return self.places.host_of_question(frame)
+        mac = bytes(frame[:_MAC_LEN])
+        host = self.table.host_of(mac)
+        return self.places.host_of(mac) if host == ALL_HOSTS else host
 
     def flush(self) -> None:
         """Send what waits, until the socket is full again."""

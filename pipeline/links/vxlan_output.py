@@ -36,17 +36,12 @@ class VxlanOutput:
     def __init__(
         self,
         sock: DatagramSocket,
-        remotes: Sequence[tuple[str, int]],
         header: bytes,
         drop: Callable[[str], object],
     ) -> None:
-        """remotes: address and port of each host. header: of each datagram.
-
-        drop(counter): called for each datagram that is lost.
-        """
+        """header: of each datagram. drop(counter): called for each datagram that is lost."""
         self._sock = sock
-        self._remotes = remotes
-        self._all = list(range(len(remotes)))
+        self._remotes: dict[int, tuple[str, int]] = {}
         self._header = header
         self._drop = drop
         self._cutter = Cutter(header)
@@ -61,6 +56,18 @@ class VxlanOutput:
         self._bytes = 0
         self.is_too_long = False
         """Whether a datagram was too long for the path."""
+
+    def add_host(self, host: int, where: tuple[str, int]) -> None:
+        """There is a host with this number at this address and port."""
+        self._remotes[host] = where
+
+    def remove_host(self, host: int) -> None:
+        """The host is gone. What waits for it is lost."""
+        self.send()
+        del self._remotes[host]
+        kept = [each for each in self.backlog if each[0] != host]
+        self.backlog = deque(kept)
+        self.backlog_bytes = sum(len(data) for _, data, _ in kept)
 
     def add_super(self, host: int, frame: Buffer, header: virtio_net.Header) -> None:
         """Send a super-segment of TCP as the datagrams that it stands for."""
@@ -100,7 +107,7 @@ class VxlanOutput:
 
     def _send_to(self, host: int, parts: Sequence[Buffer], size: int, is_one: bool) -> None:
         """Send datagrams of size bytes to a host, or to all. The last one may be shorter."""
-        for each in self._all if host < 0 else [host]:
+        for each in list(self._remotes) if host < 0 else [host]:
             if self.backlog or not self._put(each, parts, size, is_one):
                 data = b"".join(parts)
                 self.backlog.append((each, data, size))

@@ -5,6 +5,7 @@
     vxlan+udp://192.0.2.1:4789?vni=7&remote=192.0.2.2,192.0.2.3
     vxlan+udp://[2001:db8::1]?vni=7&remote=2001:db8::2              port 4789 if none is named
     vxlan+udp://0.0.0.0?vni=7&remote=192.0.2.2,[192.0.2.3]:8472     a host with another port
+    vxlan+udp://192.0.2.1?vni=7                                     a fleet knows the hosts (-fleet)
 
 All hosts are numeric addresses of one family: frames are accepted from these alone, so their addresses must
 not depend on a name server. This module opens nothing. pipeline.links.vxlan does.
@@ -42,7 +43,7 @@ class End(NamedTuple):
 
 
 class VxlanPlace(NamedTuple):
-    """Where the socket is bound, the number of the network, and the other hosts."""
+    """Where the socket is bound, the number of the network, and the hosts that are known from the start."""
 
     local: End
     vni: int
@@ -78,10 +79,10 @@ def parse(url: str) -> VxlanPlace:
     for key in given:
         if key not in _KEYS:
             raise ValueError(f"unknown setting {key!r}")
-    for key in _KEYS:
-        if not given.get(key):
-            raise ValueError(f"{key} is missing")
-    return VxlanPlace(local, _vni(given["vni"]), _remotes(given["remote"], local))
+    if not given.get("vni"):
+        raise ValueError("vni is missing")
+    remotes = _remotes(given["remote"], local) if "remote" in given else ()
+    return VxlanPlace(local, _vni(given["vni"]), remotes)
 
 
 def _vni(text: str) -> int:

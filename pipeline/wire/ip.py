@@ -54,6 +54,16 @@ def ipv4_bytes(addr: int) -> bytes:
     return to_ipv4(addr).to_bytes(4, "big")
 
 
+def packed(addr: int) -> bytes:
+    """The 4 bytes of an IPv4 address, or the 16 of an IPv6 address, as on the wire."""
+    return ipv4_bytes(addr) if is_ipv4(addr) else addr.to_bytes(16, "big")
+
+
+def of_packed(raw: bytes) -> int:
+    """The address in these 4 or 16 bytes: the inverse of packed()."""
+    return from_ipv4(int.from_bytes(raw, "big")) if len(raw) == 4 else int.from_bytes(raw, "big")
+
+
 def is_ipv4(addr: int) -> bool:
     """Whether this is an IPv4 address."""
     return addr >> 32 == 0xFFFF

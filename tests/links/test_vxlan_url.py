@@ -45,7 +45,6 @@ def test_ipv6_addresses_with_and_without_brackets() -> None:
         (f"udp://192.0.2.1:?{NETWORK}", "the port must be a whole number from 1 to 65535"),
         (f"udp://192.0.2.1:65536?{NETWORK}", "the port must be a whole number from 1 to 65535"),
         ("udp://192.0.2.1", "vni is missing"),
-        ("udp://192.0.2.1?vni=7", "remote is missing"),
         ("udp://192.0.2.1?remote=192.0.2.2", "vni is missing"),
         ("udp://192.0.2.1?vni=&remote=192.0.2.2", "vni is missing"),
         ("udp://192.0.2.1?vni=16777216&remote=192.0.2.2", "vni '16777216' must be a whole number from 0 to"),
@@ -80,7 +79,11 @@ def test_any_text_is_a_place_or_an_error(text: str) -> None:
         place = vxlan_url.parse(f"udp://{text}")
     except ValueError:
         return
-    assert place.remotes
+    assert 0 <= place.vni <= vxlan_url.MAX_VNI
+
+
+def test_a_fleet_names_the_hosts_that_the_url_does_not() -> None:
+    assert vxlan_url.parse("udp://192.0.2.1?vni=7") == VxlanPlace(End("192.0.2.1", 4789), 7, ())
 
 
 @pytest.mark.parametrize(("local", "overhead"), [("192.0.2.1", 50), ("[2001:db8::1]", 70)])

@@ -44,6 +44,10 @@ class FleetHost(Network):
         local = host_addr(self.number, ipv6=ipv6)
         return "-link", f"vxlan+udp://{f'[{local}]' if ipv6 else local}?vni={vni}&remote={remotes}"
 
+    def fleet_link(self) -> tuple[str, str]:
+        """The flag of the link to other hosts, which the fleet knows."""
+        return "-link", f"vxlan+udp://{host_addr(self.number)}?vni={VNI}"
+
     def tap(self, guest: int = 0, mac: str = "") -> tuple[str, str]:
         """The flag of a guest's tap."""
         more = f"&mac={mac}" if mac else ""

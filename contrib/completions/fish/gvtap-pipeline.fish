@@ -8,6 +8,7 @@ complete -c gvtap-pipeline -n __fish_use_subcommand -a leases
 complete -c gvtap-pipeline -n __fish_use_subcommand -a top
 complete -c gvtap-pipeline -n __fish_use_subcommand -a expose
 complete -c gvtap-pipeline -n __fish_use_subcommand -a unexpose
+complete -c gvtap-pipeline -n __fish_use_subcommand -a fleet
 complete -c gvtap-pipeline -n __fish_use_subcommand -a policy
 complete -c gvtap-pipeline -n __fish_use_subcommand -a restart
 complete -c gvtap-pipeline -n __fish_use_subcommand -a attach
@@ -16,6 +17,7 @@ complete -c gvtap-pipeline -n __fish_use_subcommand -a extcap
 complete -c gvtap-pipeline -n __fish_use_subcommand -a version
 complete -c gvtap-pipeline -n __fish_use_subcommand -a help
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -a 'check show schema'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from fleet' -a 'status guests show-policy set-policy'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from policy' -a 'show set explain'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o api-token-file -r -F -d 'file with the token that the API on the host asks for; none if empty'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o busy-poll -r -d 'microseconds to look for more work before sleeping, 0 to 50; -1 means as configured, else 50'
@@ -27,6 +29,14 @@ complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o disable -r 
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o dns-server -r -d 'name server to ask, repeats: an IP address, perhaps with a port; those of resolv.conf if empty'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o ec2-metadata-access -d 'let guests reach 169.254.0.0/16'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o egress-workers -r -d 'worker processes for host sockets; 0 means as configured, else 1'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o fleet -r -d 'other hosts of this network know each other by NATS servers: nats://HOST,HOST or tls://HOST'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o fleet-ca -r -F -d 'file with the authorities that the NATS servers\' certificates need'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o fleet-certificate -r -F -d 'file with this host\'s certificate for the NATS servers'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o fleet-credentials -r -F -d 'file with credentials for the NATS servers'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o fleet-host -r -d 'name of this host in the fleet; the first label of its own name if empty'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o fleet-key -r -F -d 'file with the key of -fleet-certificate'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o fleet-network -r -d 'name of the network in the fleet; gvtap if empty'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o fleet-nkey -r -F -d 'file with the seed of an nkey for the NATS servers'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o flow-log -r -F -d 'path of a log with a line for each flow that has ended'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o forward -r -d 'port of the host for a guest, repeats: [HOST:]PORT[-PORT]:[GUEST:]PORT[-PORT][/udp]'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o forward-dest -r -d 'socket in the guest that it leads to, repeats'
@@ -79,6 +89,14 @@ complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o disable -r
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o dns-server -r -d 'name server to ask, repeats: an IP address, perhaps with a port; those of resolv.conf if empty'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o ec2-metadata-access -d 'let guests reach 169.254.0.0/16'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o egress-workers -r -d 'worker processes for host sockets; 0 means as configured, else 1'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o fleet -r -d 'other hosts of this network know each other by NATS servers: nats://HOST,HOST or tls://HOST'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o fleet-ca -r -F -d 'file with the authorities that the NATS servers\' certificates need'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o fleet-certificate -r -F -d 'file with this host\'s certificate for the NATS servers'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o fleet-credentials -r -F -d 'file with credentials for the NATS servers'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o fleet-host -r -d 'name of this host in the fleet; the first label of its own name if empty'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o fleet-key -r -F -d 'file with the key of -fleet-certificate'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o fleet-network -r -d 'name of the network in the fleet; gvtap if empty'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o fleet-nkey -r -F -d 'file with the seed of an nkey for the NATS servers'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o flow-log -r -F -d 'path of a log with a line for each flow that has ended'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o forward -r -d 'port of the host for a guest, repeats: [HOST:]PORT[-PORT]:[GUEST:]PORT[-PORT][/udp]'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -o forward-dest -r -d 'socket in the guest that it leads to, repeats'
@@ -162,6 +180,15 @@ complete -c gvtap-pipeline -n '__fish_seen_subcommand_from unexpose' -o api-toke
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from unexpose' -o config -r -F -d 'configuration file of the daemon, which names its API and its token'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from unexpose' -o json -d 'print JSON, for scripts'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from unexpose' -o version -d 'print the version and exit'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from fleet' -o config -r -F -d 'path of a YAML configuration file'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from fleet' -o fleet -r -d 'other hosts of this network know each other by NATS servers: nats://HOST,HOST or tls://HOST'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from fleet' -o fleet-ca -r -F -d 'file with the authorities that the NATS servers\' certificates need'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from fleet' -o fleet-certificate -r -F -d 'file with this host\'s certificate for the NATS servers'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from fleet' -o fleet-credentials -r -F -d 'file with credentials for the NATS servers'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from fleet' -o fleet-host -r -d 'name of this host in the fleet; the first label of its own name if empty'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from fleet' -o fleet-key -r -F -d 'file with the key of -fleet-certificate'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from fleet' -o fleet-network -r -d 'name of the network in the fleet; gvtap if empty'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from fleet' -o fleet-nkey -r -F -d 'file with the seed of an nkey for the NATS servers'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from policy' -o api -r -d 'the daemon\'s API: unix:///path, tcp://host:port; else $GVTAP_API, else of -config, else the usual socket'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from policy' -o api-token-file -r -F -d 'file with the token that the API asks for; none if empty'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from policy' -o config -r -F -d 'configuration file of the daemon, which names its API and its token'

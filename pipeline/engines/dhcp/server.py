@@ -8,13 +8,17 @@ A reply is never longer than its client accepts (option 57). If there is too lit
 or leaves out the search list, then the relay information, but never the lease.
 
 The server does not probe whether an address is in use.
+
+In a fleet, the addresses of all hosts come from one pool. The server then answers a message that asks for an
+address with Wanted, and gets the message again after granted() (fleet_leases.py).
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple, Protocol
 
-from pipeline.engines.dhcp.lease import BOOTP, BOUND, OFFERED, Change, Grant, LeaseConfig
-from pipeline.engines.dhcp.leases import Leases
+from pipeline.engines.dhcp.fleet_leases import FleetLeases
+from pipeline.engines.dhcp.lease import BOOTP, BOUND, OFFERED, SECONDS, Change, Grant, LeaseConfig
+from pipeline.engines.dhcp.leases import NO_ADDRESS, TOO_MANY, Leases
 from pipeline.engines.dhcp.names import HostNames
 from pipeline.engines.guest_of import by_link
 from pipeline.wire import dhcp, ethernet, ip
@@ -45,6 +49,15 @@ class Ignored(NamedTuple):
     change: Change | None = None
 
 
+class Wanted(NamedTuple):
+    """The fleet has to say first which address the client gets, and for how long of ``seconds``."""
+
+    mac: bytes
+    seconds: float
+    counter: str = "dhcp_message_passed_to_fleet"
+    change: Change | None = None
+
+
 class DhcpConfig(LeaseConfig, Protocol):
     """The part of the configuration that Dhcp needs: what Leases needs, and what clients are told."""
 
@@ -71,16 +84,21 @@ class Dhcp:
         names: HostNames | None = None,
         has_dns: bool = True,
         name_server: int = 0,
+        fleet: bool = False,
     ) -> None:
         """guest_of: the number of the guest that opened a link; above 0. names: where clients' names go.
 
         has_dns: whether the network has a name server. name_server: its address; 0 for the gateway's.
+        fleet: whether addresses come from the pool of a fleet.
         """
         self._config = config
         self._guest_of = guest_of
         self._names = names
         on_end = names.on_end if names is not None else None
-        self._leases = Leases(config, guest_of, on_end, among=config.dhcp_range)
+        self._fleet = FleetLeases(config, guest_of, on_end, among=config.dhcp_range) if fleet else None
+        self._leases = self._fleet or Leases(config, guest_of, on_end, among=config.dhcp_range)
+        self._granted: tuple[bytes, int, float] | None = None
+        """What the fleet has said about the next message: MAC, address (0 for none) and seconds."""
         self.name_refusal = ""
         """The counter for the name in the last message, if that was refused; else empty."""
         gateway = ip.ipv4_bytes(config.gateway_ip)
@@ -126,6 +144,10 @@ class Dhcp:
         if self._names is not None:
             self._names.on_link_down(link)
 
+    def granted(self, mac: bytes, addr: int, seconds: float) -> None:
+        """The fleet gives the client this address, 0 for none. Its message comes next, to on_message()."""
+        self._granted = mac, addr, seconds
+
     # --- messages -----------------------------------------------------------------------
 
     def on_message(
@@ -137,7 +159,7 @@ class Dhcp:
         guest_addr: int,
         guest_port: int,
         now: float,
-    ) -> Reply | Ignored:
+    ) -> Reply | Ignored | Wanted:
         """Handle the UDP payload view[off:end] that came over link from guest_addr:guest_port."""
         self.name_refusal = ""
         try:
@@ -174,9 +196,19 @@ class Dhcp:
                 return self._release(message, mac, link, now)
             case _:
                 return Ignored("dhcp_message_ignored_unknown_type")
+        most = float("inf")
+        if self._fleet is not None and not self._fleet.has_static(mac):
+            said, self._granted = self._granted, None
+            if said is None or said[0] != mac:
+                return self._wanted(self._fleet, message, mac, link, state, now)
+            _, addr, most = said
+            if not addr:
+                return _refused(message, mac, Grant(0, 0, NO_ADDRESS))
+            self._fleet.grant(mac, addr)
         grant = self._leases.give(mac, _ident(message), link, state, now)
         if not grant.addr:
             return _refused(message, mac, grant)
+        grant = grant._replace(seconds=int(min(grant.seconds, most)))
         if kind == dhcp.ACK and self._names is not None and self._leases.is_owner(mac, link):
             name = message.options.get(dhcp.HOST_NAME, b"")
             guest, until = self._guest_of(link), now + grant.seconds
@@ -184,6 +216,14 @@ class Dhcp:
         payload = self._build(message, kind, grant.addr, grant.seconds)
         change = None if state == OFFERED else _given(message, mac, grant)
         return Reply(payload, guest_addr or ip.BROADCAST, guest_port, counter, change)
+
+    def _wanted(
+        self, leases: FleetLeases, message: dhcp.Message, mac: bytes, link: int, state: str, now: float
+    ) -> Wanted | Ignored:
+        """Ask the fleet for an address, if the guest may have one more."""
+        if not leases.may_ask(mac, link, now):
+            return _refused(message, mac, Grant(0, 0, TOO_MANY))
+        return Wanted(mac, SECONDS[state])
 
     def _build(self, message: dhcp.Message, kind: int, addr: int, seconds: int) -> bytes:
         """A reply that the client accepts. Its options are in ascending order.
@@ -233,6 +273,9 @@ class Dhcp:
         if message.sname:
             # The client wants the server of this name (RFC 951 section 7.3). The gateway has no name.
             return Ignored(_OTHER_SERVER)
+        if self._fleet is not None and not self._fleet.has_static(mac):
+            # No lease of a fleet is without end.
+            return Ignored("dhcp_message_ignored_bootp_in_fleet")
         grant = self._leases.give(mac, _ident(message), link, BOOTP, now)
         if not grant.addr:
             return _refused(message, mac, grant)

@@ -160,6 +160,14 @@ class LeasePool:
             del self._given[addr]
             self._tidy(addr, now)
 
+    def set_aside(self, addr: int, mac: bytes, owner: bytes, now: float) -> bool:
+        """The guest's address belongs to owner from now on. False if it is not the guest's."""
+        if self._given.get(addr) != mac:
+            return False
+        self._given[addr] = owner
+        self._tidy(addr, now)
+        return True
+
     def _address_of(self, mac: bytes) -> int | None:
         """The address that this host has given to the guest, or may give to it because the claim names it."""
         for addr, owner in self._given.items():

@@ -7,6 +7,8 @@ A station may move from one host to another, so the newest frame decides. Each h
 table. A host that has used its share loses its oldest entry with each further one, so that no host can push
 out what others have. An address that was silent for AGE_TICKS calls of age() is forgotten.
 
+Hosts come and go with add_host() and remove_host(). What a fleet says about places (places.py) is not here.
+
 The table reads no clock. Its owner calls age() at regular times.
 """
 
@@ -35,12 +37,12 @@ class _Entry:
 
 
 class ForwardingTable:
-    """MAC address -> number of the host, from 0 to hosts - 1."""
+    """MAC address -> number of the host. At first there are the hosts from 0 to hosts - 1."""
 
     def __init__(self, hosts: int, max_macs: int = MAX_MACS) -> None:
-        self._share = max(max_macs // hosts, 1)
+        self._max = max_macs
         self._entries: dict[bytes, _Entry] = {}
-        self._of_host: list[dict[bytes, None]] = [{} for _ in range(hosts)]
+        self._of_host: dict[int, dict[bytes, None]] = {number: {} for number in range(hosts)}
         """The addresses of each host. Those that it has had for longest come first."""
         self._tick = 0
         self.evicted = 0
@@ -48,6 +50,15 @@ class ForwardingTable:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def add_host(self, host: int) -> None:
+        """There is another host, with this number. The shares of the others shrink."""
+        self._of_host[host] = {}
+
+    def remove_host(self, host: int) -> None:
+        """The host is gone, and with it what was learned from it."""
+        for mac in self._of_host.pop(host):
+            del self._entries[mac]
 
     def learn(self, mac: bytes, host: int) -> None:
         """A frame from mac came from this host."""
@@ -60,7 +71,9 @@ class ForwardingTable:
         if entry is not None:
             del self._of_host[entry.host][mac]
         of_host = self._of_host[host]
-        if len(of_host) >= self._share:
+        share = max(self._max // len(self._of_host), 1)
+        # The share may have shrunk since the last entry.
+        while len(of_host) >= share:
             oldest = next(iter(of_host))
             del of_host[oldest], self._entries[oldest]
             self.evicted += 1
@@ -71,6 +84,12 @@ class ForwardingTable:
         """The host to which a frame for mac goes, or ALL_HOSTS."""
         entry = self._entries.get(mac)
         return ALL_HOSTS if entry is None else entry.host
+
+    def forget(self, mac: bytes) -> None:
+        """The station with this MAC address is elsewhere now."""
+        entry = self._entries.pop(mac, None)
+        if entry is not None:
+            del self._of_host[entry.host][mac]
 
     def age(self) -> None:
         """A tick has passed: forget addresses that were silent for too long."""

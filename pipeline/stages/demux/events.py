@@ -12,6 +12,7 @@ from pipeline.counters import INDEX
 from pipeline.engines import switch
 from pipeline.engines.neighbors.actions import Contested
 from pipeline.ipc import messages
+from pipeline.stages.demux.stations import StationReports
 from pipeline.stages.worker import Worker
 from pipeline.wire import ethernet, ip
 
@@ -46,8 +47,8 @@ class AddressEvents:
         self._refused: dict[int, dict[str, float]] = {}
         """By link: when each cause was last reported."""
 
-    def report_switch(self) -> None:
-        """Report everything that happened in the switch since the last call."""
+    def report_switch(self, stations: StationReports | None = None) -> None:
+        """Report everything that happened in the switch since the last call. stations: for a fleet."""
         counts, table = self._worker.counts, self._switch
         counts[_NOT_LEARNED] = table.not_learned
         events = table.take_events()
@@ -55,6 +56,8 @@ class AddressEvents:
             return
         counts[_MACS] = len(table)
         for event in events:
+            if stations is not None:
+                stations.on_switch(event)
             mac = ethernet.mac_text(event.mac)
             if event.kind == "claimed":
                 self._worker.log.warning("gateway mac claimed", mac=mac, link=event.link)

@@ -15,7 +15,7 @@ from pipeline.config.model import Config
 from pipeline.counters import INDEX
 from pipeline.engines.arp import ArpResponder
 from pipeline.engines.neighbors.actions import Changed, Learned, Lost, Request
-from pipeline.ipc import healing_messages, messages
+from pipeline.ipc import fleet_messages, healing_messages, messages
 from pipeline.records import kinds
 from pipeline.records.addresses import addr_of
 from pipeline.records.dials import Dial
@@ -45,6 +45,7 @@ from pipeline.stages.demux.ip import IpInput
 from pipeline.stages.demux.ipv6 import Ipv6Input
 from pipeline.stages.demux.network import Network
 from pipeline.stages.demux.services import Services
+from pipeline.stages.demux.stations import StationReports
 from pipeline.stages.demux.udp import UdpDispatch
 from pipeline.stages.holdings import Holdings, count
 from pipeline.stages.losses import Losses
@@ -86,6 +87,7 @@ class DemuxStage:
         self.dials = DialRouter(network)
         self.events = AddressEvents(worker, network.switch, config.network.gateway_mac)
         self.bindings = Bindings(network)
+        self.stations = StationReports(network)
         self.announces = config.access.guests != ISOLATED
         """Whether demux announces an address that changed hands to the other guests."""
         self.bad_frames = BadFrames(network.ingress_out)
@@ -132,6 +134,7 @@ class DemuxStage:
             if self.ipv6 is not None:
                 self.ipv6.discovery.on_timer(now)
             self._carry_out()
+            self.stations.report(now)
             self.due = self._next_timeout()
         elif work:
             self.udp.notify_closed()
@@ -152,6 +155,7 @@ class DemuxStage:
             self.ip.deadline(),
             self.udp.deadline(),
             self.bindings.deadline(self.now),
+            self.stations.deadline(),
             float("inf") if self.ipv6 is None else self.ipv6.discovery.deadline(),
         )
 
@@ -276,6 +280,7 @@ class DemuxStage:
     def _carry_out(self) -> None:
         """Carry out the actions of the neighbour table, then report events and counters."""
         for action in self.neighbors.take_actions():
+            self.stations.on_neighbor(action)
             if isinstance(action, Request):
                 self._ask(action)
             elif isinstance(action, Learned):
@@ -294,7 +299,7 @@ class DemuxStage:
             else:
                 self.events.report_contested(action)
         self.bindings.report_changes()
-        self.events.report_switch()
+        self.events.report_switch(self.stations)
         self.ip.update_counters()
 
     def _ask(self, request: Request) -> None:
@@ -321,7 +326,7 @@ class DemuxStage:
 
     def on_control(self, message: Message, fds: list[int]) -> Message:
         """Requests ``cam`` (MAC to link), ``neighbors`` (which guests have addresses), ``guests``,
-        ``seek`` and ``withdraw_route``.
+        ``seek`` and ``withdraw_route``, and of a fleet ``stations_all`` and ``stations_away``.
         """
         match messages.request_of(message):
             case messages.Guests():
@@ -337,6 +342,13 @@ class DemuxStage:
             case healing_messages.Seek() as ask:
                 for addr in map(addr_of, ask.addrs):
                     self.neighbors.resolve(addr, monotonic())
+                return {}
+            case fleet_messages.Stations():
+                self.stations.report_all()
+                return {}
+            case fleet_messages.StationsAway() as ask:
+                self.stations.on_away(ask, self.now, self._carry_out)
+                self.due = self.now
                 return {}
             case messages.WithdrawRoute() if self.ipv6 is not None:
                 self.ipv6.discovery.withdraw()

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from typing import Final
 
 from pipeline.counters import INDEX
-from pipeline.ipc import messages
+from pipeline.ipc import fleet_messages, messages
 from pipeline.ipc.healing_messages import Adopt
 from pipeline.links import protocols
 from pipeline.links.adopted import AdoptedLinks
 from pipeline.links.base import Link, LinkClosed
 from pipeline.links.listener import Arrival, GatewayAddresses, LinkResources, Listener
+from pipeline.links.vxlan_url import End
 from pipeline.stages.worker import Message, Worker
 
 _NEVER: Final = float("inf")
@@ -82,6 +83,19 @@ class Acceptors:
         """Let guests arrive through a listener."""
         self._listeners.append(listener)
         listener.open(self._worker, self._resources, self)
+
+    def set_members(self, ask: fleet_messages.Members) -> Message:
+        """Other hosts are members of the fleet now, or not any more."""
+        ends = [End(address, int(port)) for address, _, port in (host.rpartition(" ") for host in ask.hosts)]
+        for listener in self._listeners:
+            listener.set_members(ends)
+        return {}
+
+    def set_places(self, ask: fleet_messages.Places) -> Message:
+        """The fleet says where stations are."""
+        for listener in self._listeners:
+            listener.set_places(ask.macs, ask.addrs)
+        return {}
 
     def deadline(self) -> float:
         """When the first listener has something to do without an event."""

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Final
 
 from pipeline.config.model import Config
-from pipeline.ipc import healing_messages, messages
+from pipeline.ipc import fleet_messages, healing_messages, messages
 from pipeline.ipc.channel import close_all
 from pipeline.links.adopted import carried, carried_form, form_of
 from pipeline.links.base import FULL_READ, Link, LinkClosed
@@ -108,6 +108,7 @@ class IngressStage:
         ``capture``: a file with the head of a capture. Every frame is written to it from now on.
         ``connected``: the supervisor has connected a socket for a listener.
         ``live_capture``: the socket of a client that wants a capture with a filter.
+        ``members``, ``places``: the other hosts of a fleet, and where stations are.
         """
         match messages.request_of(message):
             case messages.Attach() as ask if fds:
@@ -126,6 +127,10 @@ class IngressStage:
             case messages.Connected() as answer:
                 self._acceptors.on_connected(answer)
                 return {}
+            case fleet_messages.Members() as ask:
+                return self._acceptors.set_members(ask)
+            case fleet_messages.Places() as ask:
+                return self._acceptors.set_places(ask)
             case messages.LiveCapture() as ask if fds:
                 close_all(fds[1:])
                 return self.captures.live.start(ask, fds[0]).encode()

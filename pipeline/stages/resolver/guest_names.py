@@ -1,13 +1,20 @@
 """Guests' host names: the DHCP server learns them, and the name server answers with them.
 
+In a fleet, it also answers with those of other hosts' guests. Those win: the fleet has one set of names.
+
 Without the setting ``guest-names`` there is nothing to do.
 """
 
+from collections import ChainMap
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Final
 
 from pipeline.counters import INDEX
 from pipeline.engines.dhcp.names import HostNames
 from pipeline.engines.dns.zones import Zones
+from pipeline.ipc import fleet_messages
+from pipeline.stages.worker import Worker
 
 _NAMES: Final = INDEX["dhcp_host_names"]
 
@@ -20,6 +27,8 @@ class GuestNames:
         self._zone = zone
         self._zones = zones
         self._counts = counts
+        self._away: dict[str, bytes] = {}
+        self._away_pointers: dict[bytes, str] = {}
         self.names = HostNames(zone, self._is_taken) if zone else None
         self.attach(zones)
 
@@ -27,10 +36,27 @@ class GuestNames:
         """Answer for guests' names in this list of zones from now on."""
         self._zones = zones
         if self.names is not None:
-            zones.add_guests(self._zone, self.names.addresses, self.names.pointers)
+            addresses = ChainMap(self._away, self.names.addresses)
+            pointers = ChainMap(self._away_pointers, self.names.pointers)
+            zones.add_guests(self._zone, addresses, pointers)
 
     def _is_taken(self, label: str) -> bool:
-        return self._zones.has_record(self._zone, label)
+        return label in self._away or self._zones.has_record(self._zone, label)
+
+    def set_away(self, names: Mapping[str, bytes]) -> None:
+        """Guests of other hosts have these names: packed IPv4 address by label."""
+        self._away.clear()
+        self._away_pointers.clear()
+        for label, address in names.items():
+            self._away[label] = address
+            self._away_pointers[address] = f"{label}.{self._zone}"
+
+    def tell_fleet(self, worker: Worker) -> None:
+        """Tell the fleet the names of this host's guests."""
+        if self.names is not None:
+            # A long message needs a descriptor, and perhaps none is left. The next change tells all again.
+            with suppress(OSError):
+                worker.send_event(fleet_messages.NamesEvent(dict(self.names.addresses)).encode())
 
     def deadline(self) -> float:
         """When the next name may end."""

@@ -22,7 +22,7 @@ from pipeline.events.network import GATEWAY, UPSTREAM
 from pipeline.histograms import BY_NAME
 from pipeline.host import name_files
 from pipeline.host.upstream.resolver import MAX_QUESTIONS, Upstream
-from pipeline.ipc import flow_messages, healing_messages, messages
+from pipeline.ipc import fleet_messages, flow_messages, healing_messages, messages
 from pipeline.ipc.channel import close_all
 from pipeline.records import kinds
 from pipeline.records.flows import Ends, FlowKey
@@ -100,6 +100,7 @@ class ResolverStage:
         self.zones = LocalZones()
         zones = self.zones.first(config.network, worker.log)
         self.guest_names = GuestNames(config.network.guest_names, zones, self.counts)
+        self._in_fleet = bool(config.fleet.fleet_servers)
         has_dns = DNS not in config.access.disable
         self.dhcp = DhcpService(
             worker, config, self.guest_of, self.guest_names.names, self.replies, monotonic()
@@ -261,6 +262,8 @@ class ResolverStage:
     def _update_guest_names(self, refusal: str, now: float) -> None:
         if self.guest_names.update(refusal, now):
             self.dns.on_guest_names()
+            if self._in_fleet:
+                self.guest_names.tell_fleet(self.worker)
 
     # --- DNS ------------------------------------------------------------------------------
 
@@ -401,6 +404,14 @@ class ResolverStage:
                 return {}
             case healing_messages.RestoreLeases() as ask:
                 self.dhcp.restore(ask, monotonic())
+                return {}
+            case fleet_messages.LeaseGranted() as ask:
+                now = monotonic()
+                self._update_guest_names(self.dhcp.on_granted(ask, now), now)
+                return {}
+            case fleet_messages.NamesAway() as ask:
+                self.guest_names.set_away(ask.names)
+                self.dns.on_guest_names()
                 return {}
             case messages.ServeTcp() as ask if len(fds) == 1:
                 # The socket first: then it is closed if the address is wrong.

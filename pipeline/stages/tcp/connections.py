@@ -5,6 +5,7 @@ end. A connection that has something to do is in ``needs_flush``. The stage flus
 """
 
 import os
+from collections.abc import Container
 from dataclasses import replace
 from typing import Final
 
@@ -242,6 +243,11 @@ class Connections:
         flow.reset(now, ending.DELETED)
         self.flush_later(flow)
         return True
+
+    def end_of_addresses(self, addrs: Container[int], now: float) -> int:
+        """The guests with these addresses are on another host now. Returns how many connections are reset."""
+        numbers = [flow.host.id for key, flow in self.by_key.items() if Ends.of(key).guest_addr in addrs]
+        return sum(self.end(number, now) for number in numbers)
 
     def _full(self, guest: Guest, now: float) -> str:
         """The counter of the limit that one more connection exceeds; "" if it is allowed.

@@ -24,7 +24,7 @@ from pipeline.engines.tcp.segment import Segment
 from pipeline.engines.tcp.seq import diff
 from pipeline.engines.tcp.state import SYN_RECEIVED, TIME_WAIT
 from pipeline.engines.tcp.time_wait import TimeWait
-from pipeline.ipc import flow_messages, healing_messages, messages
+from pipeline.ipc import fleet_messages, flow_messages, healing_messages, messages
 from pipeline.records import kinds
 from pipeline.records.dials import DialRouted
 from pipeline.records.flows import Ends, FlowKey, flow_of
@@ -53,6 +53,7 @@ from pipeline.stages.tcp.host_end import flow_id
 from pipeline.stages.work_meter import WorkMeter
 from pipeline.stages.worker import Worker
 from pipeline.topology import DEMUX, EGRESS, INGRESS
+from pipeline.wire import ip
 from pipeline.wire import tcp as wire_tcp
 from pipeline.wire.errors import WireError
 
@@ -66,6 +67,7 @@ MAX_RANGES_A_TURN: Final = 16
 _SEGMENTS: Final = INDEX["tcp_segments_received"]
 _SENT: Final = INDEX["tcp_segments_sent"]
 _RESETS: Final = INDEX["tcp_reset_sent_no_flow"]
+_MOVED: Final = INDEX["tcp_flow_reset_guest_moved"]
 _NO_MEMORY: Final = INDEX["tcp_segment_dropped_no_memory"]
 _OUT_OF_ORDER_LOST: Final = INDEX["tcp_flow_lost_out_of_order"]
 
@@ -385,7 +387,7 @@ class TcpStage:
     # --- for the worker ---------------------------------------------------------------------
 
     def on_control(self, message: dict[str, object], fds: list[int]) -> dict[str, object]:
-        """Requests ``guests`` (sums), ``flow_ids``, ``flows`` (some), ``end_flow``, ``end_strays``."""
+        """Answer ``guests``, ``flow_ids``, ``flows``, ``end_flow``, ``end_strays`` and ``stations_away``."""
         connections = self.connections
         match messages.request_of(message):
             case messages.Guests():
@@ -394,6 +396,10 @@ class TcpStage:
                 return flow_messages.FlowIdsAnswer(list(connections.by_id)).encode()
             case flow_messages.Flows() as ask:
                 return flow_messages.FlowsAnswer(rows.of_numbers(connections.by_id, ask.numbers)).encode()
+            case fleet_messages.StationsAway() as ask:
+                addrs = {ip.of_packed(addr) for addr in ask.addrs}
+                self.counts[_MOVED] += connections.end_of_addresses(addrs, monotonic())
+                return {}
             case flow_messages.EndFlow() as ask:
                 return flow_messages.EndFlowAnswer(connections.end(ask.number, monotonic())).encode()
             case healing_messages.EndStrays() as ask:

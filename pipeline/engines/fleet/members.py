@@ -1,0 +1,174 @@
+"""Which hosts are members of the fleet, and where they are.
+
+Each host writes a row about itself every third part of TTL. A row is good for TTL seconds. There is no
+common clock: a host measures how long it has not seen another revision of the row, by its own clock. It
+measures only while it reaches the store, and begins anew when it reaches it again. So no member is lost
+because the store was away, and traffic between hosts goes on without it.
+
+A host that finds another one silent forgets it, and removes its row if that has not changed in the meantime.
+A host that ends in order removes its own row.
+
+This module reads no clock and sends nothing. Its owner passes on what the store reports, calls on_timer() at
+deadline(), and carries out take_writes().
+"""
+
+from typing import Final, NamedTuple
+
+from pipeline.engines.fleet.entries import NO_KEY
+from pipeline.engines.fleet.values import Host
+
+BEATS_A_TTL: Final = 3.0
+RETRY_S: Final = 2.0
+"""Seconds after which the own row is written again, if the store has not reported it."""
+MAX_MEMBERS: Final = 4096
+
+_NEVER: Final = float("inf")
+
+
+class WriteHost(NamedTuple):
+    """Ask the store to write the row of a host, or with None to delete it.
+
+    revision: that the row must have; None to write in any case.
+    """
+
+    name: str
+    host: Host | None
+    revision: int | None
+
+
+class _Seen:
+    """The row of another host. ``since``: when its silence began, as far as this host knows."""
+
+    __slots__ = ("host", "revision", "since")
+
+    def __init__(self, host: Host, revision: int, since: float) -> None:
+        self.host = host
+        self.revision = revision
+        self.since = since
+
+
+class Members:
+    """The members, as one host sees them."""
+
+    def __init__(self, name: str, own: Host, ttl: float) -> None:
+        """own: the row of this host, whose beat this object counts. ttl: in seconds."""
+        self._name = name
+        self._own = own
+        self._ttl = ttl
+        self._seen: dict[str, _Seen] = {}
+        self._online = False
+        self._beat_at = _NEVER
+        self._beat_sent = 0.0
+        self._came_back = 0
+        """The newest beat of this run that the store has reported."""
+        self._writes: list[WriteHost] = []
+        self._changed = True
+        self.rival = ""
+        """The run of another daemon that has this host's name; empty for none."""
+
+    def __len__(self) -> int:
+        return len(self._seen) + 1
+
+    def others(self) -> dict[str, Host]:
+        """The other members by name."""
+        return {name: seen.host for name, seen in self._seen.items()}
+
+    def address_of(self, name: str) -> str:
+        """The outer address of another member; empty if there is no such member."""
+        seen = self._seen.get(name)
+        return seen.host.address if seen is not None else ""
+
+    def strangers(self) -> list[str]:
+        """Names of members whose network is another one than this host's."""
+        return [name for name, seen in self._seen.items() if seen.host.network != self._own.network]
+
+    def take_changed(self) -> bool:
+        """Whether the members are others than at the last call. True at first."""
+        changed, self._changed = self._changed, False
+        return changed
+
+    @property
+    def unanswered(self) -> int:
+        """How many beats of this host the store has not reported yet."""
+        return self._own.beat - self._came_back
+
+    # --- what the store reports -------------------------------------------------------------
+
+    def on_online(self, now: float) -> None:
+        """The store is reached, and has reported all rows."""
+        self._online = True
+        for seen in self._seen.values():
+            seen.since = now
+        self._came_back = self._own.beat
+        self._beat(now)
+
+    def on_offline(self) -> None:
+        """The store cannot be reached."""
+        self._online = False
+        self._beat_at = _NEVER
+        self._writes.clear()
+
+    def on_host(self, name: str, host: Host | None, revision: int, now: float) -> None:
+        """A row as it is in the store now; None if there is none any more."""
+        if name == self._name:
+            self._on_own(host)
+            return
+        seen = self._seen.get(name)
+        if host is None:
+            if self._seen.pop(name, None) is not None:
+                self._changed = True
+        elif seen is None:
+            if len(self._seen) < MAX_MEMBERS:
+                self._seen[name] = _Seen(host, revision, now)
+                self._changed = True
+        elif seen.revision != revision:
+            where = (seen.host.address, seen.host.port)
+            self._changed = self._changed or where != (host.address, host.port)
+            self._seen[name] = _Seen(host, revision, now)
+
+    def _on_own(self, host: Host | None) -> None:
+        if host is None:
+            # Another host has found this one silent.
+            self._beat_at = -_NEVER if self._online else _NEVER
+        elif host.run == self._own.run:
+            if host.beat == self._own.beat and self._online:
+                self._beat_at = self._beat_sent + self._ttl / BEATS_A_TTL
+            self._came_back = max(self._came_back, host.beat)
+            self.rival = ""
+        else:
+            self.rival = host.run
+
+    # --- what this host writes ----------------------------------------------------------------
+
+    def take_writes(self) -> list[WriteHost]:
+        """The writes to send since the last call."""
+        writes, self._writes = self._writes, []
+        return writes
+
+    def deadline(self) -> float:
+        """When on_timer() has to be called."""
+        if not self._online:
+            return _NEVER
+        return min([self._beat_at, *(seen.since + self._ttl for seen in self._seen.values())])
+
+    def on_timer(self, now: float) -> None:
+        """Write the own row if it is time, and forget silent members."""
+        if not self._online:
+            return
+        for name, seen in list(self._seen.items()):
+            if now - seen.since >= self._ttl:
+                del self._seen[name]
+                self._changed = True
+                self._writes.append(WriteHost(name, None, seen.revision))
+        if now >= self._beat_at:
+            self._beat(now)
+
+    def _beat(self, now: float) -> None:
+        self._own = self._own._replace(beat=self._own.beat + 1)
+        self._beat_sent = now
+        self._beat_at = now + min(RETRY_S, self._ttl / BEATS_A_TTL)
+        self._writes.append(WriteHost(self._name, self._own, None))
+
+    def leave(self) -> WriteHost:
+        """The write that removes this host's row at its end."""
+        return WriteHost(self._name, None, None if self._came_back else NO_KEY)

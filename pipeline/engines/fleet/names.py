@@ -1,0 +1,148 @@
+"""Host names of guests, one set for all hosts of a fleet.
+
+The first guest that has a name keeps it, on whatever host it is: a host writes a name only if the store has
+none, or if the one in the store is its own. A name of a host that is not a member any more may be taken.
+
+If two hosts gave the same name while they were separated, the store decides. The names of other hosts win
+over this host's own.
+
+This module reads no clock and sends nothing. Its owner carries out take_writes().
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple
+
+from pipeline.engines.fleet.entries import NO_KEY
+from pipeline.engines.fleet.values import Name
+
+MAX_NAMES: Final = 1 << 16
+MAX_WRITES: Final = 64
+RETRY_S: Final = 5.0
+
+
+class WriteName(NamedTuple):
+    """Ask the store to write a name, or with None to delete it, if it has this revision."""
+
+    label: str
+    name: Name | None
+    revision: int
+
+
+class Names:
+    """The names, as one host sees them."""
+
+    def __init__(self, host: str, is_member: Callable[[str], bool]) -> None:
+        """is_member(host): whether another host is a member now."""
+        self._host = host
+        self._is_member = is_member
+        self._here: dict[str, bytes] = {}
+        self._stored: dict[str, tuple[Name, int]] = {}
+        self._dirty: dict[str, None] = {}
+        self._pending: dict[str, float] = {}
+        self._online = False
+        self._changed = False
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    def away(self) -> dict[str, bytes]:
+        """The names of guests of all other hosts: packed IPv4 address by label."""
+        return {
+            label: name.address
+            for label, (name, _) in self._stored.items()
+            if name.host != self._host and self._is_member(name.host)
+        }
+
+    def all_names(self) -> dict[str, Name]:
+        """What the store has."""
+        return {label: name for label, (name, _) in self._stored.items()}
+
+    def orphans(self) -> list[WriteName]:
+        """The writes that delete names of hosts that are gone. If one comes back, it writes its own again."""
+        return [
+            WriteName(label, None, revision)
+            for label, (name, revision) in self._stored.items()
+            if name.host != self._host and not self._is_member(name.host)
+        ]
+
+    def take_changed(self) -> bool:
+        """Whether away() is another one than at the last call."""
+        changed, self._changed = self._changed, False
+        return changed
+
+    def on_here(self, names: Mapping[str, bytes]) -> None:
+        """The names of this host's guests are these."""
+        before, self._here = self._here, dict(names)
+        for label in before.keys() | self._here.keys():
+            if before.get(label) != self._here.get(label):
+                self._dirty[label] = None
+
+    def on_members(self) -> None:
+        """Other hosts are members now."""
+        self._changed = True
+        self._dirty.update(dict.fromkeys(self._here))
+
+    def on_online(self) -> None:
+        """The store is reached, and has reported all names."""
+        self._online = True
+        self._pending.clear()
+        own = [label for label, (name, _) in self._stored.items() if name.host == self._host]
+        self._dirty.update(dict.fromkeys((*own, *self._here)))
+
+    def on_offline(self) -> None:
+        """The store cannot be reached."""
+        self._online = False
+        self._pending.clear()
+
+    def on_name(self, label: str, name: Name | None, revision: int) -> None:
+        """A name as it is in the store now; None if there is none any more."""
+        before = self._stored.get(label)
+        if before is not None and before[1] == revision:
+            return
+        self._pending.pop(label, None)
+        self._changed = True
+        if name is None:
+            self._stored.pop(label, None)
+        elif before is not None or len(self._stored) < MAX_NAMES:
+            self._stored[label] = name, revision
+        if label in self._here:
+            self._dirty[label] = None
+
+    def on_refused(self, label: str) -> None:
+        """The store has refused a write. What it has is on its way."""
+        self._pending.pop(label, None)
+
+    def take_writes(self, now: float) -> list[WriteName]:
+        """The writes to send now."""
+        writes: list[WriteName] = []
+        for label in list(self._dirty) if self._online else ():
+            if len(self._pending) >= MAX_WRITES:
+                break
+            if self._pending.get(label, now) > now:
+                continue
+            write = self._write(label)
+            if write is None:
+                del self._dirty[label]
+            else:
+                self._pending[label] = now + RETRY_S
+                writes.append(write)
+        return writes
+
+    def _write(self, label: str) -> WriteName | None:
+        address = self._here.get(label)
+        stored = self._stored.get(label)
+        if address is None:
+            is_own = stored is not None and stored[0].host == self._host
+            return WriteName(label, None, stored[1]) if stored is not None and is_own else None
+        name = Name(self._host, address)
+        if stored is None:
+            return WriteName(label, name, NO_KEY)
+        if stored[0] == name or (stored[0].host != self._host and self._is_member(stored[0].host)):
+            return None
+        return WriteName(label, name, stored[1])
+
+    def deadline(self, now: float) -> float:
+        """When take_writes() has to be called again."""
+        if not self._online or not self._dirty:
+            return float("inf")
+        return min(self._pending.values(), default=now)

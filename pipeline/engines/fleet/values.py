@@ -1,0 +1,225 @@
+"""Keys and values of the common store of a fleet, as bytes.
+
+=====================  =======================================================================================
+key                    value: an object of JSON
+=====================  =======================================================================================
+``host.NAME``          Host: where a member is, and what its network looks like
+``member.NAME``        Member: its beat in the lease pool (entries.py)
+``claim.ADDRESS``      Claim: an address of the pool belongs to a host
+``place.MAC``          Place: at which host a station is, and its addresses. The MAC has 12 digits
+``name.LABEL``         Name: a guest's host name
+``policy``             the egress policy, as in a file
+``zone.NAME``          a zone of the name server, as in the API
+=====================  =======================================================================================
+
+All hosts write into the store, and people do. So a value may be anything: what is wrong is not read.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from pipeline.engines.fleet.entries import Claim, Member
+from pipeline.wire import ethernet, ip
+
+HOST: Final = "host."
+MEMBER: Final = "member."
+CLAIM: Final = "claim."
+PLACE: Final = "place."
+NAME: Final = "name."
+ZONE: Final = "zone."
+POLICY: Final = "policy"
+
+MAX_VALUE: Final = 1 << 16
+"""Bytes of the longest value that is read."""
+MAX_ADDRESSES: Final = 16
+"""Addresses of one station in a place."""
+MAX_EPOCH: Final = 1 << 53
+
+
+class StoredValueError(ValueError):
+    """A value in the store is not what its key says."""
+
+
+class Host(NamedTuple):
+    """A member of the fleet. address, port: of its VXLAN socket, as text and number.
+
+    network: a text that must be the same on all hosts. run: differs between two runs with the same name.
+    beat: counts its writes.
+    """
+
+    address: str
+    port: int
+    network: str
+    run: str
+    beat: int
+
+
+class Place(NamedTuple):
+    """At which host a station is. addresses: packed, those that it is known to have."""
+
+    host: str
+    addresses: tuple[bytes, ...]
+
+
+class Name(NamedTuple):
+    """A guest's host name. address: packed IPv4."""
+
+    host: str
+    address: bytes
+
+
+def _object(value: bytes) -> Mapping[str, object]:
+    if len(value) > MAX_VALUE:
+        raise StoredValueError(f"a value of {len(value)} bytes is too long (allowed: {MAX_VALUE})")
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        raise StoredValueError("a value is not JSON") from None
+    if not isinstance(found, dict):
+        raise StoredValueError("a value is not an object")
+    return found
+
+
+def _written(**fields: object) -> bytes:
+    return json.dumps(fields, separators=(",", ":")).encode()
+
+
+def _text(found: Mapping[str, object], key: str) -> str:
+    value = found.get(key)
+    if not isinstance(value, str) or len(value) > 255:
+        raise StoredValueError(f"{key} is not a text")
+    return value
+
+
+def _number(found: Mapping[str, object], key: str, most: int) -> int:
+    value = found.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+        raise StoredValueError(f"{key} is not a number from 0 to {most}")
+    return value
+
+
+def packed(text: str) -> bytes:
+    """An address of either family, packed. Raises StoredValueError."""
+    try:
+        addr = ip.parse(text)
+    except ValueError:
+        raise StoredValueError(f"{text!r} is not an address") from None
+    return ip.packed(addr)
+
+
+def address_text(addr: bytes) -> str:
+    """The text of a packed address."""
+    return ip.text(ip.of_packed(addr))
+
+
+def mac_key(mac: bytes) -> str:
+    """The key of a station's place."""
+    return PLACE + mac.hex()
+
+
+def mac_of(key: str) -> bytes:
+    """The MAC address in such a key. Raises StoredValueError."""
+    try:
+        mac = bytes.fromhex(key.removeprefix(PLACE))
+    except ValueError:
+        mac = b""
+    if len(mac) != ethernet.MAC_LEN or mac_key(mac) != key:
+        raise StoredValueError(f"{key} is not the key of a place")
+    return mac
+
+
+def claim_key(addr: int) -> str:
+    """The key of a claim on an IPv4 address."""
+    return CLAIM + ip.text(addr)
+
+
+def addr_of(key: str) -> int:
+    """The address in such a key. Raises StoredValueError."""
+    try:
+        return ip.parse_ipv4(key.removeprefix(CLAIM))
+    except ValueError:
+        raise StoredValueError(f"{key} is not the key of a claim") from None
+
+
+# --- values ---------------------------------------------------------------------------------------
+
+
+def host_bytes(host: Host) -> bytes:
+    """The value of a host."""
+    return _written(**host._asdict())
+
+
+def host_of(value: bytes) -> Host:
+    """The host in a value. Raises StoredValueError."""
+    found = _object(value)
+    address, port = _text(found, "address"), _number(found, "port", 0xFFFF)
+    packed(address)
+    if not port:
+        raise StoredValueError("port is 0")
+    beat = _number(found, "beat", MAX_EPOCH)
+    return Host(address, port, _text(found, "network"), _text(found, "run"), beat)
+
+
+def member_bytes(member: Member) -> bytes:
+    """The value of a member."""
+    return _written(**member._asdict())
+
+
+def member_of(value: bytes) -> Member:
+    """The member in a value. Raises StoredValueError."""
+    found = _object(value)
+    fenced = found.get("fenced")
+    if not isinstance(fenced, bool):
+        raise StoredValueError("fenced is neither true nor false")
+    return Member(_number(found, "epoch", MAX_EPOCH), _number(found, "beat", MAX_EPOCH), fenced)
+
+
+def claim_bytes(claim: Claim) -> bytes:
+    """The value of a claim."""
+    return _written(host=claim.host, epoch=claim.epoch, mac=claim.mac.hex())
+
+
+def claim_of(value: bytes) -> Claim:
+    """The claim in a value. Raises StoredValueError."""
+    found = _object(value)
+    try:
+        mac = bytes.fromhex(_text(found, "mac"))
+    except ValueError:
+        raise StoredValueError("mac is not hexadecimal") from None
+    if len(mac) not in (0, ethernet.MAC_LEN):
+        raise StoredValueError("mac has not 6 bytes")
+    return Claim(_text(found, "host"), _number(found, "epoch", MAX_EPOCH), mac)
+
+
+def place_bytes(place: Place) -> bytes:
+    """The value of a place."""
+    return _written(host=place.host, addresses=[address_text(each) for each in place.addresses])
+
+
+def place_of(value: bytes) -> Place:
+    """The place in a value. Raises StoredValueError."""
+    found = _object(value)
+    texts = found.get("addresses")
+    if not isinstance(texts, list) or len(texts) > MAX_ADDRESSES:
+        raise StoredValueError(f"addresses is not a list of at most {MAX_ADDRESSES}")
+    return Place(_text(found, "host"), tuple(packed(str(text)) for text in texts))
+
+
+def zone_of(value: bytes) -> dict[str, object]:
+    """The zone in a value, as in the API. Raises StoredValueError."""
+    return dict(_object(value))
+
+
+def name_bytes(name: Name) -> bytes:
+    """The value of a name."""
+    return _written(host=name.host, address=address_text(name.address))
+
+
+def name_of(value: bytes) -> Name:
+    """The name in a value. Raises StoredValueError."""
+    found = _object(value)
+    address = packed(_text(found, "address"))
+    if len(address) != 4:
+        raise StoredValueError("address is not one of IPv4")
+    return Name(_text(found, "host"), address)

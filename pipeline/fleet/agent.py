@@ -1,0 +1,337 @@
+"""The agent of a fleet: a task of the supervisor that keeps this host in touch with the others.
+
+It owns a session with a NATS server (store.py), opens another one when that ends, and moves what is written
+and reported between the store, the engines (pipeline.engines.fleet.view) and the workers (hands.py). No
+worker waits for it, and nothing here waits for the store: while it is away, hosts know each other as before,
+and guests get addresses from the reserve.
+
+::
+
+    away --a server answers, all keys reported--> online --the session ends--> away
+      ^                                                                         |
+      +------------- the next server, after 0.1 s and more (MAX_BACKOFF_S) -----+
+"""
+
+import asyncio
+import secrets
+from contextlib import suppress
+from typing import Final
+
+import structlog
+
+from pipeline.control.hub import Hub
+from pipeline.engines.fleet import values
+from pipeline.engines.fleet.mirror import Entry, Mirror
+from pipeline.engines.fleet.view import FleetView, StoreWrite, store_write
+from pipeline.fleet.feed import EventFeed
+from pipeline.fleet.hands import Hands
+from pipeline.fleet.settings import SharedSettings
+from pipeline.fleet.store import ERRORS, Access, Session
+from pipeline.ipc import fleet_messages, messages
+from pipeline.topology import DEMUX, INGRESS, RESOLVER
+from pipeline.wire import ip
+
+FIRST_BACKOFF_S: Final = 0.1
+MAX_BACKOFF_S: Final = 5.0
+OPEN_S: Final = 10.0
+"""Seconds that a server has to accept a session, whatever its connection does."""
+SNAPSHOT_S: Final = 30.0
+"""Seconds that a server has to report all keys."""
+MAX_UNANSWERED: Final = 3
+"""Beats of this host that did not come back. Then the watch does not work, and the session ends."""
+LOOK_EVERY_S: Final = 1.0
+"""The most seconds between two looks at what is due."""
+SHORTEST_WAIT_S: Final = 0.01
+MAX_WRITING: Final = 256
+"""Writes under way at the same time, over all kinds."""
+CLEAN_EVERY_S: Final = 3600.0
+FIRST_CLEAN_S: Final = 300.0
+"""Seconds after the start. Until then other hosts may be about to join, after a loss of power."""
+LEAVE_S: Final = 1.0
+"""Seconds that the end of the program waits until the store knows that this host has left."""
+
+
+class Agent:
+    """The fleet, as the supervisor has it."""
+
+    def __init__(
+        self,
+        access: Access,
+        view: FleetView,
+        hands: Hands,
+        hub: Hub,
+        settings: SharedSettings,
+        feed: EventFeed,
+        log: structlog.typing.FilteringBoundLogger,
+    ) -> None:
+        self._access = access
+        self.view = view
+        self._hands = hands
+        self._hub = hub
+        self._settings = settings
+        self._feed = feed
+        self._log = log
+        self._mirror = Mirror(values.MEMBER)
+        self._session: Session | None = None
+        self._wake = asyncio.Event()
+        self._writing: set[asyncio.Task[None]] = set()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._away_since: float | None = None
+        self._strangers: list[str] = []
+        self._rival = ""
+        self._clean_at = self._now() + FIRST_CLEAN_S
+        self._known: set[str] = set()
+
+    def start(self) -> None:
+        """Begin. Needs a running event loop."""
+        self._hands.ask_for_stations()
+        self._tasks = [asyncio.create_task(self._run()), asyncio.create_task(self._pump())]
+
+    async def stop(self) -> None:
+        """Leave the fleet."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._settings.stop()
+        self._feed.stop()
+        session = self._session
+        if session is not None:
+            leave = store_write(self.view.members.leave())
+            try:
+                async with asyncio.timeout(LEAVE_S):
+                    await session.write(leave.key, leave.value, leave.revision)
+            except ERRORS as error:
+                self._log.debug("fleet not left in order", error=_words(error))
+            await session.close()
+        for task in self._writing:
+            task.cancel()
+
+    # --- sessions -------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        servers = list(self._access.servers)
+        secrets.SystemRandom().shuffle(servers)
+        backoff = FIRST_BACKOFF_S
+        number = 0
+        while True:
+            server = servers[number % len(servers)]
+            number += 1
+            try:
+                await self._serve(server)
+                reason = "the connection was lost"
+            except ERRORS as error:
+                reason = _words(error)
+            if self.view.online:
+                backoff = FIRST_BACKOFF_S
+            self._offline(server, reason)
+            await asyncio.sleep(backoff * (0.5 + secrets.randbelow(1000) / 1000))
+            if number % len(servers) == 0:
+                backoff = min(2 * backoff, MAX_BACKOFF_S)
+
+    async def _serve(self, server: str) -> None:
+        """One session, until it ends. Raises one of ERRORS."""
+        session = Session(self._access)
+        try:
+            async with asyncio.timeout(OPEN_S):
+                await session.open(server)
+                self._mirror.begin()
+                await session.watch(self._on_entry)
+            self._session = session
+            began = self._now()
+            while not session.lost.is_set():
+                now = self._now()
+                if not self.view.online and now - began > SNAPSHOT_S:
+                    raise TimeoutError("not all keys came")
+                if self.view.members.unanswered >= MAX_UNANSWERED:
+                    raise TimeoutError("writes of this host did not come back")
+                await self._clean(session, now)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_EVERY_S):
+                        await session.lost.wait()
+        except asyncio.CancelledError:
+            # stop() closes the session, since it has something to say before.
+            raise
+        except BaseException:
+            self._session = None
+            await session.close()
+            raise
+        self._session = None
+        await session.close()
+
+    async def _pump(self) -> None:
+        """Do what is due, and what follows from what has happened, whether the store is away or not."""
+        while True:
+            now = self._now()
+            self.view.on_timer(now)
+            self._follow_up()
+            await self._publish()
+            seconds = min(max(self.view.deadline(now) - now, SHORTEST_WAIT_S), LOOK_EVERY_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._wake.wait()
+            self._wake.clear()
+
+    async def _publish(self) -> None:
+        """Send the events that wait, if a server is reached."""
+        session = self._session
+        if session is None or not self.view.online:
+            return
+        for subject, content in self._feed.take():
+            try:
+                await session.publish(subject, content)
+            except ERRORS as error:
+                self._log.debug("fleet write failed", key=subject, error=_words(error))
+
+    async def _clean(self, session: Session, now: float) -> None:
+        """The member whose name is the first of all removes what nobody needs, once in an hour.
+
+        These are the markers of deleted keys, and places and names of hosts that are gone.
+        """
+        if not self.view.online or now < self._clean_at:
+            return
+        self._clean_at = now + CLEAN_EVERY_S
+        if self.view.name > min(self.view.members.others(), default=self.view.name):
+            return
+        await session.remove_markers()
+        for write in self.view.orphans():
+            await session.write(write.key, write.value, write.revision)
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def _offline(self, server: str, reason: str) -> None:
+        self.view.on_offline()
+        if self._away_since is None:
+            self._away_since = self._now()
+            self._hub.report("fleet-away", server=server, reason=reason)
+
+    # --- the store ------------------------------------------------------------------------------
+
+    def _on_entry(self, entry: Entry | None) -> None:
+        now = self._now()
+        if entry is not None:
+            for each in self._mirror.on_entry(entry):
+                self.view.on_entry(each, now)
+        else:
+            for each in self._mirror.complete():
+                self.view.on_entry(each, now)
+            self.view.on_online(now)
+            self._away_since = None
+            self._hub.report("fleet-reached", members=len(self.view.members), keys=len(self._mirror))
+        self._wake.set()
+
+    def _write(self, write: StoreWrite) -> None:
+        session = self._session
+        if session is None or len(self._writing) >= MAX_WRITING:
+            # The engine repeats it.
+            return
+        task = asyncio.create_task(self._write_one(session, write))
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
+
+    async def _write_one(self, session: Session, write: StoreWrite) -> None:
+        try:
+            if await session.write(write.key, write.value, write.revision):
+                return
+        except ERRORS as error:
+            self._log.debug("fleet write failed", key=write.key, error=_words(error))
+            return
+        self.view.on_refused(write.cause, self._now())
+        self._wake.set()
+
+    # --- what follows -----------------------------------------------------------------------------
+
+    def _follow_up(self) -> None:
+        """Carry out what the engines ask for."""
+        view, hands = self.view, self._hands
+        if view.members.take_changed():
+            self._members_changed()
+        if changes := view.places.take_changes():
+            hands.places(changes, view.members)
+            if changes.away:
+                self._away(changes.away)
+        if view.names.take_changed():
+            hands.names(view.names.away())
+        for answer in view.grants.take_answers():
+            hands.granted(answer)
+        changed, view.settings_changed = view.settings_changed, set()
+        for key in sorted(changed):
+            self._settings.change(key, view.settings.get(key))
+        for write in view.take_writes(self._now()):
+            self._write(write)
+
+    def _members_changed(self) -> None:
+        view = self.view
+        self._hands.members(view.members)
+        self._hands.places(view.places.everything(), view.members)
+        view.names.on_members()
+        others = view.members.others()
+        for name in sorted(others.keys() - self._known):
+            self._hub.report("fleet-host-joined", host=name, address=others[name].address)
+        for name in sorted(self._known - others.keys()):
+            self._hub.report("fleet-host-left", host=name)
+        self._known = set(others)
+        strangers = view.members.strangers()
+        for name in strangers:
+            if name not in self._strangers:
+                self._hub.report("fleet-network-differs", host=name)
+        self._strangers = strangers
+        if view.members.rival and view.members.rival != self._rival:
+            self._hub.report("fleet-name-taken", host=view.name)
+        self._rival = view.members.rival
+
+    def _away(self, stations: dict[bytes, tuple[bytes, ...]]) -> None:
+        self._hands.away(stations)
+        places = self.view.places.all_places()
+        for mac in stations:
+            self.view.grants.moved_away(mac)
+            host = places[mac].host if mac in places else ""
+            self._hub.report("fleet-guest-moved", mac=":".join(f"{byte:02x}" for byte in mac), host=host)
+
+    # --- the workers -------------------------------------------------------------------------------
+
+    def on_event(self, event: messages.Event) -> None:
+        """A worker reports something for the fleet."""
+        now = self._now()
+        match event:
+            case fleet_messages.LeaseWantedEvent():
+                self.view.grants.ask(event.mac, event.seconds, now)
+            case fleet_messages.LeaseOverEvent():
+                addr = ip.of_packed(event.addr)
+                self.view.grants.over(event.mac, addr, now, declined=event.declined)
+            case fleet_messages.StationsEvent():
+                self._on_stations(event)
+            case fleet_messages.NamesEvent():
+                self.view.names.on_here(event.names)
+        self._follow_up()
+        self._wake.set()
+
+    def _on_stations(self, event: fleet_messages.StationsEvent) -> None:
+        places = self.view.places
+        if event.complete:
+            for mac in places.here().keys() - event.macs.keys():
+                places.on_gone(mac)
+        for mac, is_here in event.macs.items():
+            if is_here:
+                places.on_here(mac)
+            else:
+                places.on_gone(mac)
+        for addr, mac in event.addrs.items():
+            places.on_address(addr, mac)
+
+    async def introduce(self, worker: str) -> None:
+        """A worker has died. Tell its successor what it has to know."""
+        view = self.view
+        if worker == INGRESS:
+            self._hands.members(view.members)
+            self._hands.places(view.places.everything(), view.members)
+        elif worker == RESOLVER:
+            self._hands.names(view.names.away())
+            for key in view.settings:
+                self._settings.change(key, view.settings[key])
+        elif worker == DEMUX:
+            self._hands.ask_for_stations()
+
+
+def _words(error: BaseException) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,81 @@
+"""What a fleet's agent tells the workers of this host.
+
+=========  ============================================================================
+ingress    the other hosts, and where their stations are: the link to other hosts has both
+demux      stations that have moved to another host
+tcp        the same: their connections through this host are reset
+resolver   answers to clients of DHCP, and host names of guests of other hosts
+=========  ============================================================================
+
+A worker that has just died gets nothing. Its successor asks for everything (Agent.introduce).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Final
+
+from pipeline.control.workers import Channels, RequestError
+from pipeline.engines.fleet.grants import Answer
+from pipeline.engines.fleet.members import Members
+from pipeline.engines.fleet.places import Changes
+from pipeline.ipc import fleet_messages, messages
+from pipeline.topology import DEMUX, INGRESS, RESOLVER
+from pipeline.wire import ip
+
+PLACES_A_MESSAGE: Final = 4096
+
+
+class Hands:
+    """The ways to the workers."""
+
+    def __init__(self, channels: Channels, tcp: Sequence[str]) -> None:
+        """tcp: names of the tcp workers."""
+        self._channels = channels
+        self._tcp = tcp
+
+    def _send(self, worker: str, message: messages.Request) -> None:
+        with suppress(RequestError):
+            self._channels.channels[worker].send(message)
+
+    def members(self, members: Members) -> None:
+        """Tell ingress who the other hosts are."""
+        hosts = [f"{host.address} {host.port}" for host in members.others().values()]
+        self._send(INGRESS, fleet_messages.Members(hosts))
+
+    def places(self, changes: Changes, members: Members) -> None:
+        """Tell ingress where stations are."""
+        addresses = {name: members.address_of(name) for name in members.others()}
+        macs = {mac: addresses.get(host, "") for mac, host in changes.macs.items()}
+        addrs = {addr: addresses.get(host, "") for addr, host in changes.addrs.items()}
+        for part in _parts(macs):
+            self._send(INGRESS, fleet_messages.Places(part, {}))
+        for part in _parts(addrs):
+            self._send(INGRESS, fleet_messages.Places({}, part))
+
+    def away(self, stations: Mapping[bytes, tuple[bytes, ...]]) -> None:
+        """These stations have moved to another host, with these addresses."""
+        addrs = [addr for of_station in stations.values() for addr in of_station]
+        message = fleet_messages.StationsAway(list(stations), addrs)
+        for worker in (DEMUX, *self._tcp):
+            self._send(worker, message)
+
+    def granted(self, answer: Answer) -> None:
+        """Tell the DHCP server what a client gets."""
+        grant = answer.grant
+        addr = ip.packed(grant.addr) if grant is not None else b""
+        seconds = float(grant.seconds) if grant is not None else 0.0
+        self._send(RESOLVER, fleet_messages.LeaseGranted(answer.mac, addr, seconds))
+
+    def names(self, names: Mapping[str, bytes]) -> None:
+        """Tell the name server the names of other hosts' guests."""
+        self._send(RESOLVER, fleet_messages.NamesAway(dict(names)))
+
+    def ask_for_stations(self) -> None:
+        """Have demux report all guests of this host."""
+        self._send(DEMUX, fleet_messages.Stations())
+
+
+def _parts(rows: Mapping[bytes, str]) -> Iterator[dict[bytes, str]]:
+    items = list(rows.items())
+    for begin in range(0, len(items), PLACES_A_MESSAGE):
+        yield dict(items[begin : begin + PLACES_A_MESSAGE])

@@ -1,0 +1,216 @@
+"""A fleet: daemons in namespaces of their own, and a cluster of three real NATS servers."""
+
+import contextlib
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.test_vxlan import dropped, reaches, serving
+from tests.support.agent import GATEWAY_ADDR, run_client
+from tests.support.daemon import Daemon
+from tests.support.fleet import Fleet, FleetHost, host_addr
+from tests.support.nats import NatsCluster, dhcp, missing
+from tests.support.netns import leftovers, wait_for
+from tests.support.servers import DATA
+
+pytest.importorskip("nats")
+pytestmark = [pytest.mark.e2e, pytest.mark.skipif(bool(missing()), reason=missing())]
+
+MIB = 1 << 20
+REACHED = "fleet reached"
+JOINED = "fleet host joined"
+
+
+@pytest.fixture
+def fleet() -> Iterator[Fleet]:
+    """Three hosts with one guest each."""
+    with Fleet(3) as made:
+        yield made
+    assert leftovers() == []
+
+
+@contextlib.contextmanager
+def running(cluster: NatsCluster, *hosts: FleetHost, flags: tuple[str, ...] = ()) -> Iterator[list[Daemon]]:
+    """A daemon and a guest on each host. Each host finds the others by the cluster."""
+    with contextlib.ExitStack() as stack:
+        daemons = [stack.enter_context(one(cluster, host, flags=flags)) for host in hosts]
+        for daemon in daemons:
+            wait_for(lambda daemon=daemon: len(daemon.events(JOINED)) >= len(hosts) - 1, "all hosts", 30.0)
+        yield daemons
+
+
+@contextlib.contextmanager
+def one(cluster: NatsCluster, host: FleetHost, *, flags: tuple[str, ...] = ()) -> Iterator[Daemon]:
+    named = ("-fleet", cluster.url, "-fleet-host", f"host{host.number}", "-guest-names", "vm.internal")
+    with Daemon(host, *host.fleet_link(), *host.tap(), *named, *flags) as daemon:
+        wait_for(lambda: daemon.events(REACHED), "the cluster", 30.0)
+        yield daemon
+
+
+def test_guests_of_three_hosts_get_addresses_names_and_each_other(fleet: Fleet) -> None:
+    first, second, third = fleet.hosts
+    with NatsCluster(fleet.hosts) as cluster, running(cluster, *fleet.hosts) as daemons:
+        addresses = [dhcp(host, f"guest{host.number}") for host in fleet.hosts]
+        assert "" not in addresses
+        assert len(set(addresses)) == 3
+        for address in addresses[1:]:
+            assert reaches(first.guest, address)
+        assert reaches(third.guest, addresses[1])
+        assert reaches(first.guest, GATEWAY_ADDR)
+        for host in (first, third):
+            answer = run_client(host.guest, "resolve", GATEWAY_ADDR, "guest1.vm.internal.", "A", "udp")
+            assert answer["answers"] == [addresses[1]]
+        # A host that has just joined may send to one that does not know it yet.
+        unknown = [dropped(daemon, "vxlan_datagram_dropped_unknown_source") for daemon in daemons]
+        with serving(second.guest, second):
+            moved = run_client(first.guest, "transfer", addresses[1], DATA, 16 * MIB, 16 * MIB)
+            assert moved["errors"] == []
+        for daemon, before in zip(daemons, unknown, strict=True):
+            assert dropped(daemon, "vxlan_datagram_dropped_unknown_source") == before
+        assert dhcp(second) == addresses[1], "the same address again"
+        shown = asked(first, cluster, "status")
+        assert [line.split()[0] for line in shown.splitlines()] == ["HOST", "host0", "host1", "host2"]
+        wait_for(lambda: addresses[2] in asked(first, cluster, "guests"), "the place of a guest")
+        (row,) = [line for line in asked(first, cluster, "guests").splitlines() if addresses[2] in line]
+        assert row.split()[1:3] == ["host2", "guest2"]
+
+
+def asked(host: FleetHost, cluster: NatsCluster, *words: str) -> str:
+    """What a command about the fleet prints, on this host."""
+    command = (sys.executable, "-P", "-m", "pipeline", "fleet", *words)
+    return host.host.run(*command, "-fleet", cluster.url, "-fleet-host", "somebody").stdout
+
+
+def test_a_policy_of_the_fleet_holds_on_all_hosts_and_at_the_next_start(fleet: Fleet, tmp_path: Path) -> None:
+    first, second, _ = fleet.hosts
+    path = tmp_path / "policy.yaml"
+    path.write_text("egress-policy: {default: deny}\n")
+    with NatsCluster(fleet.hosts[:1]) as cluster:
+        with running(cluster, first, second) as daemons:
+            asked(second, cluster, "set-policy", str(path))
+            for daemon in daemons:
+                wait_for(lambda daemon=daemon: daemon.events("egress policy changed"), "the policy")
+            assert "default: deny" in asked(first, cluster, "show-policy")
+        with one(cluster, first) as again:
+            wait_for(lambda: again.events("egress policy changed"), "the policy at the start")
+
+
+def test_a_guest_that_moves_keeps_its_address_and_its_connections_are_reset(fleet: Fleet) -> None:
+    first, second, third = fleet.hosts
+    mac = "5a:94:ef:e4:0d:77"
+    with NatsCluster(fleet.hosts[:1]) as cluster, contextlib.ExitStack() as stack:
+        named = ("-fleet", cluster.url)
+        taps = {first: first.tap(), second: second.tap(mac=mac), third: third.tap(mac=mac)}
+        daemons = {}
+        for host, tap in taps.items():
+            words = (*host.fleet_link(), *tap, *named, "-fleet-host", f"host{host.number}")
+            daemons[host] = stack.enter_context(Daemon(host, *words))
+            if host is third:
+                break
+            wait_for(lambda host=host: daemons[host].events(REACHED), "the cluster", 30.0)
+        wait_for(lambda: len(daemons[third].events(JOINED)) == 2, "all hosts", 30.0)
+        third.guest.ip("link", "set", "eth0", "down")
+        mover = dhcp(second)
+        assert mover
+        other = dhcp(first)
+        assert other
+        assert reaches(first.guest, mover)
+        listener = second.host.call(lambda: socket.create_server((host_addr(second.number), 7000)))
+        with listener:
+            client = second.guest.connect(host_addr(second.number), 7000)
+            served, _ = listener.accept()
+            with client, served:
+                second.guest.ip("link", "set", "eth0", "down")
+                third.guest.ip("link", "set", "eth0", "up")
+                assert dhcp(third) == mover
+                served.settimeout(20.0)
+                with pytest.raises(ConnectionResetError):
+                    served.recv(1)
+        wait_for(lambda: reaches(first.guest, mover), "the new place", 10.0)
+        # Before, the third host's tap was up for a moment, with the same MAC.
+        assert daemons[second].events("fleet guest moved")[-1]["host"] == "host2"
+        assert dropped(daemons[second], "tcp_flow_reset_guest_moved") == 1
+
+
+def test_the_fleet_outlives_its_servers(fleet: Fleet) -> None:
+    first, second, third = fleet.hosts
+    with NatsCluster(fleet.hosts) as cluster, running(cluster, first, second) as daemons:
+        addresses = [dhcp(first), dhcp(second)]
+        assert "" not in addresses
+        assert reaches(first.guest, addresses[1])
+        # One server: the sessions with it move to another one.
+        cluster.servers[0].kill()
+        assert reaches(first.guest, addresses[1])
+        assert dhcp(first) == addresses[0]
+        cluster.servers[0].start()
+        # All of them: hosts go on as they know each other, and new guests get addresses of the reserve.
+        cluster.kill()
+        for daemon in daemons:
+            wait_for(lambda daemon=daemon: daemon.events("fleet cannot be reached"), "away", 30.0)
+        assert reaches(first.guest, addresses[1])
+        first.guest.ip("link", "set", "eth0", "address", "5a:94:ef:00:00:09")
+        offline = dhcp(first)
+        assert offline not in ("", *addresses)
+        cluster.start()
+        for daemon in daemons:
+            before = len(daemon.events("fleet cannot be reached"))
+            wait_for(lambda daemon=daemon, n=before: len(daemon.events(REACHED)) > n, "again", 60.0)
+        with one(cluster, third) as late:
+            wait_for(lambda: len(late.events(JOINED)) == 2, "all hosts", 30.0)
+            newest = dhcp(third)
+            assert newest not in ("", offline, *addresses)
+            assert reaches(third.guest, offline)
+            assert reaches(third.guest, addresses[1])
+
+
+def test_a_host_that_is_killed_is_left_out_and_comes_back(fleet: Fleet, tmp_path: Path) -> None:
+    first, second, _ = fleet.hosts
+    path = tmp_path / "fleet.yaml"
+    path.write_text("fleet: {ttl: 6}\n")
+    with NatsCluster(fleet.hosts[:1]) as cluster, one(cluster, first, flags=("-config", str(path))) as here:
+        address = dhcp(first)
+        words = (
+            *("-fleet", cluster.url, "-fleet-host", "host1"),
+            "-config",
+            str(path),
+            "-guest-names",
+            "vm.internal",
+        )
+        words += (*second.fleet_link(), *second.tap(mac="5a:94:ef:e4:0d:21"))
+        killed = Daemon(second, *words)
+        killed.start()
+        wait_for(lambda: here.events(JOINED), "the other host", 30.0)
+        other = dhcp(second)
+        assert other not in ("", address)
+        assert reaches(first.guest, other)
+        killed.kill()
+        wait_for(lambda: here.events("fleet host left"), "the host is left out", 30.0)
+        with Daemon(second, *words, name="again"):
+            wait_for(lambda: len(here.events(JOINED)) == 2, "the host is back", 30.0)
+            assert dhcp(second) == other
+            assert reaches(first.guest, other)
+        assert not here.events("fleet host has another network")
+
+
+def test_hosts_that_are_separated_give_no_address_twice_and_find_each_other_again(fleet: Fleet) -> None:
+    first, _, third = fleet.hosts
+    with NatsCluster(fleet.hosts) as cluster, running(cluster, *fleet.hosts) as daemons:
+        addresses = [dhcp(host) for host in fleet.hosts]
+        assert "" not in addresses
+        fleet.wire.ip("link", "set", f"port{third.number}", "down")
+        try:
+            wait_for(lambda: daemons[2].events("fleet cannot be reached"), "the third host is alone", 60.0)
+            assert reaches(first.guest, addresses[1]), "the others go on"
+            for host in fleet.hosts:
+                host.guest.ip("link", "set", "eth0", "address", f"5a:94:ef:00:01:0{host.number}")
+                addresses.append(dhcp(host))
+            assert "" not in addresses, "those without servers have a reserve"
+        finally:
+            fleet.wire.ip("link", "set", f"port{third.number}", "up")
+        assert len(set(addresses)) == 6
+        wait_for(lambda: len(daemons[2].events(REACHED)) > 1, "the third host is back", 120.0)
+        wait_for(lambda: reaches(first.guest, addresses[5]), "traffic", 30.0)
+        assert [dhcp(host) for host in fleet.hosts] == addresses[3:]

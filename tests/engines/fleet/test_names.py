@@ -1,0 +1,87 @@
+"""Host names of a fleet: hosts that give the same name while they are separated agree in the end."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.engines.fleet.entries import NO_KEY
+from pipeline.engines.fleet.names import Names, WriteName
+from pipeline.engines.fleet.values import Name
+
+ONE, TWO = bytes((10, 0, 0, 1)), bytes((10, 0, 0, 2))
+LABELS = ("web", "db")
+
+
+class World:
+    def __init__(self) -> None:
+        self.members = {"alpha", "beta"}
+        self.hosts = {name: Names(name, self.members.__contains__) for name in sorted(self.members)}
+        self.store: dict[str, tuple[Name, int]] = {}
+        self.revision = 0
+        self.now = 0.0
+        for host in self.hosts.values():
+            host.on_online()
+
+    def apply(self, host: Names, write: WriteName) -> None:
+        stored = self.store.get(write.label)
+        if (stored[1] if stored is not None else NO_KEY) != write.revision:
+            host.on_refused(write.label)
+            return
+        self.revision += 1
+        if write.name is None:
+            del self.store[write.label]
+        else:
+            self.store[write.label] = write.name, self.revision
+
+    def settle(self) -> None:
+        for _ in range(6):
+            self.now += 10.0
+            for host in self.hosts.values():
+                for write in host.take_writes(self.now):
+                    self.apply(host, write)
+                for label in LABELS:
+                    name, revision = self.store.get(label, (None, 0))
+                    host.on_name(label, name, revision)
+
+
+NAMES = st.dictionaries(st.sampled_from(LABELS), st.sampled_from((ONE, TWO)))
+
+
+@given(st.lists(st.tuples(st.sampled_from(("alpha", "beta")), NAMES, st.booleans()), max_size=12))
+def test_all_hosts_agree_and_no_name_is_lost(steps: list[tuple[str, dict[str, bytes], bool]]) -> None:
+    world = World()
+    here: dict[str, dict[str, bytes]] = {"alpha": {}, "beta": {}}
+    for name, names, settles in steps:
+        here[name] = names
+        world.hosts[name].on_here(names)
+        if settles:
+            world.settle()
+    world.settle()
+    assert set(world.store) == here["alpha"].keys() | here["beta"].keys()
+    for label, (name, _) in world.store.items():
+        assert here[name.host][label] == name.address
+    for name, host in world.hosts.items():
+        others = {label: found.address for label, (found, _) in world.store.items() if found.host != name}
+        assert host.away() == others
+
+
+def test_the_first_guest_keeps_a_name() -> None:
+    world = World()
+    world.hosts["alpha"].on_here({"web": ONE})
+    world.settle()
+    world.hosts["beta"].on_here({"web": TWO})
+    world.settle()
+    assert world.store["web"][0] == Name("alpha", ONE)
+
+
+def test_a_name_of_a_host_that_is_gone_may_be_taken() -> None:
+    world = World()
+    world.hosts["alpha"].on_here({"web": ONE})
+    world.settle()
+    beta = world.hosts["beta"]
+    world.members.remove("alpha")
+    del world.hosts["alpha"]
+    assert beta.away() == {}
+    assert [write.label for write in beta.orphans()] == ["web"]
+    beta.on_here({"web": TWO})
+    world.settle()
+    assert world.store["web"][0] == Name("beta", TWO)
