@@ -22,6 +22,7 @@ from pipeline.config.choices import (
     OFF,
     ON,
     PRESETS,
+    PROXY,
     PUBLIC,
     QUESTIONS,
     REMOVE,
@@ -38,6 +39,7 @@ from pipeline.config.scalars import (
     OptionalAnyIp,
     Pattern,
     Ports,
+    ProxyUrl,
     Text,
     number,
     one_of,
@@ -119,7 +121,7 @@ class GuestApi:
 
 
 Verdict = Annotated[str, one_of(ALLOW, DENY)]
-Action = Annotated[str, one_of(ALLOW, DENY, ASK)]
+Action = Annotated[str, one_of(ALLOW, DENY, ASK, PROXY)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +143,8 @@ class PolicyRule:
     """Whether a connection must not state another name than the rule's."""
     stated_ports: tuple[Ports, ...] = field(default=(), metadata={"alias": "stated-ports"})
     """Where it must state one; none: pipeline.engines.rules.WEB_PORTS."""
+    via: ProxyUrl = ""
+    """The proxy, for the action PROXY alone (pipeline.engines.proxy.via)."""
 
     @property
     def has_names(self) -> bool:
