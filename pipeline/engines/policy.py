@@ -35,6 +35,7 @@ from pipeline.engines.rules import (
     PolicyConfig,
     Rule,
     RuleIndex,
+    alias_number_of,
     has_port,
     number_of,
 )
@@ -89,15 +90,15 @@ class Names:
         """Find the patterns of other rules from now on."""
         self.set_patterns(name for rule in config.rules for name in rule.names)
 
-    def set_patterns(self, patterns: Iterable[str]) -> None:
-        """Find these patterns from now on."""
+    def set_patterns(self, patterns: Iterable[str], number: Callable[[str], int] = number_of) -> None:
+        """Find these patterns from now on. number: what match() returns for a pattern."""
         self._exact.clear()
         self._below.clear()
         for pattern in patterns:
             if pattern.startswith("*."):
-                self._below[pattern[2:]] = number_of(pattern)
+                self._below[pattern[2:]] = number(pattern)
             else:
-                self._exact[pattern] = number_of(pattern)
+                self._exact[pattern] = number(pattern)
 
     def __bool__(self) -> bool:
         return bool(self._exact or self._below)
@@ -114,6 +115,14 @@ class Names:
             if dot and name in self._below:
                 found.append(self._below[name])
         return found
+
+
+def denied_aliases(config: PolicyConfig) -> Names:
+    """Finds the patterns of rules that deny names, for the names to which aliases lead."""
+    found = Names(config)
+    denied = (name for rule in config.rules if rule.action == "deny" for name in rule.names)
+    found.set_patterns(denied, alias_number_of)
+    return found
 
 
 def fitting_numbers(name: str) -> list[int]:

@@ -68,6 +68,11 @@ def number_of(pattern: str) -> int:
     return int.from_bytes(blake2b(pattern.encode(), digest_size=8).digest(), "big")
 
 
+def alias_number_of(pattern: str) -> int:
+    """The number of names whose alias leads to a name of the pattern. Only rules that deny names have it."""
+    return number_of(f"alias {pattern}")
+
+
 class Rule:
     """One rule."""
 
@@ -82,6 +87,8 @@ class Rule:
         self.ports = config.ports
         self.protocols = frozenset(config.protocols)
         self.names = frozenset(map(number_of, config.names))
+        if config.action == "deny":
+            self.names |= frozenset(map(alias_number_of, config.names))
         self.groups = 0
         for word in config.groups:
             self.groups |= BITS[word]

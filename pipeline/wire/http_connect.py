@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-
 _END: Final = re.compile(rb"\r?\n\r?\n")
 _STATUS: Final = re.compile(rb"HTTP/1\.[0-9] ([1-9][0-9]{2})(?: ([\t -~\x80-\xff]*))?\r?\n")
 _BEGIN: Final = b"HTTP/1."

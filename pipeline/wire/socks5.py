@@ -12,7 +12,6 @@ byte for its length before it. An ``*_end`` function says where an answer ends, 
 
 from typing import Final
 
-
 VERSION: Final = 5
 CREDENTIALS_VERSION: Final = 1
 NO_CREDENTIALS: Final = 0

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pipeline.config.model import EgressPolicy, PolicyRule
 from pipeline.engines.groups import BITS, Groups
 from pipeline.engines.networks import Networks
-from pipeline.engines.policy import MIN_VALID, Names, Policy, has_stations
+from pipeline.engines.policy import MIN_VALID, Names, Policy, denied_aliases, has_stations
 from pipeline.engines.rules import NetworkSets, Rule, RuleIndex, number_of
 from pipeline.wire import ip
 from pipeline.wire.stated import CONTRADICTION, NAME, NAMELESS, UNKNOWN, Stated
@@ -484,3 +484,16 @@ def test_a_guest_may_ask_for_the_names_of_flows_about_which_somebody_decides() -
     assert not named.question(GUEST, "b.test").allow
     anything = policy("deny", PolicyRule("allow", names=("a.test",)), PolicyRule("ask"))
     assert anything.question(GUEST, "b.test").allow
+
+
+def test_an_alias_of_a_denied_name_is_denied_and_one_of_an_allowed_name_is_not_allowed() -> None:
+    rules = (PolicyRule("deny", names=("*.bad.test",)), PolicyRule("allow", names=("good.test",)))
+    made, found = Policy(EgressPolicy("allow", rules[:1])), denied_aliases(EgressPolicy("allow", rules))
+    (number,) = found.match_text("x.bad.test")
+    assert found.match_text("good.test") == []
+    assert made.allows(GUEST, WEB, 443, "tcp", 0.0)
+    made.learn(GUEST, WEB, number, 60.0, 0.0)
+    assert made.refusal(GUEST, WEB, 443, "tcp", 1.0) == "egress-policy.rules[0]"
+    allows = Policy(EgressPolicy("deny", (PolicyRule("allow", names=("*.bad.test",)),)))
+    allows.learn(GUEST, WEB, number, 60.0, 0.0)
+    assert not allows.allows(GUEST, WEB, 443, "tcp", 1.0), "an alias is a name of its own"

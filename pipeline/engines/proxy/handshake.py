@@ -11,7 +11,6 @@ import errno
 from abc import ABC, abstractmethod
 from typing import Final, NamedTuple
 
-
 MAX_BYTES: Final = 16384
 """Bytes of all answers of a proxy."""
 MAX_WORDS: Final = 120
@@ -75,7 +74,7 @@ class Handshake(ABC):
             while not self.ended and self._step():
                 pass
         except ValueError as error:
-            self.failure = Failure(f"the proxy's answer is not {self.SPEAKS} ({error.reason})")
+            self.failure = Failure(f"the proxy's answer is not {self.SPEAKS} ({error})")
         if not self.ended and self._total >= MAX_BYTES:
             self.failure = _TOO_LONG
 

@@ -14,7 +14,7 @@ from typing import Final
 from pipeline.config.model import EgressPolicy
 from pipeline.engines import told
 from pipeline.engines.dns import answers
-from pipeline.engines.policy import Names, has_proxies, name_text
+from pipeline.engines.policy import Names, denied_aliases, has_proxies, name_text
 from pipeline.ipc.ring import Producer
 from pipeline.records.services import Named, Told
 from pipeline.wire import ip
@@ -30,6 +30,7 @@ class NameReports:
         """has_ipv6: guests can reach IPv6 addresses, so these are reported too."""
         self._has_ipv6 = has_ipv6
         self._names = Names(policy)
+        self._denied = denied_aliases(policy)
         self._demux_out = demux_out
         self._tells = has_proxies(policy)
         self.wanted = bool(self._names) or self._tells
@@ -39,6 +40,7 @@ class NameReports:
     def replace(self, policy: EgressPolicy) -> None:
         """Report the names of this policy from now on."""
         self._names.replace(policy)
+        self._denied = denied_aliases(policy)
         self._tells = has_proxies(policy)
         self.wanted = bool(self._names) or self._tells
         self._reported.clear()
@@ -49,9 +51,10 @@ class NameReports:
         patterns = self._names.match(labels)
         name = name_text(labels) if self._tells else ""
         tells = told.is_host(name)
-        if not patterns and not tells:
+        if not (patterns or tells or self._denied):
             return
-        addresses, ttl_s = answers.given(payload)
+        addresses, ttl_s, aliases = answers.given(payload)
+        patterns += [number for alias in aliases for number in self._denied.match_text(alias)]
         for address in addresses:
             if not (self._has_ipv6 or ip.is_ipv4(address)):
                 continue

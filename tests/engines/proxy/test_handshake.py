@@ -2,6 +2,7 @@
 
 import base64
 import errno
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -219,7 +220,7 @@ def test_the_pieces_of_an_answer_do_not_matter(proxy: via.Via, cuts: list[int], 
     data = WHOLE[proxy] + rest
     ends = sorted({min(cut, len(data)) for cut in cuts} | {0, len(data)})
     handshake, whole = begin(proxy, NAMED), begin(proxy, NAMED)
-    pieces = [data[begin_:end] for begin_, end in zip(ends, ends[1:], strict=False)]
+    pieces = [data[begin_:end] for begin_, end in pairwise(ends)]
     assert talk(handshake, *pieces) == talk(whole, data)
     assert handshake.done
     assert handshake.rest == whole.rest == rest

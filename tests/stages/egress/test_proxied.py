@@ -1,4 +1,4 @@
-"""Connections through a proxy: what it is told, what the guest notices, and every way in which it may fail."""
+"""Connections through a proxy: what it is told, what the guest notices, and how it may fail."""
 
 import socket
 from collections.abc import Iterator
