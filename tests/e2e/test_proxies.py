@@ -215,7 +215,7 @@ def test_an_alias_of_a_denied_name_is_denied(network: Network, outside: Servers)
     policy = f"""
 egress-policy: {{rules: [{{action: deny, names: [{NAME}]}}]}}
 """
-    with guest_of(network, policy) as (daemon, agent):
+    with guest_of(network, policy) as (_, agent):
         # The name itself is not answered. Its alias is, and so is the address that the alias gives.
         assert agent.run("resolve", GATEWAY_ADDR, NAME, "A", "udp")["answers"] == []
         assert agent.run("connect", INTERNET_ADDR, ECHO)["errno"] == ""
