@@ -45,6 +45,7 @@ from pipeline.config.scalars import (
     one_of,
     word_or_none,
 )
+from pipeline.engines.proxy import via
 from pipeline.system import inet
 from pipeline.wire import ip
 
@@ -204,6 +205,17 @@ class EgressPolicy:
         ]
         return replace(self, rules=tuple(rules))
 
+    def with_proxies(self, addresses: Mapping[str, str]) -> "EgressPolicy":
+        """The policy with the addresses of proxies that have names."""
+        if not addresses:
+            return self
+        return replace(self, rules=tuple(_with_address(rule, addresses) for rule in self.rules))
+
+
+def _with_address(rule: PolicyRule, addresses: Mapping[str, str]) -> PolicyRule:
+    name = via.name_of(rule.via) if rule.via else ""
+    return replace(rule, via=via.with_address(rule.via, addresses[name])) if name else rule
+
 
 @dataclass(frozen=True, slots=True)
 class Network:
@@ -326,13 +338,14 @@ class Access:
     guest_api: GuestApi = GuestApi()
     egress_policy: EgressPolicy = EgressPolicy()
     name_lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # names of name-files, by path
+    proxy_hosts: Mapping[str, str] = field(default_factory=dict)  # addresses of proxies, by name
     guests: str = GUARDED  # one of GUESTS
     disable: tuple[str, ...] = ()  # of DISABLED
 
     @property
     def policy(self) -> EgressPolicy:
-        """The egress policy with the names of its files, as workers need it."""
-        return self.egress_policy.with_names(self.name_lists)
+        """The egress policy with the names of its files and the addresses of its proxies, for workers."""
+        return self.egress_policy.with_names(self.name_lists).with_proxies(self.proxy_hosts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -338,7 +338,7 @@ class SecretError(ValueError):
 def _proxy_url(value: object) -> str:
     text = _text(value)
     try:
-        via.parse(text)
+        via.check(text)
     except ValueError as error:
         raise SecretError(str(error)) from None
     return text
@@ -476,7 +476,7 @@ ProxyUrl = Annotated[
     str,
     Check(
         _optional(_proxy_url, ""),
-        schema=_pattern("", rf"[A-Za-z0-9]+://([^@/?#]*@)?({_IPV4}|\[{_IPV6_SHAPE}\]):{_PORT}/?"),
+        schema=_pattern("", rf"[A-Za-z0-9]+://([^@/?#]*@)?([A-Za-z0-9._-]+|\[{_IPV6_SHAPE}\]):{_PORT}/?"),
     ),
 ]
 """The proxy of a rule, or an empty text."""

@@ -171,7 +171,7 @@ egress-policy: {{rules: [{{action: proxy, via: "socks5://{USER}:{PASSWORD}@127.0
             assert agent.run("say", INTERNET_ADDR, ECHO, b"word".hex())["received"] == 4
         for word in (daemon.log_text(), record.read_text(), text):
             assert PASSWORD not in word
-    wrong = {"rules": [{"action": "proxy", "via": f"http://{USER}:{PASSWORD}@nowhere:1"}]}
+    wrong = {"rules": [{"action": "proxy", "via": f"http://{USER}:{PASSWORD}@a..b:1"}]}
     with Daemon(network) as daemon:
         status, text = daemon.api("/policy", wrong, "PUT")
         assert (status, json.loads(text)["key"]) == (400, "rules[0].via")

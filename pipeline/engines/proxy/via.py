@@ -6,18 +6,21 @@ Sans-IO. A user or password may have any byte, as ``%XX``. Only url() has them.
 import re
 from typing import Final, NamedTuple
 
+from pipeline.engines.told import is_host
 from pipeline.wire import ip
 
 SOCKS5: Final = "socks5"
 HTTP: Final = "http"
 HIDDEN: Final = "***"
 """What stands in place of a password where a policy is shown."""
-FORM: Final = "socks5://[user:password@]address:port or http://[user:password@]address:port"
+FORM: Final = "socks5://[user:password@]host:port or http://[user:password@]host:port"
 MAX_CREDENTIAL: Final = 255
 """Bytes of a user or of a password (RFC 1929)."""
 
 _SCHEMES: Final = {"socks5": SOCKS5, "socks5h": SOCKS5, "http": HTTP}
-_URL: Final = re.compile(r"([A-Za-z0-9]+)://(?:([^@/?#]*)@)?(\[[0-9A-Fa-f:.]+\]|[0-9.]+):([0-9]{1,5})/?")
+_URL: Final = re.compile(
+    r"([A-Za-z0-9]+)://(?:([^@/?#]*)@)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})/?"
+)
 _TEXT: Final = re.compile(r"(?:[!$&'()*+,;=A-Za-z0-9._~-]|%[0-9A-Fa-f]{2})*")
 _CREDENTIALS: Final = re.compile(r"(//[^@/?#:]*:)[^@/?#]*@")
 
@@ -45,7 +48,10 @@ class Via(NamedTuple):
 
 
 def parse(text: str) -> Via:
-    """The proxy of an URL. Raises ValueError, whose text has no part of the URL: it may hold a password."""
+    """The proxy of a URL with an address. Raises ValueError.
+
+    The text of the error has no part of the URL, which may hold a password.
+    """
     found = _URL.fullmatch(text)
     protocol = _SCHEMES.get(found[1].lower()) if found else None
     if found is None or protocol is None:
@@ -56,11 +62,31 @@ def parse(text: str) -> Via:
     try:
         address = ip.parse(found[3].strip("[]"))
     except ValueError:
-        raise ValueError(f"must have an IP address: {FORM}") from None
+        raise ValueError(f"must have the name of a host, or an IP address: {FORM}") from None
     if found[2] is None:
         return Via(protocol, address, port)
     user, _, password = found[2].partition(":")
     return Via(protocol, address, port, _decoded(user, "user"), _decoded(password, "password"))
+
+
+def check(text: str) -> None:
+    """Raise ValueError unless the URL is one of a proxy. Its host may have a name."""
+    parse(with_address(text, "192.0.2.1") if name_of(text) else text)
+
+
+def name_of(text: str) -> str:
+    """The name of the host in a URL, in lower case; "" if it has an address, or is wrong."""
+    found = _URL.fullmatch(text)
+    name = found[3].lower().removesuffix(".") if found else ""
+    return name if is_host(name) else ""
+
+
+def with_address(text: str, address: str) -> str:
+    """The URL with an address in place of the host's name."""
+    found = _URL.fullmatch(text)
+    assert found is not None
+    host = f"[{address}]" if ":" in address else address
+    return text[: found.start(3)] + host + text[found.end(3) :]
 
 
 def _decoded(text: str, what: str) -> bytes:

@@ -250,7 +250,6 @@ def test_any_bytes_are_an_answer_or_a_failure(proxy: via.Via, data: bytes, keep:
             "socks5://",
             "socks4://1.2.3.4:1",
             "https://1.2.3.4:1",
-            "http://proxy.test:3128",
             "http://1.2.3.4",
         ),
         *(
@@ -287,3 +286,15 @@ def test_any_user_and_password_can_be_written(user: bytes, password: bytes) -> N
 
     found = via.parse(f"socks5://{written(user)}:{written(password)}@1.2.3.4:1")
     assert (found.user, found.password) == (user, password)
+
+
+def test_a_host_may_have_a_name_until_it_is_looked_up() -> None:
+    url = "http://me:pw@Proxy.corp.test:3128"
+    via.check(url)
+    assert via.name_of(url) == "proxy.corp.test"
+    assert via.with_address(url, "::1") == "http://me:pw@[::1]:3128"
+    assert via.parse(via.with_address(url, "192.0.2.1")).address == ip.parse("192.0.2.1")
+    assert via.name_of("http://192.0.2.1:3128") == via.name_of("http://[::1]:3128") == via.name_of("x") == ""
+    for wrong in ("http://a..b:1", "http://1.2.3:1", "http://-a:1"):
+        with pytest.raises(ValueError, match="name of a host"):
+            via.check(wrong)
