@@ -1,11 +1,11 @@
 """An add-on of mitmproxy: it puts a key in place of a placeholder, in requests to one host over TLS.
 
-The guest has the placeholder, and never sees the key. docs/policy.md has the recipe. The file of ``keys`` is
+The guest has the placeholder, and never sees the key. docs/policy.md has the recipe. The file is
 JSON: for each host a placeholder and its key. Nobody but mitmproxy should be able to read it::
 
     {"api.example.com": {"placeholder": "KEY-OF-API", "key": "sk-123"}}
 
-Run ``mitmdump -s insert_key.py --set keys=/etc/gvtap/keys.json``.
+Run ``mitmdump -s insert_key.py --set keys_file=/etc/gvtap/keys.json``.
 """
 
 import json
@@ -22,12 +22,12 @@ class InsertKey:
 
     def load(self, loader) -> None:  # type: ignore[no-untyped-def]
         """Define the option."""
-        loader.add_option("keys", str, "", "file with a placeholder and a key for each host")
+        loader.add_option("keys_file", str, "", "file with a placeholder and a key for each host")
 
     def configure(self, updated: set[str]) -> None:
         """The option has a value."""
-        if "keys" in updated and ctx.options.keys:
-            self.keys = json.loads(Path(ctx.options.keys).read_text())
+        if "keys_file" in updated and ctx.options.keys_file:
+            self.keys = json.loads(Path(ctx.options.keys_file).read_text())
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         """A guest asks for something.
