@@ -426,3 +426,24 @@ def test_a_new_policy_cuts_connections_whose_way_is_another_now(egress: Proxied)
     policy.replace(EgressPolicy("allow"))
     assert egress.stage.connections.end_forbidden() == 1
     assert egress.flows(kinds.FORBIDDEN) == [1]
+
+
+def test_a_guest_that_gives_up_before_it_had_an_answer_leaves_nothing(egress: Proxied) -> None:
+    egress.dial(1, SSH)
+    proxy = egress.at_proxy()
+    assert egress.got(proxy).startswith(b"CONNECT ")
+    egress.notify(kinds.CLOSED, 1)
+    assert egress.reset(proxy)
+    assert egress.kept("flows") == egress.kept("tunnels") == 0
+
+
+def test_a_hello_that_begins_late_has_its_whole_time(egress: Proxied) -> None:
+    egress.dial(1, 443)
+    proxy = egress.at_proxy()
+    egress.advance(ways.SILENT_S - 1)
+    egress.to_host(1, GOOD[:20])
+    egress.advance(2)
+    assert egress.got(proxy) == b""
+    egress.to_host(1, GOOD[20:])
+    assert egress.got(proxy).startswith(b"CONNECT a.test:443 ")
+    egress.notify(kinds.ABORT, 1)

@@ -310,6 +310,9 @@ class Flow(TableEntry):
             if self.state == DEAD:
                 return
         if self.state in UNDER_WAY:
+            if not self._answered:
+                self.close(reset=True)
+                return
             self._guest_gone = True
         if self.state == OPEN:
             self.state = CLOSING
@@ -352,6 +355,9 @@ class Flow(TableEntry):
             stated = hold.read(self.stream, flows.worker.free, last=last)
             if stated is None:
                 flows.holds.wait(self, hold.size, flows.now)
+                if hold.size:
+                    # From now on the table of holds bounds the time.
+                    flows.silent.remove(self)
                 return False
             self.stated = stated
             verdict = flows.policy.decide(ends, "tcp", stated, self.approval)
