@@ -86,7 +86,8 @@ def with_address(text: str, address: str) -> str:
     found = _URL.fullmatch(text)
     assert found is not None
     host = f"[{address}]" if ":" in address else address
-    return text[: found.start(3)] + host + text[found.end(3) :]
+    begin, end = found.span(3)
+    return text[:begin] + host + text[end:]
 
 
 def _decoded(text: str, what: str) -> bytes:
