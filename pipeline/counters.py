@@ -11,6 +11,7 @@ from typing import Final
 
 from pipeline.counter_tables.dhcp import DHCP
 from pipeline.counter_tables.ipv6 import IPV6
+from pipeline.counter_tables.policy import POLICY
 from pipeline.counter_tables.row import Counter
 from pipeline.counter_tables.vhost_user import VHOST_USER
 from pipeline.counter_tables.vxlan import VXLAN
@@ -359,19 +360,7 @@ TABLE: Final[tuple[Counter, ...]] = (
         "flows",
         "flows refused at the limit of open descriptors, because no other flow could be closed",
     ),
-    Counter("egress_flow_refused_policy", "flows", "flows that the egress policy forbids"),
-    Counter(
-        "egress_flow_refused_stated_name",
-        "flows",
-        "flows that the egress policy forbids for the name that they state, or for stating none",
-    ),
-    Counter(
-        "egress_datagram_dropped_held",
-        "datagrams",
-        "datagrams of a flow that states no name in its first ones, while it is held for that",
-    ),
-    Counter("egress_flow_refused_too_many_asks", "flows", "flows refused: too many wait for an approval"),
-    Counter("egress_flow_closed_policy", "flows", "open flows that a new egress policy forbids"),
+    *POLICY,
     Counter("icmp_echo_dropped_not_permitted", "messages", "pings while the host allows no ICMP sockets"),
     Counter("icmp_echo_dropped_send_failed", "messages", "pings that the host could not send"),
     Counter("icmp_echo_flow_evicted", "flows", "idle ping sockets closed for others"),

@@ -8,10 +8,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from pipeline.config.choices import DENY
+from pipeline.config.choices import DENY, PROXY
 from pipeline.config.errors import ConfigError
-from pipeline.config.model import EgressPolicy, PortForward, forward_key
+from pipeline.config.model import EgressPolicy, PolicyRule, PortForward, forward_key
 from pipeline.config.scalars import split_network
+from pipeline.engines.proxy import via
 from pipeline.go import flags
 from pipeline.system import inet, small_file
 
@@ -26,8 +27,23 @@ def check_policy(policy: EgressPolicy) -> EgressPolicy:
     for index, rule in enumerate(policy.rules):
         if rule.ports and "icmp" in rule.protocols:
             raise ConfigError(f"egress-policy.rules[{index}]: icmp has no ports (allowed: tcp, udp)")
+        _check_proxy(rule, f"egress-policy.rules[{index}]")
     rules = [replace(rule, networks=_merged(rule.networks)) for rule in policy.rules]
     return replace(policy, rules=tuple(rules))
+
+
+def _check_proxy(rule: PolicyRule, where: str) -> None:
+    if rule.action != PROXY:
+        if rule.via:
+            raise ConfigError(f"{where}.via: only a rule with action: {PROXY} has it, not {rule.action}")
+        return
+    if not rule.via:
+        raise ConfigError(f"{where}.via: is missing, and action: {PROXY} needs it (allowed: {via.FORM})")
+    if via.is_hidden(rule.via):
+        raise ConfigError(f"{where}.via: has {via.HIDDEN} in place of the password")
+    for protocol in rule.protocols:
+        if protocol not in inet.TCP:
+            raise ConfigError(f"{where}.protocols: a proxy carries no {protocol} (allowed: tcp)")
 
 
 def _merged(networks: tuple[str, ...]) -> tuple[str, ...]:

@@ -62,6 +62,8 @@ PRESETS: Final = ("open", PUBLIC, LOCKED)
 ALLOW: Final = "allow"
 DENY: Final = "deny"
 ASK: Final = "ask"
+PROXY: Final = "proxy"
+"""What a rule says of a flow, besides ALLOW and DENY."""
 ASK_SECONDS: Final = (1, 120)
 """The least and the most. Systems give a connection up after about two minutes."""
 REMOVE: Final = "remove"

@@ -15,7 +15,7 @@ from pipeline.config.model import Config
 
 LIVE: Final = frozenset(
     {
-        *("egress_policy", "name_lists", "guest_api", "forwards", "socket_forwards"),
+        *("egress_policy", "name_lists", "proxy_hosts", "guest_api", "forwards", "socket_forwards"),
         *("dns_zones", "dns_search_domains", "log_level"),
         *(limit.name for limit in limits.TABLE),
     }
@@ -56,5 +56,9 @@ def _keys(keys: Map, path: str) -> Iterator[tuple[str, str]]:
             yield each.name, key
 
 
-KEYS: Final = (*_keys(FileKeys(), ""), ("name_lists", "egress-policy.rules.name-files"))
+KEYS: Final = (
+    *_keys(FileKeys(), ""),
+    ("name_lists", "egress-policy.rules.name-files"),
+    ("proxy_hosts", "egress-policy.rules.via"),
+)
 """All settings of a file, each with its key."""

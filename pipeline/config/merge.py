@@ -16,7 +16,17 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Final
 from urllib.parse import urlsplit
 
-from pipeline.config import default_mode, derived, fleet, forward_words, ipv6, limits, name_lists, outside
+from pipeline.config import (
+    default_mode,
+    derived,
+    fleet,
+    forward_words,
+    ipv6,
+    limits,
+    name_lists,
+    outside,
+    proxy_hosts,
+)
 from pipeline.config.access import check_policy, check_token_file, with_proxy_protocol
 from pipeline.config.choices import (
     GUESTS,
@@ -389,5 +399,6 @@ def _access(parsed: flags.Parsed, keys: FileKeys) -> Settings:
         "api_token_file": check_token_file(parsed.text("api-token-file") or keys.api_token_file),
         "egress_policy": policy,
         "name_lists": name_lists.read_all(policy),
+        "proxy_hosts": proxy_hosts.look_up_all(policy),
         "guests": _one_of("guests", parsed.text("guests") or keys.guests, GUESTS),
     }

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple, TypeAlias
 from pydantic_core import ErrorDetails
 
 from pipeline.config.keys import Map, dashed
-from pipeline.config.scalars import Scalar
+from pipeline.config.scalars import Scalar, SecretError
 from pipeline.go import flags
 
 Path = tuple[str | int, ...]
@@ -37,7 +37,8 @@ def wording(error: ErrorDetails) -> tuple[Path, str]:
     cause = error.get("ctx", {}).get("error")
     expected = str(cause) if cause is not None else _EXPECTED.get(error["type"], error["msg"])
     found = error["input"]
-    shown = f", not {flags.quote(found)}" if isinstance(found, str) else ""
+    shows = isinstance(found, str) and not isinstance(cause, SecretError)
+    shown = f", not {flags.quote(found)}" if shows else ""
     return path, f"{expected}{shown}"
 
 

@@ -22,6 +22,7 @@ from pipeline.config.choices import (
     OFF,
     ON,
     PRESETS,
+    PROXY,
     PUBLIC,
     QUESTIONS,
     REMOVE,
@@ -38,11 +39,13 @@ from pipeline.config.scalars import (
     OptionalAnyIp,
     Pattern,
     Ports,
+    ProxyUrl,
     Text,
     number,
     one_of,
     word_or_none,
 )
+from pipeline.engines.proxy import via
 from pipeline.system import inet
 from pipeline.wire import ip
 
@@ -122,7 +125,7 @@ class GuestApi:
 
 
 Verdict = Annotated[str, one_of(ALLOW, DENY)]
-Action = Annotated[str, one_of(ALLOW, DENY, ASK)]
+Action = Annotated[str, one_of(ALLOW, DENY, ASK, PROXY)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +147,8 @@ class PolicyRule:
     """Whether a connection must not state another name than the rule's."""
     stated_ports: tuple[Ports, ...] = field(default=(), metadata={"alias": "stated-ports"})
     """Where it must state one; none: pipeline.engines.rules.WEB_PORTS."""
+    via: ProxyUrl = ""
+    """The proxy, for the action PROXY alone (pipeline.engines.proxy.via)."""
 
     @property
     def has_names(self) -> bool:
@@ -202,6 +207,17 @@ class EgressPolicy:
             for rule in self.rules
         ]
         return replace(self, rules=tuple(rules))
+
+    def with_proxies(self, addresses: Mapping[str, str]) -> "EgressPolicy":
+        """The policy with the addresses of proxies that have names."""
+        if not addresses:
+            return self
+        return replace(self, rules=tuple(_with_address(rule, addresses) for rule in self.rules))
+
+
+def _with_address(rule: PolicyRule, addresses: Mapping[str, str]) -> PolicyRule:
+    name = via.name_of(rule.via) if rule.via else ""
+    return replace(rule, via=via.with_address(rule.via, addresses[name])) if name else rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,13 +341,14 @@ class Access:
     guest_api: GuestApi = GuestApi()
     egress_policy: EgressPolicy = EgressPolicy()
     name_lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # names of name-files, by path
+    proxy_hosts: Mapping[str, str] = field(default_factory=dict)  # addresses of proxies, by name
     guests: str = GUARDED  # one of GUESTS
     disable: tuple[str, ...] = ()  # of DISABLED
 
     @property
     def policy(self) -> EgressPolicy:
-        """The egress policy with the names of its files, as workers need it."""
-        return self.egress_policy.with_names(self.name_lists)
+        """The egress policy with the names of its files and the addresses of its proxies, for workers."""
+        return self.egress_policy.with_names(self.name_lists).with_proxies(self.proxy_hosts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ would be missing. All keys are relative to the policy: ``rules[0].ports[1]``.
 """
 
 import json
+from dataclasses import replace
 from functools import cache
 from typing import Any, Final, NoReturn
 
@@ -15,6 +16,7 @@ from pipeline.config.errors import ConfigError
 from pipeline.config.mistakes import Data, Document, path_text, unknown_keys, wording
 from pipeline.config.model import EgressPolicy, PolicyRule
 from pipeline.config.scalars import Scalar
+from pipeline.engines.proxy import via
 from pipeline.go import flags
 
 KEY: Final = "egress-policy"
@@ -22,6 +24,7 @@ KEY: Final = "egress-policy"
 MAX_DEPTH: Final = 8
 _MAX_SHOWN: Final = 100
 _DEFAULT: Final = EgressPolicy(rules=(PolicyRule("allow"),))
+_NONE: Final = EgressPolicy()
 
 Json = dict[str, object]
 
@@ -39,9 +42,9 @@ def _adapter() -> TypeAdapter[EgressPolicy]:
     return TypeAdapter(EgressPolicy)
 
 
-def read(body: bytes) -> EgressPolicy:
-    """The policy in a body. Raises PolicyError."""
-    return _checked(_map_of(body))
+def read(body: bytes, known: EgressPolicy = _NONE) -> EgressPolicy:
+    """The policy in a body. known: has the passwords that shown() has left out. Raises PolicyError."""
+    return _checked(_map_of(body), known)
 
 
 def patched(policy: EgressPolicy, body: bytes) -> EgressPolicy:
@@ -51,7 +54,7 @@ def patched(policy: EgressPolicy, body: bytes) -> EgressPolicy:
     """
     patch = _map_of(body)
     _data(patch, ())  # so that it is not too deep
-    return _checked(_merged(written(policy), patch))
+    return _checked(_merged(written(policy), patch), policy)
 
 
 def written(policy: EgressPolicy) -> Json:
@@ -68,12 +71,31 @@ def written(policy: EgressPolicy) -> Json:
     return {**shown, "rules": rules}
 
 
+def shown(policy: EgressPolicy) -> Json:
+    """The same for people and programs that read it: no URL has its password (pipeline.engines.proxy.via)."""
+    return written(replace(policy, rules=tuple(_without_password(rule) for rule in policy.rules)))
+
+
+def _without_password(rule: PolicyRule) -> PolicyRule:
+    return replace(rule, via=via.hidden(rule.via)) if rule.via else rule
+
+
+def _with_passwords(policy: EgressPolicy, known: EgressPolicy) -> EgressPolicy:
+    """The policy, with the passwords of a known one where shown() has left them out."""
+    if not any(via.is_hidden(rule.via) for rule in policy.rules):
+        return policy
+    urls = {via.hidden(rule.via): rule.via for rule in known.rules if rule.via}
+    return replace(
+        policy, rules=tuple(replace(rule, via=urls.get(rule.via, rule.via)) for rule in policy.rules)
+    )
+
+
 def _dumped(policy: EgressPolicy) -> dict[str, Any]:
     made: dict[str, Any] = _adapter().dump_python(policy, mode="json", by_alias=True, warnings="error")
     return made
 
 
-def _checked(found: Json) -> EgressPolicy:
+def _checked(found: Json, known: EgressPolicy) -> EgressPolicy:
     data = _data(found, ())
     try:
         policy = _adapter().validate_python(data)
@@ -83,7 +105,7 @@ def _checked(found: Json) -> EgressPolicy:
     if unknown := unknown_keys(policy, data, (), Document({}, {})):
         raise PolicyError(path_text(unknown[0].path), f"unknown key{unknown[0].hint}")
     try:
-        return check_policy(policy)
+        return check_policy(_with_passwords(policy, known))
     except ConfigError as error:
         raise of_config(error) from None
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final
 
 from pipeline.engines import guest_set
 from pipeline.engines.dns.patterns import Regexp, RegexpError
+from pipeline.engines.proxy import via
 from pipeline.go import flags
 from pipeline.wire import dhcpv6, ethernet, ip
 
@@ -351,6 +352,19 @@ def name_pattern(value: object) -> str:
     return text
 
 
+class SecretError(ValueError):
+    """A value is wrong that may hold a password. Nobody is shown the value."""
+
+
+def _proxy_url(value: object) -> str:
+    text = _text(value)
+    try:
+        via.check(text)
+    except ValueError as error:
+        raise SecretError(str(error)) from None
+    return text
+
+
 def _port_text(ports: tuple[int, int]) -> str:
     return str(ports[0]) if ports[0] == ports[1] else f"{ports[0]}-{ports[1]}"
 
@@ -481,6 +495,14 @@ GuestWord = Annotated[
     ),
 ]
 """Guests of a rule: a network, a MAC address, or the number of a link."""
+ProxyUrl = Annotated[
+    str,
+    Check(
+        _optional(_proxy_url, ""),
+        schema=_pattern("", rf"[A-Za-z0-9]+://([^@/?#]*@)?([A-Za-z0-9._-]+|\[{_IPV6_SHAPE}\]):{_PORT}/?"),
+    ),
+]
+"""The proxy of a rule, or an empty text."""
 Ipv4Network = Annotated[str, Check(_ipv4_network, schema=_pattern(_IPV4_NETWORK))]
 _ANY_CASE_NAME: Final = _NAME.pattern.replace("a-z", "a-zA-Z")
 _ONE_PORT: Final = {"type": "integer", "minimum": 0, "maximum": 65535}

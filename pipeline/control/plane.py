@@ -14,7 +14,7 @@ from pipeline.config.choices import UDP
 from pipeline.config.model import Config, EgressPolicy, PortForward
 from pipeline.control.approvals import Approvals
 from pipeline.control.fleet import FleetSide
-from pipeline.control.flows.flow_log import QUESTION, FlowLog
+from pipeline.control.flows.flow_log import PROXY_FAILED, QUESTION, FlowLog
 from pipeline.control.flows.live import LiveFlows
 from pipeline.control.flows.reports import FlowEvents
 from pipeline.control.forward_shares import ForwardShares
@@ -296,7 +296,7 @@ class ControlPlane:
         """Write guests' questions into the flow log while there is an egress policy."""
         on = self._flow_log is not None and config.access.egress_policy != EgressPolicy()
         if on and self._end_questions is None and self._flow_log is not None:
-            self._end_questions = self.hub.subscribe((QUESTION,), self._flow_log.write_question)
+            self._end_questions = self.hub.subscribe((QUESTION, PROXY_FAILED), self._flow_log.write_question)
         elif not on and self._end_questions is not None:
             self._end_questions()
             self._end_questions = None

@@ -19,7 +19,7 @@ from typing import Final
 
 import structlog
 
-from pipeline.config import name_lists, outside
+from pipeline.config import name_lists, outside, proxy_hosts
 from pipeline.config.model import Config, EgressPolicy, PortForward, SocketForward, forward_key
 from pipeline.control.forward_shares import ForwardShares
 from pipeline.control.forward_texts import ForwardError
@@ -27,6 +27,7 @@ from pipeline.control.forwarder import Forwarder
 from pipeline.control.http.access import Access
 from pipeline.control.ssh.destination import Destination, SocketError, SshError, host_path
 from pipeline.control.ssh.forwards import SocketForwards
+from pipeline.control.threads import Threads
 from pipeline.control.workers import Channels, GoneError, RefusedError, RequestError
 from pipeline.ipc import messages, policy_messages
 from pipeline.system import inet
@@ -64,6 +65,8 @@ class LiveSettings:
         self._forwarder = forwarder
         self._sockets = sockets
         self._log = log
+        self._threads = Threads(1)
+        """A look-up of a proxy may take long."""
 
     @property
     def config(self) -> Config:
@@ -89,7 +92,7 @@ class LiveSettings:
         """Use these settings of the file from now on. Raises ReloadError if they are refused."""
         async with self._turn:
             before, of_file = self._config, read.access.egress_policy
-            config = read if of_file != self._policy_of_file else _with_policy(read, self.policy)
+            config = read if of_file != self._policy_of_file else await self._with_policy(read, self.policy)
             async with AsyncExitStack() as undo:
                 await self._change_ports(before.access.forwards, config.access.forwards, undo)
                 await self._change_sockets(before.access.socket_forwards, config.access.socket_forwards, undo)
@@ -110,7 +113,7 @@ class LiveSettings:
         ReloadError if it is refused, and RequestError if a worker has not taken it.
         """
         async with self._turn:
-            config = _with_policy(self._config, await make(self.policy))
+            config = await self._with_policy(self._config, await make(self.policy))
             outside.check_together(config)
             await self._ask_resolver(config)
             silent = await self._give(config)
@@ -238,6 +241,9 @@ class LiveSettings:
         destination = Destination(forward.user, guest, forward.dest, forward.identity)
         await self._sockets.open(host_path(forward.socket), destination)
 
+    async def _with_policy(self, config: Config, policy: EgressPolicy) -> Config:
+        return await self._threads.run(partial(_with_policy, config, policy))
+
     async def _undo(self, what: str, step: Callable[[], Awaitable[None]]) -> None:
         try:
             await step()
@@ -246,9 +252,13 @@ class LiveSettings:
 
 
 def _with_policy(config: Config, policy: EgressPolicy) -> Config:
-    """The settings with another policy. Raises ConfigError for a file of names that cannot be read."""
-    lists = name_lists.read_all(policy)
-    return replace(config, access=replace(config.access, egress_policy=policy, name_lists=lists))
+    """The settings with another policy.
+
+    Raises ConfigError for a file of names that cannot be read, and for a proxy whose name has no address.
+    """
+    lists, hosts = name_lists.read_all(policy), proxy_hosts.look_up_all(policy)
+    access = replace(config.access, egress_policy=policy, name_lists=lists, proxy_hosts=hosts)
+    return replace(config, access=access)
 
 
 def _key(forward: PortForward) -> tuple[str, str]:

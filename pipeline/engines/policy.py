@@ -29,11 +29,13 @@ from typing import Final, NamedTuple
 
 from pipeline.engines.groups import BITS, Groups
 from pipeline.engines.guest_set import StationOf, needs_stations
+from pipeline.engines.proxy.via import Via
 from pipeline.engines.rules import (
     NetworkSets,
     PolicyConfig,
     Rule,
     RuleIndex,
+    alias_number_of,
     has_port,
     number_of,
 )
@@ -57,6 +59,11 @@ _CLOSED: Final = ("public", "locked")
 def has_names(config: PolicyConfig) -> bool:
     """Whether any rule is about names."""
     return any(rule.names for rule in config.rules)
+
+
+def has_proxies(config: PolicyConfig) -> bool:
+    """Whether any rule leads through a proxy, which is told the names of addresses."""
+    return any(rule.via for rule in config.rules)
 
 
 def has_stations(config: PolicyConfig) -> bool:
@@ -83,15 +90,15 @@ class Names:
         """Find the patterns of other rules from now on."""
         self.set_patterns(name for rule in config.rules for name in rule.names)
 
-    def set_patterns(self, patterns: Iterable[str]) -> None:
-        """Find these patterns from now on."""
+    def set_patterns(self, patterns: Iterable[str], number: Callable[[str], int] = number_of) -> None:
+        """Find these patterns from now on. number: what match() returns for a pattern."""
         self._exact.clear()
         self._below.clear()
         for pattern in patterns:
             if pattern.startswith("*."):
-                self._below[pattern[2:]] = number_of(pattern)
+                self._below[pattern[2:]] = number(pattern)
             else:
-                self._exact[pattern] = number_of(pattern)
+                self._exact[pattern] = number(pattern)
 
     def __bool__(self) -> bool:
         return bool(self._exact or self._below)
@@ -108,6 +115,14 @@ class Names:
             if dot and name in self._below:
                 found.append(self._below[name])
         return found
+
+
+def denied_aliases(config: PolicyConfig) -> Names:
+    """Finds the patterns of rules that deny names, for the names to which aliases lead."""
+    found = Names(config)
+    denied = (name for rule in config.rules if rule.action == "deny" for name in rule.names)
+    found.set_patterns(denied, alias_number_of)
+    return found
 
 
 def fitting_numbers(name: str) -> list[int]:
@@ -128,11 +143,16 @@ class Verdict(NamedTuple):
     """What the policy says of a flow. ``rule``: what decides, as a path in the configuration.
 
     ``hold``: the name that the flow states may change the answer. Until then ``allow`` has no meaning.
+    ``via``: the proxy through which the flow goes, or may go, if it is held. If ``allow`` and ``hold`` are
+    false, the proxy's rule fits, but it carries TCP alone. ``awaited``: the proxy, or the choice of the way,
+    needs the name that the flow states first.
     """
 
     allow: bool
     rule: str
     hold: bool = False
+    via: Via | None = None
+    awaited: bool = False
 
 
 class Decision(NamedTuple):
@@ -154,6 +174,18 @@ class _Flow(NamedTuple):
     stated: Stated | None
     patterns: frozenset[int]
     """Those of the stated name."""
+
+
+def is_same_way(one: Via | None, other: Via | None) -> bool:
+    """Whether both lead to the same place: the same proxy, or none."""
+    return other is None if one is None else one.is_same(other)
+
+
+def _of_rule(rule: Rule, protocol: str, port: int) -> Verdict:
+    """What a rule says of a flow that it fits."""
+    allow = rule.lets_pass(protocol)
+    awaited = allow and rule.via is not None and rule.awaits_name(port)
+    return Verdict(allow, rule.path, via=rule.via, awaited=awaited)
 
 
 _FITS: Final = 1
@@ -266,7 +298,7 @@ class Policy:
                 continue
             fits = self._fits(rule, flow)
             if fits == _FITS:
-                verdict, decided_at = Verdict(rule.allow, rule.path), at
+                verdict, decided_at = _of_rule(rule, protocol, port), at
                 break
             if fits == _DEPENDS:
                 depends.append(at)
@@ -276,11 +308,19 @@ class Policy:
                 return Verdict(False, self._rules[denied].path)
             return verdict or self._otherwise(flow.groups)
         verdict = verdict or self._otherwise(flow.groups)
-        if any(self._rules[at].allow != verdict.allow for at in depends):
-            return verdict._replace(hold=True)
+        if any((True, self._rules[at].via) != (verdict.allow, verdict.via) for at in depends):
+            return self._undecided(verdict, depends, port)
         if verdict.allow and protocol != "icmp" and self._denied_at(flow, decided_at) >= 0:
             return verdict._replace(hold=True)
         return verdict
+
+    def _undecided(self, verdict: Verdict, depends: Sequence[int], port: int) -> Verdict:
+        """What is said of a flow that some rules fit if it states their names. verdict: if none fits."""
+        rules = [self._rules[at] for at in depends]
+        first = rules[0]
+        ways = {rule.via for rule in rules} | ({verdict.via} if verdict.allow else set())
+        awaited = ways != {None} and first.awaits_name(port)
+        return verdict._replace(hold=True, via=first.via, awaited=awaited)
 
     def asks(self, verdict: Verdict) -> bool:
         """Whether somebody has to decide about the flow."""
@@ -318,7 +358,7 @@ class Policy:
         if not rule.names:
             return _DOES_NOT
         named = not rule.names.isdisjoint(flow.names)
-        if not rule.allow:
+        if not rule.lets_pass(flow.protocol):
             if named or not rule.names.isdisjoint(flow.patterns):
                 return _FITS
             return _DOES_NOT
@@ -394,14 +434,23 @@ class Policy:
         return "" if verdict.hold or verdict.allow else verdict.rule
 
     def still_allows(
-        self, guest: int, address: int, port: int, protocol: str, stated: Stated | None = None
+        self,
+        guest: int,
+        address: int,
+        port: int,
+        protocol: str,
+        stated: Stated | None = None,
+        via: Via | None = None,
     ) -> bool:
         """Whether a flow that is open may go on. A name counts although its answer may have expired.
 
+        via: the proxy through which it goes. It must be the same now, unless the name decides about that.
         A flow goes on if it would have to be asked about: it may be one that was approved.
         """
         verdict = self.judge(guest, address, port, protocol, _LONG_AGO, stated)
-        return verdict.hold or verdict.allow or self.asks(verdict)
+        if verdict.hold or not verdict.allow:
+            return verdict.hold or self.asks(verdict)
+        return is_same_way(verdict.via, via)
 
     # --- questions ----------------------------------------------------------------------------
 

@@ -13,6 +13,8 @@ from pipeline.blake2 import blake2b
 from pipeline.engines.groups import BITS
 from pipeline.engines.guest_set import GuestSet, StationOf, needs_stations
 from pipeline.engines.networks import Networks
+from pipeline.engines.proxy import via
+from pipeline.engines.proxy.via import Via
 from pipeline.wire import ip
 
 Ports = tuple[tuple[int, int], ...]
@@ -43,6 +45,9 @@ class RuleConfig(Protocol):
 
     @property
     def stated_ports(self) -> Ports: ...
+    @property
+    def via(self) -> str:
+        """The URL of the proxy, for the action "proxy" alone (pipeline.engines.proxy.via)."""
 
 
 class PolicyConfig(Protocol):
@@ -63,18 +68,27 @@ def number_of(pattern: str) -> int:
     return int.from_bytes(blake2b(pattern.encode(), digest_size=8).digest(), "big")
 
 
+def alias_number_of(pattern: str) -> int:
+    """The number of names whose alias leads to a name of the pattern. Only rules that deny names have it."""
+    return number_of(f"alias {pattern}")
+
+
 class Rule:
     """One rule."""
 
     def __init__(self, config: RuleConfig, path: str, networks: "NetworkSets") -> None:
         """path: of the rule in the configuration. networks: makes the sets of addresses."""
         self.path = path
-        self.allow = config.action == "allow"
+        self.via: Via | None = via.parse(config.via) if config.via else None
+        """The proxy through which connections go."""
+        self.allow = config.action in ("allow", "proxy")
         self.ask = config.action == "ask"
         """Somebody decides while the flow waits."""
         self.ports = config.ports
         self.protocols = frozenset(config.protocols)
         self.names = frozenset(map(number_of, config.names))
+        if config.action == "deny":
+            self.names |= frozenset(map(alias_number_of, config.names))
         self.groups = 0
         for word in config.groups:
             self.groups |= BITS[word]
@@ -88,6 +102,14 @@ class Rule:
     def anywhere(self) -> bool:
         """Whether the rule is about every destination."""
         return not (self.network_texts or self.groups or self.names)
+
+    def lets_pass(self, protocol: str) -> bool:
+        """Whether a flow of this protocol is allowed that the rule fits. A proxy carries TCP alone."""
+        return self.allow and (self.via is None or protocol == "tcp")
+
+    def awaits_name(self, port: int) -> bool:
+        """Whether a connection to this port should state a name."""
+        return self.checks_stated and has_port(self.stated_ports, port)
 
     def is_about(self, guests: Collection[int], port: int, protocol: str) -> bool:
         """Whether the rule is about these guests, this port and this protocol."""

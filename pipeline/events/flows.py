@@ -31,7 +31,7 @@ _FLOW: Final = {
 }
 _END: Final = {
     "ended_by": "guest, host or gateway",
-    "reason": "fin, reset, timeout, idle, orphan, limit, policy, error or deleted",
+    "reason": "fin, reset, timeout, idle, orphan, limit, policy, proxy, error or deleted",
     "errno": "name of the error, such as ECONNREFUSED, or null",
     "duration_seconds": "from the first packet to the end",
     "rule": "what has decided: egress-policy.rules[N], .default, .preset, .quic or .ech; else the counter of "

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from pipeline.events.kind import INFO, Kind, published
+from pipeline.events.kind import INFO, WARNING, Kind, published
 
 KINDS: Final[tuple[Kind, ...]] = (
     published(
@@ -25,6 +25,19 @@ KINDS: Final[tuple[Kind, ...]] = (
         name="DNS name for which the guest got the address from the gateway, null without one",
         rule="egress-policy.rules[N]",
         seconds="until the answer is no",
+    ),
+    published(
+        *("proxy-failed", WARNING, "proxy has not opened a tunnel"),
+        "A rule leads a connection through a proxy, and the proxy has not led it on. The guest gets a reset.",
+        guest="number of the guest, as in /guests",
+        guest_address="address of the guest",
+        address="destination",
+        port="its port",
+        name="what the proxy was asked for, null if it was the address",
+        rule="egress-policy.rules[N]",
+        proxy="the proxy, without user and password",
+        reason="what went wrong",
+        errno="name of the error, such as ECONNREFUSED",
     ),
     published(
         *("approval-decided", INFO, "approval decided"),

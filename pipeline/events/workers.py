@@ -116,6 +116,7 @@ GUESTS: Final = (
         protocol="tcp, udp or icmp",
         rule="egress-policy.rules[N] (the first rule is 0), or .default, .preset, .quic or .ech",
         stated_name="name that the flow stated (SNI, Host); missing if none was read",
+        reason="why a rule that leads through a proxy refuses it; missing for other rules",
         unlogged="how many further ones were refused since the last line about this guest",
     ),
     logged(

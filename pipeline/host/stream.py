@@ -44,6 +44,12 @@ class HostStream:
         self._finish_when_empty = False
         self._close_sends_fin = False
 
+    def change(self, sock: socket.socket) -> socket.socket:
+        """Use another socket, to which nothing was written yet. Returns the one before."""
+        before, self.sock = self.sock, sock
+        self.readable = self.writable = False
+        return before
+
     @property
     def queued_refs(self) -> int:
         """The number of references to slots that the queue holds."""

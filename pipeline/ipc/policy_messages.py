@@ -55,13 +55,14 @@ class ExplainAnswer(Answer):
     """rule: a path in the configuration, or the counter of a built-in rule, or "" for a service.
 
     passed: for each rule before it, the part that is not about such a flow. depends: the name that the flow
-    states may change the answer.
+    states may change the answer. via: the proxy, without credentials.
     """
 
     allowed: bool
     rule: str
     passed: list[str]
     depends: bool | None = None
+    via: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

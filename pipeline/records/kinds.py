@@ -63,6 +63,7 @@ SHUTDOWN         Shutdown        tcp -> egress, egress -> tcp                -
 ABORT            FlowNotice      tcp -> egress, egress -> tcp                -
 EVICTED          FlowNotice      egress -> tcp                               -
 FORBIDDEN        FlowNotice      egress -> tcp                               -
+PROXY_FAILED     FlowNotice      egress -> tcp                               -
 STRAY            Stray           egress -> tcp                               -
 CLOSED           FlowNotice      tcp -> egress                               -
 UDP_DATA         UdpData         ingress -> egress, demux -> egress,         moves
@@ -75,6 +76,7 @@ ICMP_REPLY       EchoReply       egress -> demux                             mov
 ICMP_ERROR       EchoError       egress -> demux                             -
 SERVICE_DATAGRAM ServiceDatagram demux -> resolver, resolver -> demux        moves
 NAMED            Named           resolver -> demux, demux -> egress          -
+TOLD             Told            resolver -> demux, demux -> egress          -
 LEASED           Leased          resolver -> demux                           -
 ================ =============== =========================================== =========
 
@@ -200,6 +202,8 @@ EVICTED: Final = 50
 """As ABORT. The host socket made room for another flow."""
 FORBIDDEN: Final = 51
 """As ABORT. A new egress policy forbids the connection."""
+PROXY_FAILED: Final = 55
+"""As ABORT. The proxy of the connection has not led to its destination."""
 DECIDED: Final = 53
 """The egress policy has decided on the connection."""
 STRAY: Final = 54
@@ -230,5 +234,7 @@ SERVICE_DATAGRAM: Final = 40
 """One datagram for the gateway's DHCP or DNS service, or the answer."""
 NAMED: Final = 28
 """The resolver gave a guest the address of a name that the egress policy mentions."""
+TOLD: Final = 56
+"""A part of the name for which the resolver gave a guest an address, if the policy leads through a proxy."""
 LEASED: Final = 29
 """The resolver read a lease from its state file."""

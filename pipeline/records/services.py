@@ -5,11 +5,14 @@ from typing import Final
 
 from pipeline.records.addresses import NO_MAC, Addr, addr_bytes, addr_of, mac_bytes, mac_numbers
 from pipeline.records.flows import FlowKey
-from pipeline.records.kinds import NAMED, SERVICE_DATAGRAM
+from pipeline.records.kinds import NAMED, SERVICE_DATAGRAM, TOLD
 
 # kind, crowded, link, slot, off, length, mac (two numbers), key
 _DATAGRAM: Final = Struct("<B?H4xIII8xIH14x36s12x")
 _NAMED: Final = Struct("<B27xI16x16s16sQ8x")  # kind, ttl_s, guest_addr, remote_addr, pattern
+_TOLD: Final = Struct("<B??B4x16s16s56s")  # kind, first, last, length, guest_addr, remote_addr, text
+TOLD_TEXT: Final = 56
+"""Characters of a name in one record."""
 
 
 class ServiceDatagram:
@@ -82,3 +85,39 @@ class Named:
     def pack(guest_addr: Addr, remote_addr: Addr, pattern: int, ttl_s: int) -> bytes:
         """A record with these fields."""
         return _NAMED.pack(NAMED, ttl_s, addr_bytes(guest_addr), addr_bytes(remote_addr), pattern)
+
+
+class Told:
+    """TOLD: the gateway gave a guest ``remote_addr`` for a name, of which ``text`` is a part.
+
+    A name has several records, which follow each other. ``first``, ``last``: whether it begins, or ends.
+    """
+
+    def __init__(self, guest_addr: Addr, remote_addr: Addr, first: bool, last: bool, text: str) -> None:
+        self.guest_addr = guest_addr
+        self.remote_addr = remote_addr
+        self.first = first
+        self.last = last
+        self.text = text
+
+    @staticmethod
+    def unpack(burst: memoryview, at: int) -> "Told":
+        """The record at burst[at:]."""
+        _, first, last, length, guest_addr, remote_addr, text = _TOLD.unpack_from(burst, at)
+        return Told(addr_of(guest_addr), addr_of(remote_addr), first, last, text[:length].decode("latin-1"))
+
+    @staticmethod
+    def pack(guest_addr: Addr, remote_addr: Addr, first: bool, last: bool, text: str) -> bytes:
+        """A record with these fields. text: at most TOLD_TEXT characters."""
+        part = text.encode("latin-1", "replace")
+        ends = addr_bytes(guest_addr), addr_bytes(remote_addr)
+        return _TOLD.pack(TOLD, first, last, len(part), *ends, part.ljust(TOLD_TEXT, b"\0"))
+
+    @staticmethod
+    def pack_all(guest_addr: Addr, remote_addr: Addr, name: str) -> list[bytes]:
+        """The records of a name, which is not empty."""
+        starts = range(0, len(name), TOLD_TEXT)
+        return [
+            Told.pack(guest_addr, remote_addr, at == 0, at == starts[-1], name[at : at + TOLD_TEXT])
+            for at in starts
+        ]

@@ -1,7 +1,8 @@
 """Records about one TCP connection between tcp (the guest's side) and egress (the host socket).
 
 They open the connection, carry its bytes in both directions, and end it. Each has the number of its flow.
-CONNECTED, ORPHANED, ABORT, EVICTED, FORBIDDEN and CLOSED have nothing else: they are FlowNotices (flows.py).
+CONNECTED, ORPHANED, ABORT, EVICTED, FORBIDDEN, PROXY_FAILED and CLOSED have nothing else: they are
+FlowNotices (flows.py).
 """
 
 from struct import Struct

@@ -15,6 +15,7 @@ from pipeline.wire import ip
 POLICY: Final = "policy"
 LIMIT: Final = "limit"
 ERROR: Final = "error"
+PROXY: Final = "proxy"
 TOO_MANY_SOCKETS: Final = "egress_flow_refused_too_many_sockets"
 """The counter of the limit on sockets of egress."""
 

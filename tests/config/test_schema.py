@@ -228,8 +228,8 @@ SHOWN = {
         "egress-policy: {default: deny, rules: [{action: allow, guests: [192.168.127.2], "
         "networks: [10.0.0.0/8], names: ['*.example.com'], ports: [443, 8000-8100], "
         "protocols: [tcp, udp], groups: [public, metadata], name-files: [NAMES], stated: ignore, "
-        "stated-ports: [8443]}], questions: nxdomain, rebinding: deny, inner-names: [a.example], quic: deny, "
-        "ech: remove, h3: remove}\n"
+        "stated-ports: [8443]}, {action: proxy, via: 'http://localhost:3128'}], questions: nxdomain, "
+        "rebinding: deny, inner-names: [a.example], quic: deny, ech: remove, h3: remove}\n"
     ),
     "fleet": (
         "links: ['vxlan+udp://10.66.0.1?vni=7']\n"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pipeline.config.model import EgressPolicy, PolicyRule
 from pipeline.engines.groups import BITS, Groups
 from pipeline.engines.networks import Networks
-from pipeline.engines.policy import MIN_VALID, Names, Policy, has_stations
+from pipeline.engines.policy import MIN_VALID, Names, Policy, denied_aliases, has_stations
 from pipeline.engines.rules import NetworkSets, Rule, RuleIndex, number_of
 from pipeline.wire import ip
 from pipeline.wire.stated import CONTRADICTION, NAME, NAMELESS, UNKNOWN, Stated
@@ -190,13 +190,13 @@ def test_explain_with_a_name_teaches_the_policy_nothing(told: bool) -> None:
     made = policy("deny", PolicyRule("allow", names=("*.a.test",)), PolicyRule("allow", names=("b.test",)))
     if told:
         made.learn(GUEST, WEB, number_of("b.test"), 10.0, now=0.0)
-    assert made.explain(GUEST, WEB, 443, "tcp", 1.0, "www.a.test").verdict == (
+    assert made.explain(GUEST, WEB, 443, "tcp", 1.0, "www.a.test").verdict[:3] == (
         True,
         "egress-policy.rules[0]",
         False,
     )
     assert not made.explain(GUEST, WEB, 443, "tcp", 1.0, "a.test").verdict.allow
-    assert made.explain(GUEST, WEB, 443, "tcp", 1.0, "b.test").verdict == (
+    assert made.explain(GUEST, WEB, 443, "tcp", 1.0, "b.test").verdict[:3] == (
         True,
         "egress-policy.rules[1]",
         False,
@@ -267,18 +267,18 @@ def test_no_flow_is_held_whose_answer_is_known() -> None:
     assert not shop().judge(GUEST, TEN, 443, "tcp", 1.0).hold
     made = shop(PolicyRule("allow", networks=("203.0.113.0/24",)))
     verdict = made.judge(GUEST, WEB, 443, "tcp", 1.0)
-    assert verdict == (True, "egress-policy.rules[1]", False), "whatever name it states"
+    assert verdict[:3] == (True, "egress-policy.rules[1]", False), "whatever name it states"
     first = policy(
         "deny", PolicyRule("allow", networks=("203.0.113.0/24",)), PolicyRule("deny", names=("a.test",))
     )
-    assert first.judge(GUEST, WEB, 443, "tcp", 1.0) == (True, "egress-policy.rules[0]", False)
+    assert first.judge(GUEST, WEB, 443, "tcp", 1.0)[:3] == (True, "egress-policy.rules[0]", False)
     assert not shop().judge(GUEST, WEB, 0, "icmp", 1.0).hold
 
 
 def test_a_rule_may_ignore_stated_names_or_say_at_which_ports_they_are_needed() -> None:
     made = policy("deny", PolicyRule("allow", names=("a.test",), stated="ignore"))
     made.learn(GUEST, WEB, number_of("a.test"), 60.0, now=0.0)
-    assert made.judge(GUEST, WEB, 443, "tcp", 1.0) == (True, "egress-policy.rules[0]", False)
+    assert made.judge(GUEST, WEB, 443, "tcp", 1.0)[:3] == (True, "egress-policy.rules[0]", False)
     made = policy("deny", PolicyRule("allow", names=("a.test",), stated_ports=((20, 30),)))
     made.learn(GUEST, WEB, number_of("a.test"), 60.0, now=0.0)
     assert not made.judge(GUEST, WEB, 22, "tcp", 1.0, UNKNOWN).allow
@@ -290,7 +290,7 @@ def test_a_denied_name_is_refused_when_it_is_stated() -> None:
     assert made.judge(GUEST, WEB, 443, "tcp", 1.0).hold
     assert not made.judge(GUEST, WEB, 22, "tcp", 1.0).hold
     verdict = made.judge(GUEST, WEB, 443, "tcp", 1.0, stated("x.evil.test"))
-    assert verdict == (False, "egress-policy.rules[0]", False)
+    assert verdict[:3] == (False, "egress-policy.rules[0]", False)
     assert made.judge(GUEST, WEB, 443, "tcp", 1.0, stated("a.test")).allow
     assert not made.judge(GUEST, WEB, 443, "tcp", 1.0, Stated(CONTRADICTION)).allow
 
@@ -320,7 +320,7 @@ def test_a_preset_decides_what_no_rule_does(preset: str, allowed: set[str]) -> N
     for text in ("8.8.8.8", "10.1.2.3", "192.168.127.254"):
         verdict = made.judge(GUEST, ip.parse(text), 443, "tcp", 0.0)
         assert (verdict.allow, verdict.rule) == (text in allowed, "egress-policy.preset"), text
-    assert made.judge(GUEST, ip.parse("169.254.1.1"), 443, "tcp", 0.0) == (
+    assert made.judge(GUEST, ip.parse("169.254.1.1"), 443, "tcp", 0.0)[:3] == (
         True,
         "egress-policy.rules[0]",
         False,
@@ -396,7 +396,7 @@ def test_a_rule_about_the_host_holds_for_both_its_addresses() -> None:
 def test_a_question_needs_a_rule_that_allows_its_name(
     config: EgressPolicy, name: str, allowed: bool, rule: str
 ) -> None:
-    assert Policy(config).question(GUEST, name) == (allowed, f"egress-policy.{rule}", False)
+    assert Policy(config).question(GUEST, name)[:3] == (allowed, f"egress-policy.{rule}", False)
     assert allowed or Policy(config).judges_questions
 
 
@@ -484,3 +484,16 @@ def test_a_guest_may_ask_for_the_names_of_flows_about_which_somebody_decides() -
     assert not named.question(GUEST, "b.test").allow
     anything = policy("deny", PolicyRule("allow", names=("a.test",)), PolicyRule("ask"))
     assert anything.question(GUEST, "b.test").allow
+
+
+def test_an_alias_of_a_denied_name_is_denied_and_one_of_an_allowed_name_is_not_allowed() -> None:
+    rules = (PolicyRule("deny", names=("*.bad.test",)), PolicyRule("allow", names=("good.test",)))
+    made, found = Policy(EgressPolicy("allow", rules[:1])), denied_aliases(EgressPolicy("allow", rules))
+    (number,) = found.match_text("x.bad.test")
+    assert found.match_text("good.test") == []
+    assert made.allows(GUEST, WEB, 443, "tcp", 0.0)
+    made.learn(GUEST, WEB, number, 60.0, 0.0)
+    assert made.refusal(GUEST, WEB, 443, "tcp", 1.0) == "egress-policy.rules[0]"
+    allows = Policy(EgressPolicy("deny", (PolicyRule("allow", names=("*.bad.test",)),)))
+    allows.learn(GUEST, WEB, number, 60.0, 0.0)
+    assert not allows.allows(GUEST, WEB, 443, "tcp", 1.0), "an alias is a name of its own"

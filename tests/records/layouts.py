@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from pipeline.records import kinds
 from pipeline.records.run import Run
+from pipeline.records.services import TOLD_TEXT, Told
 from pipeline.records.streams import DECIDED_TEXT
 from pipeline.records.tcp import MAX_SACK, MAX_SACK_WITH_DATA
 from tests.support.layouts import CLASSES, fields_of
@@ -33,6 +34,7 @@ _WORDS = (
 _BOOLEANS = (
     "vnet", "borrowed", "has_timestamps", "has_other_options", "sack_permitted", "after_steered", "both",
     "final", "dont_fragment", "shared", "crowded", "insists", "on", "refused", "allowed", "is_name",
+    "first", "last",
 )  # fmt: skip
 
 
@@ -45,7 +47,7 @@ def _extremes(cls: type, name: str) -> tuple[Any, Any]:
     if name == "client":
         return bytes(18), b"\xff" * 18
     if name == "text":
-        return "", "\xff" * DECIDED_TEXT
+        return "", "\xff" * (TOLD_TEXT if cls is Told else DECIDED_TEXT)
     if name == "mac":
         return bytes(6), b"\xff" * 6
     if name == "window_scale":

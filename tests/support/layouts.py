@@ -48,6 +48,7 @@ CLASSES: dict[int, type] = {
     kinds.ABORT: flows.FlowNotice,
     kinds.EVICTED: flows.FlowNotice,
     kinds.FORBIDDEN: flows.FlowNotice,
+    kinds.PROXY_FAILED: flows.FlowNotice,
     kinds.STRAY: streams.Stray,
     kinds.CLOSED: flows.FlowNotice,
     kinds.UDP_DATA: udp.UdpData,
@@ -59,6 +60,7 @@ CLASSES: dict[int, type] = {
     kinds.ICMP_ERROR: icmp.EchoError,
     kinds.SERVICE_DATAGRAM: services.ServiceDatagram,
     kinds.NAMED: services.Named,
+    kinds.TOLD: services.Told,
     kinds.LEASED: guests.Leased,
 }
 

@@ -1,6 +1,7 @@
 """The flow log: a line of JSON for each flow that has ended, failed or was refused, at any level of the log.
 
-While there is an egress policy, it has a line for each question to the name server too.
+While there is an egress policy, it has a line for each question to the name server too, and for each
+connection that its proxy has not led on.
 
 The lines have the fields of the events (docs/events.md). Writing never blocks (pipeline.system.outlet). A
 line that does not fit, or that cannot be written, is lost and counted. The next line that fits follows a line
@@ -18,6 +19,8 @@ from pipeline.system.outlet import Outlet
 
 QUESTION: Final = "question-answered"
 """The event of a guest's question."""
+PROXY_FAILED: Final = "proxy-failed"
+"""The event that says in words why a connection has not come through its proxy."""
 FILE_MODE: Final = 0o600
 """Lines name guests, and the hosts that they reach."""
 MAX_QUEUED: Final = 1 << 20
@@ -41,7 +44,7 @@ class FlowLog:
             self.write_question(happened)
 
     def write_question(self, happened: Happened) -> None:
-        """Queue the line of an event about a guest's question."""
+        """Queue the line of an event about a guest's question, or about a proxy."""
         line = json.dumps(happened.as_object(), default=str, separators=(",", ":"))
         self._outlet.put(self._fd, line.encode() + b"\n")
 

@@ -6,10 +6,11 @@ All egress workers know the same.
 
 import ipaddress
 import re
+from collections.abc import Mapping
 from typing import Final
 
 from pipeline.config import policy_json
-from pipeline.config.choices import ASK
+from pipeline.config.choices import ASK, PROXY
 from pipeline.config.model import EgressPolicy
 from pipeline.control.guests import GuestSums
 from pipeline.control.http.models import ExplainRequest, Explanation, FieldError, PassedRule
@@ -53,8 +54,8 @@ class Explainer:
         ask = policy_messages.Explain(guest, address, asked.port, asked.protocol, name)
         answer = policy_messages.ExplainAnswer.decode(await self._request(f"{EGRESS}0", ask))
         found = _RULE.fullmatch(answer.rule)
-        written = policy_json.written(policy)["rules"]
-        rules = written if isinstance(written, list) else []
+        shown = policy_json.shown(policy)["rules"]
+        rules = shown if isinstance(shown, list) else []
         index = int(found[1]) if found else -1
         decides = rules[index] if 0 <= index < len(rules) else None
         asks = ", and asks" if decides is not None and decides["action"] == ASK else ""
@@ -64,7 +65,8 @@ class Explainer:
             allowed=answer.allowed,
             depends=answer.depends is True,
             rule=answer.rule,
-            why=_why(answer, len(rules)) + asks,
+            why=_why(answer, len(rules)) + asks + _through(answer, decides),
+            via=answer.via or "",
             decides=decides,
             guest=guest,
             address=address,
@@ -108,6 +110,13 @@ def _address(key: str, text: str) -> str:
         raise FieldError(key, f"must be {kinds}, not {text[:100]!r}") from None
     # A zone says nothing here.
     return str(found).partition("%")[0]
+
+
+def _through(answer: policy_messages.ExplainAnswer, decides: Mapping[str, object] | None) -> str:
+    """What follows the reason of a rule that leads through a proxy."""
+    if decides is None or decides["action"] != PROXY or answer.depends:
+        return ""
+    return f", and leads through {answer.via}" if answer.allowed else ", and its proxy carries TCP alone"
 
 
 def _why(answer: policy_messages.ExplainAnswer, count: int) -> str:

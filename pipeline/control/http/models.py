@@ -244,6 +244,7 @@ class Explanation(BaseModel):
     guest: str = Field(description="the guest's address")
     address: str = Field(description="the destination")
     passed: list[PassedRule] = Field(description="the rules before it, at most the last 100")
+    via: str = Field(description='the proxy to which an allowed connection goes, without credentials, or ""')
 
 
 class Approval(BaseModel):

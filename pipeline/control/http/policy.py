@@ -72,7 +72,7 @@ class PolicyPaths:
             return problem_answer(problem)
 
     def _shown(self) -> web.Response:
-        shown = policy_json.written(self._settings.policy)
+        shown = policy_json.shown(self._settings.policy)
         response = answers.json(shown)
         response.headers["ETag"] = _tag(shown)
         return response
@@ -83,11 +83,11 @@ class PolicyPaths:
         expected = request.headers.get("If-Match", "*")
 
         async def make(policy: EgressPolicy) -> EgressPolicy:
-            if expected not in ("*", _tag(policy_json.written(policy))):
+            if expected not in ("*", _tag(policy_json.shown(policy))):
                 raise ProblemError(412, "the policy has changed meanwhile")
             if request.method == "PATCH":
                 return await self._threads.run(lambda: policy_json.patched(policy, text))
-            return await self._threads.run(lambda: policy_json.read(text))
+            return await self._threads.run(lambda: policy_json.read(text, policy))
 
         try:
             ended = await self._settings.change_policy(make, cut=cut)

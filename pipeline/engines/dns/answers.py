@@ -24,10 +24,14 @@ class Summary(NamedTuple):
 
 
 class Given(NamedTuple):
-    """Addresses, and the seconds for which they belong to the name: the lowest TTL in the answer."""
+    """Addresses, and the seconds for which they belong to the name: the lowest TTL in the answer.
+
+    ``aliases``: the names to which CNAME and DNAME records lead, in lower case, without the last dot.
+    """
 
     addresses: tuple[int, ...]
     ttl: int
+    aliases: tuple[str, ...] = ()
 
 
 def asked(payload: bytes) -> list[bytes]:
@@ -47,6 +51,8 @@ def given(payload: bytes) -> Given:
     """The addresses in the answer section, and those that HTTPS and SVCB records hint at."""
     import dns.exception  # noqa: PLC0415  see message.py
     import dns.message  # noqa: PLC0415  see message.py
+    from dns.rdtypes.ANY.CNAME import CNAME  # noqa: PLC0415  see message.py
+    from dns.rdtypes.ANY.DNAME import DNAME  # noqa: PLC0415  see message.py
     from dns.rdtypes.IN.A import A  # noqa: PLC0415  see message.py
     from dns.rdtypes.IN.AAAA import AAAA  # noqa: PLC0415  see message.py
     from dns.rdtypes.svcbbase import ParamKey, SVCBBase  # noqa: PLC0415  see message.py
@@ -56,14 +62,20 @@ def given(payload: bytes) -> Given:
     except dns.exception.DNSException:
         return Given((), 0)
     found: list[int] = []
+    aliases: list[str] = []
     for record in (record for rrset in message.answer for record in rrset):
         if isinstance(record, (A, AAAA)):
             found.append(ip.parse(record.address))
+        elif isinstance(record, (CNAME, DNAME)):
+            aliases.append(record.target.to_text(omit_final_dot=True).lower())
         elif isinstance(record, SVCBBase):
+            # Without parameters, such a record is an alias too.
+            aliases.append(record.target.to_text(omit_final_dot=True).lower())
             # Clients connect to the hints before they ask for the addresses (RFC 9460 section 7.3).
             hints = [record.params.get(key) for key in (ParamKey.IPV4HINT, ParamKey.IPV6HINT)]
             found += (ip.parse(text) for hint in hints if hint is not None for text in hint.addresses)
-    return Given(tuple(found), min((rrset.ttl for rrset in message.answer), default=0))
+    ttl = min((rrset.ttl for rrset in message.answer), default=0)
+    return Given(tuple(found), ttl, tuple(aliases))
 
 
 def summary(payload: bytes, most: int) -> Summary:

@@ -24,3 +24,5 @@ DELETED: Final = 10
 """An operator ended it."""
 FORBIDDEN: Final = 11
 """A new egress policy forbids it."""
+PROXY_FAILED: Final = 12
+"""The proxy of the egress policy has not led to the destination."""

@@ -65,7 +65,7 @@ class Services:
             kind = burst[at]
             if kind == kinds.SERVICE_DATAGRAM:
                 self._on_answer(ServiceDatagram.unpack(burst, at), now)
-            elif kind == kinds.NAMED:
+            elif kind == kinds.NAMED or kind == kinds.TOLD:
                 record = burst[at : at + RECORD_BYTES].tobytes()
                 for ring in self.egress_out:
                     ring.push(record)

@@ -21,7 +21,8 @@ def of(context: EgressContext, ask: policy_messages.Explain) -> policy_messages.
         return policy_messages.ExplainAnswer(True, SERVICE, [])
     found = context.policy.explain(guest, addr, ask.port, ask.protocol, ask.name)
     verdict = found.verdict
-    return policy_messages.ExplainAnswer(verdict.allow, verdict.rule, list(found.passed), verdict.hold)
+    via = verdict.via.text if verdict.via is not None and verdict.allow else ""
+    return policy_messages.ExplainAnswer(verdict.allow, verdict.rule, list(found.passed), verdict.hold, via)
 
 
 def _target(context: EgressContext, addr: int, ask: policy_messages.Explain) -> Target:

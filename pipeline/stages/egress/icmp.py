@@ -376,8 +376,8 @@ class EchoSockets:
         """End the pings that the policy, which is new, forbids. Returns how many pingers had one."""
         ended = 0
         for flow in list(self.flows.values()):
-            guest_addr, _, remote_addr = flow.key
-            if self._context.policy.ends(guest_addr, remote_addr, 0, "icmp"):
+            guest_addr, identifier, remote_addr = flow.key
+            if self._context.policy.ends(Ends(guest_addr, identifier, remote_addr, 0), "icmp"):
                 flow.end(POLICY)
                 ended += 1
         return ended

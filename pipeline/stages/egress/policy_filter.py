@@ -8,11 +8,13 @@ from pipeline.config.model import EgressPolicy, Network
 from pipeline.counters import INDEX
 from pipeline.engines.groups import Groups
 from pipeline.engines.policy import Decision, Policy, Verdict, has_names
+from pipeline.engines.proxy.via import Via
 from pipeline.engines.rules import WEB_PORTS, has_port
 from pipeline.engines.stated import quic
 from pipeline.engines.stations import Stations
+from pipeline.engines.told import ToldNames
 from pipeline.records.flows import Ends
-from pipeline.records.services import Named
+from pipeline.records.services import Named, Told
 from pipeline.stages import address_groups
 from pipeline.stages.egress.asks import Answer
 from pipeline.stages.worker import Worker
@@ -29,6 +31,7 @@ MAX_LOGGED: Final = 1024
 _REFUSED: Final = INDEX["egress_flow_refused_policy"]
 _ENDED: Final = INDEX["egress_flow_closed_policy"]
 _CONTRADICTS: Final = INDEX["egress_flow_refused_stated_name"]
+_TCP_ONLY: Final = INDEX["egress_flow_refused_proxy_tcp_only"]
 _ECH: Final = "egress-policy.ech"
 _QUIC: Final = "egress-policy.quic"
 
@@ -59,6 +62,9 @@ class PolicyFilter:
             station_of=self.stations.station_of,
         )
         self.active = self.policy.active
+        self._told = ToldNames()
+        self._text = ""
+        """The beginning of a name."""
         self._counts = worker.counts
         self._logged: dict[int, tuple[float, int]] = {}
         """By guest: when its next line is due, and the refusals since its last line."""
@@ -76,16 +82,35 @@ class PolicyFilter:
         """The gateway's name server told a guest an address for a name of the policy."""
         self.policy.learn(named.guest_addr, named.remote_addr, named.pattern, named.ttl_s, monotonic())
 
+    def learn_text(self, told: Told) -> None:
+        """A part of the name for which the gateway's name server told a guest an address."""
+        self._text = told.text if told.first else self._text + told.text
+        if told.last:
+            self._told.learn(told.guest_addr, told.remote_addr, self._text)
+
+    def name_for_proxy(self, ends: Ends, stated: Stated | None) -> str:
+        """The name that a proxy is told; "" if it is the address. stated: None if nobody has read it."""
+        name = stated.name if stated is not None and stated.kind == NAME else ""
+        guests = self.stations.addresses_of(ends.guest_addr)
+        return self._told.choose(guests, ip.embedded(ends.remote_addr), name)
+
+    def refuse_way(self, ends: Ends, verdict: Verdict) -> Verdict:
+        """A connection that is open leads elsewhere than this verdict says. Counts the refusal."""
+        self._counts[_CONTRADICTS] += 1
+        self.refuse(ends, "tcp", verdict.rule)
+        return verdict._replace(allow=False)
+
     def admits(self, guest: int, address: int, port: int, protocol: str) -> bool:
         """Whether a guest may receive from an address to which it sent nothing: if it could send there."""
         return self.policy.allows(guest, address, port, protocol, monotonic())
 
-    def ends(self, guest: int, address: int, port: int, protocol: str, stated: Stated | None = None) -> bool:
+    def ends(self, ends: Ends, protocol: str, stated: Stated | None = None, via: Via | None = None) -> bool:
         """Whether the policy, which is new, forbids a flow that is open. Counts it. The caller ends it.
 
-        stated: what the flow has stated, if somebody has read it.
+        stated: what the flow has stated, if somebody has read it. via: the proxy through which it goes.
         """
-        if self.policy.still_allows(guest, address, port, protocol, stated):
+        port = ends.remote_port
+        if self.policy.still_allows(ends.guest_addr, ends.remote_addr, port, protocol, stated, via):
             return False
         self._counts[_ENDED] += 1
         return True
@@ -172,7 +197,11 @@ class PolicyFilter:
         self, guest: int, to: str, protocol: str, verdict: Verdict, now: float, stated: str = ""
     ) -> None:
         """Count a refusal, and log it if no other line of this guest is too young."""
+        more = {"stated_name": stated} if stated else {}
         self._counts[_REFUSED] += 1
+        if verdict.via is not None and protocol != "tcp":
+            self._counts[_TCP_ONLY] += 1
+            more["reason"] = "a proxy carries TCP alone"
         due, unlogged = self._logged.get(guest, (now, 0))
         if now < due:
             self._logged[guest] = due, unlogged + 1
@@ -187,7 +216,7 @@ class PolicyFilter:
             protocol=protocol,
             rule=verdict.rule,
             unlogged=unlogged,
-            **({"stated_name": stated} if stated else {}),
+            **more,
         )
 
 

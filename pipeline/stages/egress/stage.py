@@ -33,10 +33,11 @@ from pipeline.records.kinds import (
     NEIGHBOR_GONE,
     RECORD_BYTES,
     SHARED,
+    TOLD,
     UDP_CLOSE,
     UDP_DATA,
 )
-from pipeline.records.services import Named
+from pipeline.records.services import Named, Told
 from pipeline.records.udp import UdpData
 from pipeline.stages import ipv6_addresses
 from pipeline.stages.egress import explanation
@@ -222,6 +223,8 @@ class EgressStage:
                 self.context.policy.stations.forget(NeighborGone.unpack(burst, at).guest_addr)
             elif kind == NAMED:
                 self.context.policy.learn(Named.unpack(burst, at))
+            elif kind == TOLD:
+                self.context.policy.learn_text(Told.unpack(burst, at))
         return len(burst) // RECORD_BYTES
 
     # --- requests of listen -------------------------------------------------------------------

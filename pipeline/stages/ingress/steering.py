@@ -340,7 +340,8 @@ def _ends_of(head: bytes) -> Ends | None:
 def _not_past(rules: EgressPolicy) -> int:
     """The flags of segments that go through demux.
 
-    If the policy has names or stations, a SYN must not overtake the NAMED or NEIGHBOR record that demux
-    passes to egress.
+    If the policy has names, proxies or stations, a SYN must not overtake the record of a name or a neighbour
+    that demux passes to egress.
     """
-    return tcp.SYN if policy.has_names(rules) or policy.has_stations(rules) else 0
+    judges = policy.has_names(rules) or policy.has_proxies(rules) or policy.has_stations(rules)
+    return tcp.SYN if judges else 0

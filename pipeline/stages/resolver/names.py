@@ -1,19 +1,22 @@
 """Reports to the egress workers the addresses that a guest gets for names of the egress policy.
 
+If a rule leads through a proxy, they get the texts of all names (TOLD), since a proxy is told them.
+
 An address of 64:ff9b::/96 counts as the IPv4 address in it (pipeline.engines.policy).
 
-The records (NAMED) go through demux before the reply itself. So they reach egress before any packet that the
-guest sends to these addresses. If the policy has no names, the resolver does not look into replies.
+The records go through demux before the reply itself. So they reach egress before any packet that the
+guest sends to these addresses. If the policy has neither, the resolver does not look into replies.
 """
 
 from collections import OrderedDict
 from typing import Final
 
 from pipeline.config.model import EgressPolicy
+from pipeline.engines import told
 from pipeline.engines.dns import answers
-from pipeline.engines.policy import Names
+from pipeline.engines.policy import Names, denied_aliases, has_proxies, name_text
 from pipeline.ipc.ring import Producer
-from pipeline.records.services import Named
+from pipeline.records.services import Named, Told
 from pipeline.wire import ip
 
 MAX_REPORTED: Final = 4096
@@ -21,39 +24,52 @@ MAX_REPORTED: Final = 4096
 
 
 class NameReports:
-    """Reads replies to guests. ``wanted``: whether the policy has names."""
+    """Reads replies to guests. ``wanted``: whether the policy has names or proxies."""
 
     def __init__(self, policy: EgressPolicy, demux_out: Producer, *, has_ipv6: bool = False) -> None:
         """has_ipv6: guests can reach IPv6 addresses, so these are reported too."""
         self._has_ipv6 = has_ipv6
         self._names = Names(policy)
+        self._denied = denied_aliases(policy)
         self._demux_out = demux_out
-        self.wanted = bool(self._names)
-        self._reported: OrderedDict[bytes, None] = OrderedDict()
+        self._tells = has_proxies(policy)
+        self.wanted = bool(self._names) or self._tells
+        self._reported: OrderedDict[tuple[bytes, ...], None] = OrderedDict()
         """The records of the last MAX_REPORTED reports, for an egress worker that knows none."""
 
     def replace(self, policy: EgressPolicy) -> None:
         """Report the names of this policy from now on."""
         self._names.replace(policy)
-        self.wanted = bool(self._names)
+        self._denied = denied_aliases(policy)
+        self._tells = has_proxies(policy)
+        self.wanted = bool(self._names) or self._tells
         self._reported.clear()
 
     def on_reply(self, guest_addr: int, payload: bytes) -> None:
         """This reply is about to be sent to a guest."""
-        patterns = self._names.match(answers.asked(payload))
-        if not patterns:
+        labels = answers.asked(payload)
+        patterns = self._names.match(labels)
+        name = name_text(labels) if self._tells else ""
+        tells = told.is_host(name)
+        if not (patterns or tells or self._denied):
             return
-        addresses, ttl_s = answers.given(payload)
+        addresses, ttl_s, aliases = answers.given(payload)
+        patterns += [number for alias in aliases for number in self._denied.match_text(alias)]
         for address in addresses:
             if not (self._has_ipv6 or ip.is_ipv4(address)):
                 continue
             for pattern in patterns:
-                record = Named.pack(guest_addr, address, pattern, ttl_s)
-                self._demux_out.push(record)
-                self._reported[record] = None
-                self._reported.move_to_end(record)
+                self._report((Named.pack(guest_addr, address, pattern, ttl_s),))
+            if tells:
+                self._report(tuple(Told.pack_all(guest_addr, ip.embedded(address), name)))
         while len(self._reported) > MAX_REPORTED:
             self._reported.popitem(last=False)
+
+    def _report(self, records: tuple[bytes, ...]) -> None:
+        for record in records:
+            self._demux_out.push(record)
+        self._reported[records] = None
+        self._reported.move_to_end(records)
 
     def report_again(self) -> None:
         """Demux or an egress worker has a successor: report again what it may not know.
@@ -61,5 +77,6 @@ class NameReports:
         Each name lasts for its whole time to live again. The guest may keep an address for longer than that
         anyway.
         """
-        for record in self._reported:
-            self._demux_out.push(record)
+        for records in self._reported:
+            for record in records:
+                self._demux_out.push(record)

@@ -8,7 +8,7 @@ from pipeline.engines.tcp import ending
 from pipeline.ipc.flow_rows import GATEWAY, GUEST, HOST
 from pipeline.records.flows import Ends, FlowKey
 from pipeline.records.streams import Decided
-from pipeline.stages.flow_reports import ERROR, LIMIT, POLICY, TOO_MANY_SOCKETS, FlowReports
+from pipeline.stages.flow_reports import ERROR, LIMIT, POLICY, PROXY, TOO_MANY_SOCKETS, FlowReports
 from pipeline.stages.tcp.flow import Flow
 from pipeline.stages.tcp.rows import of_flow
 from pipeline.stages.worker import Worker
@@ -25,6 +25,7 @@ _ENDS: Final[Mapping[int, tuple[str, str]]] = {
     ending.LIMIT: (GATEWAY, LIMIT),
     ending.DELETED: (GATEWAY, "deleted"),
     ending.FORBIDDEN: (GATEWAY, POLICY),
+    ending.PROXY_FAILED: (HOST, PROXY),
 }
 """Who ended a connection, and why, by Tcb.end."""
 _ERRORS: Final[Mapping[int, int]] = {

@@ -76,6 +76,7 @@ _ABORTS: Final[dict[int, int]] = {
     kinds.ABORT: ending.HOST_RESET,
     kinds.EVICTED: ending.LIMIT,
     kinds.FORBIDDEN: ending.FORBIDDEN,
+    kinds.PROXY_FAILED: ending.PROXY_FAILED,
 }
 """Records that end a connection at once, and why it ends."""
 

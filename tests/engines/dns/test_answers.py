@@ -23,11 +23,15 @@ def test_the_addresses_are_the_names_for_the_least_ttl_on_the_way() -> None:
         ("cdn.example.net.", 300, "AAAA", "2001:db8::1"),
     )
     assert answers.asked(wire) == [b"www", b"example", b"com"]
-    assert answers.given(wire) == ((ip.parse("203.0.113.9"), ip.parse("2001:db8::1")), 30)
+    assert answers.given(wire) == (
+        (ip.parse("203.0.113.9"), ip.parse("2001:db8::1")),
+        30,
+        ("cdn.example.net",),
+    )
 
 
 def test_an_empty_answer_gives_nothing() -> None:
-    assert answers.given(reply()) == ((), 0)
+    assert answers.given(reply())[:2] == ((), 0)
 
 
 def test_hints_of_https_records_are_addresses_of_the_name() -> None:
@@ -38,8 +42,12 @@ def test_hints_of_https_records_are_addresses_of_the_name() -> None:
         "1 . alpn=h2 ipv4hint=203.0.113.9,203.0.113.8 ipv6hint=2001:db8::1",
     )
     found = tuple(map(ip.parse, ("203.0.113.9", "203.0.113.8", "2001:db8::1")))
-    assert answers.given(reply(row)) == (found, 30)
-    assert answers.given(reply(("www.example.com.", 30, "HTTPS", "0 cdn.example.net."))) == ((), 30)
+    assert answers.given(reply(row))[:2] == (found, 30)
+    assert answers.given(reply(("www.example.com.", 30, "HTTPS", "0 cdn.example.net."))) == (
+        (),
+        30,
+        ("cdn.example.net",),
+    )
 
 
 @settings(deadline=None)  # the first one imports dnspython

@@ -36,12 +36,15 @@ from pipeline.stages.egress.asks import Answer, Asks
 from pipeline.stages.egress.context import EgressContext
 from pipeline.stages.egress.policy_filter import REFUSED as REFUSED_ERRNO
 from pipeline.stages.egress.sockets import NO_DESCRIPTOR
+from pipeline.stages.egress.tcp import ways
 from pipeline.stages.egress.tcp.closing import ClosingFlows
 from pipeline.stages.egress.tcp.dials import PendingDials
-from pipeline.stages.egress.tcp.flow import DIALLING, Flow, FlowTable
+from pipeline.stages.egress.tcp.flow import DEAD, DIALLING, Flow
 from pipeline.stages.egress.tcp.opener import Opener
 from pipeline.stages.egress.tcp.reads import HostReads
 from pipeline.stages.egress.tcp.share import Shares
+from pipeline.stages.egress.tcp.table import FlowTable
+from pipeline.stages.egress.tcp.ways import Way
 from pipeline.stages.egress.tcp.writes import HostWrites
 from pipeline.topology import INGRESS
 from pipeline.wire import ip
@@ -84,7 +87,7 @@ class Connections:
         )
         # Without busy-polling, a worker that wakes early would only go back to sleep.
         prewakes = INGRESS if config.workers.busy_poll else ""
-        self.flows = FlowTable(context, self._dials, self._closing, prewakes)
+        self.flows: FlowTable[Flow] = FlowTable(context, self._dials, self._closing, prewakes)
         self.asks: Asks[_Asked] = Asks(
             context.worker, float(config.access.egress_policy.ask_seconds), self._on_answer
         )
@@ -105,7 +108,7 @@ class Connections:
             ends = flow.ends
             if ends is None or self._targets.tcp_target(ends.remote_addr, ends.remote_port).service:
                 continue
-            if self._policy.ends(ends.guest_addr, ends.remote_addr, ends.remote_port, "tcp", flow.stated):
+            if self._policy.ends(ends, "tcp", flow.stated, flow.way.via):
                 flow.forbid()
                 ended += 1
         return ended
@@ -228,22 +231,26 @@ class Connections:
                 self._refuse(shard, request, verdict.rule)
             return
         if sock is None:
+            if verdict is not None and verdict.via is not None:
+                failure = ways.broken(ways.NO_CONNECTION, error)
+                self.flows.report_proxy_failure(request, Way.of(verdict), "", failure)
             make_way = self._bound.way(request.guest) if error in NO_DESCRIPTOR else MAKE_WAY_NO
             self.flows.notify_connect_failed(shard, request, error, make_way, refused)
             return
         share = self._shares.of(request.guest)
-        hold = verdict is not None and verdict.hold
         if answer is not None:
-            verdict, hold = Verdict(True, answer.rule), bool(answer.name)
+            verdict = Verdict(True, answer.rule, hold=bool(answer.name))
         stream = HostStream(sock, self._slots)
-        flow = Flow(self.flows, request.flow, shard, stream, share, request, hold=hold, approval=answer)
-        if verdict is not None and not hold:
+        way = Way.of(verdict)
+        flow = Flow(self.flows, request.flow, shard, stream, share, request, way=way, approval=answer)
+        if verdict is not None and not way.reads_name:
             self.flows.report_decision(flow, verdict)
         if host_tcp.is_connected(sock):
             flow.connected()
             # The guest waits for CONNECTED, not for tune().
             self._worker.publish()
-        host_tcp.tune(sock)
+        if flow.state != DEAD:
+            host_tcp.tune(sock)
 
     # --- connections of host clients ----------------------------------------------------------
 
@@ -306,6 +313,8 @@ class Connections:
             "ready": len(flows.turns.ready),
             "waiting_for_slots": flows.turns.waiting_count,
             "held_flows": len(flows.holds),
+            "tunnels": len(flows.tunnels),
+            "silent_flows": len(flows.silent),
             "closing": len(self._closing),
             "closing_bytes": self._closing.charged_bytes,
             "shares": len(self._shares),

@@ -6,7 +6,9 @@ from time import monotonic
 from typing import Final
 
 from pipeline.counters import INDEX
-from pipeline.engines.policy import Verdict
+from pipeline.engines.policy import is_same_way
+from pipeline.engines.proxy.handshake import Failure
+from pipeline.engines.proxy.via import Via
 from pipeline.histograms import BY_NAME
 from pipeline.host import tcp as host_tcp
 from pipeline.host.credit import ReadCredit
@@ -14,18 +16,16 @@ from pipeline.host.stream import HostStream
 from pipeline.ipc import events as ev
 from pipeline.ipc.ring import Producer
 from pipeline.records.flows import FLOW_FROM_EGRESS, Ends, FlowKey, FlowNotice
-from pipeline.records.kinds import ABORT, CONNECTED, EVICTED, FORBIDDEN
+from pipeline.records.kinds import ABORT, CONNECTED, EVICTED, FORBIDDEN, PROXY_FAILED
 from pipeline.records.run import Run
-from pipeline.records.streams import MAKE_WAY_NO, Connect, ConnectFailed, Decided, Shutdown, Stray
+from pipeline.records.streams import Connect, Shutdown, Stray
 from pipeline.stages.egress.asks import Answer
-from pipeline.stages.egress.context import EgressContext
 from pipeline.stages.egress.policy_filter import REFUSED
-from pipeline.stages.egress.sockets import GuestSocket
-from pipeline.stages.egress.tcp.closing import ClosingFlows
-from pipeline.stages.egress.tcp.dials import PendingDials
-from pipeline.stages.egress.tcp.holds import Hold, Holds
+from pipeline.stages.egress.tcp import ways
+from pipeline.stages.egress.tcp.holds import Hold
 from pipeline.stages.egress.tcp.share import Share
-from pipeline.stages.egress.tcp.turns import ReadTurns
+from pipeline.stages.egress.tcp.table import FlowTable, TableEntry
+from pipeline.stages.egress.tcp.ways import DIRECT, Tunnel, Way
 from pipeline.wire.stated import Stated
 
 MAX_READ: Final = 65536
@@ -36,7 +36,11 @@ HELD: Final = "HELD"
 OPEN: Final = "OPEN"
 CLOSING: Final = "CLOSING"
 DEAD: Final = "DEAD"
+TUNNELLING: Final = "TUNNELLING"
+REROUTING: Final = "REROUTING"
 
+UNDER_WAY: Final = frozenset((TUNNELLING, REROUTING))
+"""The guest's bytes wait, since nothing leads to the host yet."""
 _ESTABLISHED: Final = frozenset((OPEN, HELD))
 _EVENTS: Final = ev.READ | ev.URGENT | ev.WRITE | ev.READ_HANGUP | ev.EDGE
 _CONNECT_EVENTS: Final = ev.WRITE | ev.HANGUP | ev.ERROR
@@ -46,13 +50,13 @@ _MORE_EVENTS: Final = ev.URGENT | ev.READ_HANGUP | ev.HANGUP | ev.ERROR
 """After these, there may be more to read although a read has returned fewer bytes than it could."""
 
 _OPENED: Final = INDEX["egress_connection_opened"]
-_FAILED: Final = INDEX["egress_connection_failed"]
 _RESET: Final = INDEX["egress_connection_reset_by_host"]
 _TO_HOST: Final = INDEX["egress_bytes_to_host"]
+_TUNNELS: Final = INDEX["egress_proxy_tunnels_opened"]
 _CONNECT_TIME: Final = BY_NAME["tcp_connect"]
 
 
-class Flow(GuestSocket):
+class Flow(TableEntry):
     """One TCP connection and its host socket. Its methods make all its transitions.
 
     ========== ====================================================================
@@ -61,6 +65,8 @@ class Flow(GuestSocket):
     CONNECTING a guest asked; the host connection is under way
     DIALLING   accepted from the host; the guest has not answered, nothing is read
     HELD       both sides are established; the guest's bytes wait until they state a name (holds.py)
+    TUNNELLING the proxy is asked for a tunnel; the guest may wait for an answer to its SYN (ways.py)
+    REROUTING  the guest has an answer, but its name leads elsewhere: another host connection is under way
     OPEN       both sides are established
     CLOSING    the guest's connection is over; queued bytes still go to the host
     DEAD       closed; in no table
@@ -69,20 +75,17 @@ class Flow(GuestSocket):
 
     def __init__(
         self,
-        flows: "FlowTable",
+        flows: "FlowTable[Flow]",
         number: int,
         shard: int,
         stream: HostStream,
         share: Share,
         request: Connect | None = None,
         *,
-        hold: bool = False,
+        way: Way = DIRECT,
         approval: Answer | None = None,
     ) -> None:
-        """request: the guest's CONNECT. None for a dialled flow, whose shard is not known yet.
-
-        hold: the name that the guest's bytes state decides whether the host may get them.
-        """
+        """request: the guest's CONNECT. None for a dialled flow, whose shard is not known yet."""
         super().__init__(share.guest)
         self.key = number if number & FLOW_FROM_EGRESS else shard << 32 | number
         self.number = number
@@ -102,13 +105,19 @@ class Flow(GuestSocket):
         self.used_at = flows.now
         self._hung_up = False
         """The host closed both directions in order, so it will not read what the guest sends."""
-        self._hold = Hold() if hold else None
+        self.way = way
+        self._tunnel: Tunnel | None = None
+        self._answered = False
+        """The guest that has opened the connection knows that it is open."""
+        self._guest_gone = False
+        """The guest's connection was over before the tunnel was there."""
+        self._hold = Hold() if way.reads_name else None
         self.approval = approval
         """What somebody has said about it, if the policy asks."""
         self.stated: Stated | None = None
         """What the guest's bytes stated, if the flow was held for it."""
         share.join()
-        flows.add(self)
+        flows.add(self, evictable=self.state == CONNECTING)
         if request is not None:
             self._register()
 
@@ -120,9 +129,19 @@ class Flow(GuestSocket):
     # --- the connection is established, or not ------------------------------------------
 
     def connected(self) -> None:
-        """The host has accepted the connection that the guest asked for."""
+        """The host, or the proxy, has accepted the connection that the guest asked for."""
+        if self.way.via is not None and not self.way.awaited:
+            self._begin_tunnel(self.way.via)
+        else:
+            self._answer()
+
+    def _answer(self) -> None:
+        """The guest's SYN can be answered."""
         flows = self._flows
         flows.bound.keep(self)
+        self._answered = True
+        if self.way.awaited and not self.way.hold:
+            flows.silent.wait(self, flows.now)
         self.state = OPEN if self._hold is None else HELD
         flows.counts[_OPENED] += 1
         _CONNECT_TIME.observe_seconds(flows.counts, monotonic() - self._began_at)
@@ -170,10 +189,10 @@ class Flow(GuestSocket):
 
     def _cut(self, kind: int, error: int) -> None:
         """Reset both ends. kind: the record for tcp. error: for a guest whose host has not answered yet."""
-        if self.state == CONNECTING:
+        if self._request is not None and not self._answered:
             self._fail(error)
             return
-        if self.state in _ESTABLISHED:
+        if self.state in _ESTABLISHED or self.state in UNDER_WAY:
             self._notify(kind)
         self.close(reset=True)
 
@@ -190,22 +209,42 @@ class Flow(GuestSocket):
     def on_event(self, events: int) -> None:
         """The poller has events of the host socket."""
         stream = self.stream
-        if self.state == CONNECTING:
-            if not events & _CONNECT_EVENTS:
-                return
-            error = host_tcp.finish(stream.sock)
-            if error:
-                self._fail(error)
-                return
-            self.connected()
-        if events & _END_EVENTS and self._host_ended():
+        if (self.state == CONNECTING or self.state == REROUTING) and not self._connects(events):
+            return
+        if self.state == TUNNELLING:
+            self._step_tunnel()
+            return
+        if self.state == DEAD or (events & _END_EVENTS and self._host_ended()):
             return
         if events & ev.WRITE:
             stream.on_writable()
             self._flows.needs_flush[self] = None
-        if events & _READ_EVENTS and not self.read_finished:
+        if events & _READ_EVENTS and not self.read_finished and not (self.way.awaited and self.state == HELD):
             self.readable(short_is_all=not events & _MORE_EVENTS)
             self._flows.prewake()
+
+    def _connects(self, events: int) -> bool:
+        """The host connection is under way. Returns whether it is established now."""
+        if not events & _CONNECT_EVENTS:
+            return False
+        error = host_tcp.finish(self.stream.sock)
+        if error:
+            self._not_connected(error)
+        elif self.state == CONNECTING:
+            self.connected()
+        elif self.way.via is not None:
+            self._begin_tunnel(self.way.via)
+        else:
+            self._open()
+        return not error
+
+    def _not_connected(self, error: int) -> None:
+        if self.way.via is not None:
+            self.proxy_failed(ways.broken(ways.NO_CONNECTION, error))
+        elif self._answered:
+            self.broken()
+        else:
+            self._fail(error)
 
     def _host_ended(self) -> bool:
         """The socket reports an end of both directions, or an error. Returns whether that broke the flow.
@@ -270,6 +309,11 @@ class Flow(GuestSocket):
             self.examine()
             if self.state == DEAD:
                 return
+        if self.state in UNDER_WAY:
+            if not self._answered:
+                self.close(reset=True)
+                return
+            self._guest_gone = True
         if self.state == OPEN:
             self.state = CLOSING
             if self.read_finished:
@@ -285,7 +329,7 @@ class Flow(GuestSocket):
 
     def guest_aborted(self) -> None:
         """The guest's connection was reset. Of the queued bytes, the host gets what its socket takes now."""
-        if self.state != HELD:
+        if self.state == OPEN or self.state == CLOSING:
             with suppress(OSError):
                 self._flows.counts[_TO_HOST] += self.stream.flush(self._flows.worker.free)
         self.close(reset=self.state != DIALLING)
@@ -301,13 +345,25 @@ class Flow(GuestSocket):
         hold, ends = self._hold, self.ends
         if hold is None or ends is None:
             return False
-        if not hold.is_silent(self.stream):
+        silent = hold.is_silent(self.stream)
+        if silent and self.way.awaited and self.way.hold:
+            # It could state no name any more. That is no fault of the guest.
+            self._cut(ABORT, REFUSED)
+            return False
+        via: Via | None = None
+        if self.way.awaited or not silent:
             stated = hold.read(self.stream, flows.worker.free, last=last)
             if stated is None:
                 flows.holds.wait(self, hold.size, flows.now)
+                if hold.size:
+                    # From now on the table of holds bounds the time.
+                    flows.silent.remove(self)
                 return False
             self.stated = stated
             verdict = flows.policy.decide(ends, "tcp", stated, self.approval)
+            via = verdict.via
+            if verdict.allow and not (self.way.awaited or is_same_way(via, self.way.via)):
+                verdict = flows.policy.refuse_way(ends, verdict)
             flows.report_decision(self, verdict)
             if not verdict.allow:
                 self.forbid()
@@ -315,8 +371,81 @@ class Flow(GuestSocket):
             hold.release(self.stream)
         self._hold = None
         flows.holds.remove(self)
+        flows.silent.remove(self)
+        if self.way.awaited:
+            self._go(via)
+        else:
+            self._open()
+        return self.state == OPEN or self.state == CLOSING
+
+    # --- the way to the host ----------------------------------------------------------------
+
+    def _go(self, via: Via | None) -> None:
+        """The name is known, and with it the way. The socket may lead elsewhere."""
+        before, self.way = self.way.via, self.way._replace(via=via, awaited=False)
+        if not is_same_way(via, before):
+            self._reroute()
+        elif via is not None:
+            self._begin_tunnel(via)
+        else:
+            self._open()
+            self.readable()
+
+    def _reroute(self) -> None:
+        flows, ends = self._flows, self.ends
+        assert ends is not None
+        sock, error = ways.connect(flows.targets, flows.outbound, ends, self.way.via)
+        if sock is None:
+            self._not_connected(error)
+            return
+        self.state = REROUTING
+        before = self.stream.change(sock)
+        flows.worker.unregister(before.fileno())
+        host_tcp.reset(before)
+        host_tcp.tune(sock)
+        self._hung_up = False
+        self._register()
+
+    def _begin_tunnel(self, via: Via) -> None:
+        flows, ends = self._flows, self.ends
+        assert ends is not None
+        name = flows.policy.name_for_proxy(ends, self.stated)
+        self._tunnel = Tunnel(via, ways.destination(ends, name))
+        self.state = TUNNELLING
+        flows.tunnels.wait(self, flows.now)
+        self._step_tunnel()
+
+    def _step_tunnel(self) -> None:
+        flows, tunnel = self._flows, self._tunnel
+        assert tunnel is not None
+        tunnel.step(self.stream.sock)
+        if tunnel.failure is not None:
+            self.proxy_failed(tunnel.failure)
+        elif tunnel.is_open:
+            flows.tunnels.remove(self)
+            flows.counts[_TUNNELS] += 1
+            self.stream.head = tunnel.rest
+            self.stream.on_writable()
+            if self._answered:
+                self._open()
+            else:
+                self._answer()
+            if self.state in _ESTABLISHED:
+                self.readable()
+
+    def proxy_failed(self, failure: Failure) -> None:
+        """The proxy does not lead to the host. The guest gets a reset."""
+        assert self._request is not None
+        name = self._tunnel.name if self._tunnel is not None else ""
+        self._flows.report_proxy_failure(self._request, self.way, name, failure)
+        self._cut(PROXY_FAILED, failure.error)
+
+    def _open(self) -> None:
+        """Both sides are established, and bytes may go either way."""
         self.state = OPEN
-        return True
+        self._flows.needs_flush[self] = None
+        if self._guest_gone:
+            self.guest_closed()
 
     # --- the end ----------------------------------------------------------------------------
 
@@ -340,83 +469,6 @@ class Flow(GuestSocket):
 
     def _notify_shutdown(self) -> None:
         self._flows.tcp_out[self.shard].push(Shutdown.pack(self.number, self._hung_up))
-
-
-class FlowTable:
-    """All connections of one egress worker, their pending work, and what they have in common.
-
-    A flow puts itself into the queues of pending work. HostReads and HostWrites take it out.
-    """
-
-    def __init__(
-        self,
-        context: EgressContext,
-        dials: PendingDials,
-        closing: ClosingFlows[Flow],
-        prewakes: str,
-    ) -> None:
-        """prewakes: the worker to wake early when a host has answered, or ""."""
-        self.worker = context.worker
-        self.counts = context.counts
-        self.tcp_out = context.tcp_out
-        """By shard."""
-        self.bound = context.bound
-        self.dials = dials
-        self.closing = closing
-        self.now = 0.0
-        """The time of this step."""
-        self.by_key: dict[int, Flow] = {}
-        self.turns: ReadTurns[Flow] = ReadTurns()
-        self.needs_flush: dict[Flow, None] = {}
-        """Flows with bytes or a FIN for the host that HostWrites has not tried to write yet."""
-        self.stalled: dict[Flow, float] = {}
-        """Flows whose host socket left bytes in slots, and since when. The oldest comes first."""
-        self.holds: Holds[Flow] = Holds()
-        """Flows that have sent some bytes which state no name yet."""
-        self.policy = context.policy
-        self._reports = context.reports
-        self._notices = context.notices
-        self._prewakes = prewakes
-
-    def __len__(self) -> int:
-        return len(self.by_key)
-
-    def add(self, flow: Flow) -> None:
-        """Enter a new flow. In state CONNECTING it may be closed for another flow."""
-        self.by_key[flow.key] = flow
-        self.bound.opened(flow, evictable=flow.state == CONNECTING)
-
-    def remove(self, flow: Flow) -> None:
-        """The flow is over. It stays in needs_flush until HostWrites clears that: it may be iterating now."""
-        self.turns.remove(flow)
-        self.stalled.pop(flow, None)
-        self.closing.remove(flow)
-        self.holds.remove(flow)
-        self.dials.remove(flow.number)
-        self.bound.closed(flow)
-        del self.by_key[flow.key]
-
-    def report_decision(self, flow: Flow, verdict: Verdict) -> None:
-        """The policy has decided on a flow. Tcp, which reports its end, is told, if anyone wants that."""
-        if self._reports.wants_ended():
-            name = flow.stated.name if flow.stated is not None else ""
-            for record in Decided.pack_all(flow.number, verdict.allow, verdict.rule, name):
-                self.tcp_out[flow.shard].push(record)
-
-    def prewake(self) -> None:
-        """A host has answered: wake ingress now, so that it is awake when tcp is done."""
-        self.worker.prewake(self._prewakes)
-
-    def notify_connect_failed(
-        self, shard: int, request: Connect, error: int, make_way: int = MAKE_WAY_NO, refused: bool = False
-    ) -> None:
-        """Report the failure to tcp, and to demux if the guest gets an ICMP message for it.
-
-        refused: a rule forbids the connection.
-        """
-        self.counts[_FAILED] += 1
-        self.tcp_out[shard].push(ConnectFailed.pack(request.flow, error, make_way, refused))
-        self._notices.notify_syn_failed(request, error)
 
 
 def read_chunk(mss: int) -> int:

@@ -15,6 +15,7 @@ from pipeline.records.streams import Connect
 from pipeline.stages.egress.context import EgressContext
 from pipeline.stages.egress.policy_filter import REFUSED
 from pipeline.stages.egress.sockets import NO_DESCRIPTOR
+from pipeline.stages.egress.tcp import ways
 from pipeline.stages.worker import Worker
 from pipeline.wire import ip
 
@@ -68,15 +69,19 @@ class Opener:
         insists = request.insists
         if self._bound.refuses(request.guest, insists=insists):
             return Opened(None, errno.EMFILE)
-        sock, error = self._try(target, ends, request)
+        sock, error = self._try(target, ends, request, verdict)
         if error in NO_DESCRIPTOR and self._bound.make_room(request.guest, insists=insists):
-            sock, error = self._try(target, ends, request)
+            sock, error = self._try(target, ends, request, verdict)
         return Opened(sock, error, verdict)
 
-    def _try(self, target: nat.Target, ends: Ends, request: Connect) -> tuple[socket.socket | None, int]:
+    def _try(
+        self, target: nat.Target, ends: Ends, request: Connect, verdict: Verdict | None
+    ) -> tuple[socket.socket | None, int]:
         if target.service:
             guest = ip.host_port(ends.guest_addr, ends.guest_port)
             return open_service(self._worker, target.service, guest, request)
+        if verdict is not None and verdict.via is not None:
+            return ways.connect(self._targets, self._outbound, ends, verdict.via)
         return host_tcp.connect(ip.full_text(target.addr), ends.remote_port, self._outbound)
 
 

@@ -14,8 +14,9 @@ from pipeline.counter_block import add
 from pipeline.counters import INDEX
 from pipeline.records.streams import ToGuest
 from pipeline.stages.egress.context import EgressContext
-from pipeline.stages.egress.tcp.flow import HELD, MAX_READ, OPEN, Flow, FlowTable
+from pipeline.stages.egress.tcp.flow import HELD, MAX_READ, OPEN, Flow
 from pipeline.stages.egress.tcp.share import TIGHT_READ
+from pipeline.stages.egress.tcp.table import FlowTable
 from pipeline.stages.loop import yield_core
 
 READS_A_STEP: Final = 8
@@ -40,7 +41,7 @@ _PAUSED: Final = INDEX["egress_reads_paused_no_slot"]
 class HostReads:
     """Reads from the host sockets that have something, and passes it on to tcp."""
 
-    def __init__(self, context: EgressContext, flows: FlowTable) -> None:
+    def __init__(self, context: EgressContext, flows: FlowTable[Flow]) -> None:
         self._counts = context.counts
         self._slots = context.slots
         self._pool = context.worker.pool

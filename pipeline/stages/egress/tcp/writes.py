@@ -8,10 +8,12 @@ from typing import Final
 
 from pipeline.counter_block import add
 from pipeline.counters import INDEX
+from pipeline.engines.proxy.handshake import NO_ANSWER
 from pipeline.records.streams import Taken
 from pipeline.stages.egress.context import EgressContext
-from pipeline.stages.egress.tcp.flow import CLOSING, HELD, OPEN, Flow, FlowTable
+from pipeline.stages.egress.tcp.flow import CLOSING, HELD, OPEN, UNDER_WAY, Flow
 from pipeline.stages.egress.tcp.reads import HostReads
+from pipeline.stages.egress.tcp.table import FlowTable
 
 SPILL_AFTER_S: Final = 0.05
 """How long bytes for a host that does not read may stay in slots."""
@@ -28,7 +30,7 @@ class HostWrites:
     """Writes to host sockets, and watches those that take nothing."""
 
     def __init__(
-        self, context: EgressContext, flows: FlowTable, reads: HostReads, max_flow_refs: int
+        self, context: EgressContext, flows: FlowTable[Flow], reads: HostReads, max_flow_refs: int
     ) -> None:
         """max_flow_refs: references to slots that one flow may keep for its host."""
         self._free = context.worker.free
@@ -48,6 +50,8 @@ class HostWrites:
             self._end_closing(now)
         if flows.holds.deadline() <= now:
             self._end_holds(now)
+        if flows.tunnels or flows.silent:
+            self._end_waits(now)
         if flows.needs_flush:
             self._flush(now)
         if flows.stalled:
@@ -57,13 +61,21 @@ class HostWrites:
         """When write() is due even without an event."""
         stalled = self._flows.stalled
         spill_at = next(iter(stalled.values())) + SPILL_AFTER_S if stalled else _NEVER
-        return min(spill_at, self._flows.closing.deadline(), self._flows.holds.deadline())
+        flows = self._flows
+        waits = (
+            min(flows.tunnels.deadline(), flows.silent.deadline())
+            if flows.tunnels or flows.silent
+            else _NEVER
+        )
+        return min(spill_at, flows.closing.deadline(), flows.holds.deadline(), waits)
 
     def _flush(self, now: float) -> None:
         needs_flush = self._flows.needs_flush
         for flow in needs_flush:
             if flow.state == OPEN or flow.state == CLOSING or (flow.state == HELD and flow.examine()):
                 self._flush_one(flow, now)
+            elif flow.state in UNDER_WAY and flow.stream.queued_refs:
+                self._flows.stalled.setdefault(flow, now)
         needs_flush.clear()
 
     def _flush_one(self, flow: Flow, now: float) -> None:
@@ -115,6 +127,14 @@ class HostWrites:
         for flow in flows.holds.due(now):
             if flow.examine(last=True):
                 flows.needs_flush[flow] = None
+
+    def _end_waits(self, now: float) -> None:
+        """Give up tunnels that have no end, and open those whose guests state no name."""
+        flows = self._flows
+        for flow in flows.tunnels.due(now):
+            flow.proxy_failed(NO_ANSWER)
+        for flow in flows.silent.due(now):
+            flow.examine(last=True)
 
     def _end_closing(self, now: float) -> None:
         """Reset closing connections that have waited too long for their hosts, after a last try to write.

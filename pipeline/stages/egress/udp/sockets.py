@@ -192,7 +192,7 @@ class UdpSockets:
         ended = 0
         for flow in list(self.table.flows_by_id.values()):
             ends = Ends.of(flow.key)
-            if policy.ends(ends.guest_addr, ends.remote_addr, ends.remote_port, "udp", flow.stated):
+            if policy.ends(ends, "udp", flow.stated):
                 flow.forbid()
                 ended += 1
         return ended
