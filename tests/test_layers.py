@@ -44,6 +44,7 @@ LATE_IMPORTS = {
     "pipeline.config.access": "netaddr, when a rule has several networks",
     "pipeline.control.http.servers": "aiohttp, when the first request comes",
     "pipeline.control.plane": "the same",
+    "pipeline.control.succession": "pydantic, when a policy goes from one supervisor to the next",
     "pipeline.control.metrics.meter": "prometheus_client, when a monitor asks",
     "pipeline.control.ssh.forwards": "asyncssh, which is an extra",
     "pipeline.client.top.command": "textual, which is an extra",

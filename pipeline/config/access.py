@@ -8,10 +8,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from pipeline.config.address_words import split_network
 from pipeline.config.choices import DENY, PROXY
 from pipeline.config.errors import ConfigError
 from pipeline.config.model import EgressPolicy, PolicyRule, PortForward, forward_key
-from pipeline.config.scalars import split_network
 from pipeline.engines.proxy import via
 from pipeline.go import flags
 from pipeline.system import inet, small_file

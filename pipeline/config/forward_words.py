@@ -10,9 +10,9 @@ import ipaddress
 import re
 from typing import Final, NamedTuple
 
+from pipeline.config.address_words import is_bracketed_ipv6, is_ipv4
 from pipeline.config.choices import FORWARD_FORM
 from pipeline.config.model import PortForward
-from pipeline.config.scalars import is_bracketed_ipv6, is_ipv4
 from pipeline.go import flags
 from pipeline.system import inet
 

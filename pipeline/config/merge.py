@@ -28,6 +28,7 @@ from pipeline.config import (
     proxy_hosts,
 )
 from pipeline.config.access import check_policy, check_token_file, with_proxy_protocol
+from pipeline.config.address_words import split_network
 from pipeline.config.choices import (
     GUESTS,
     ISOLATED,
@@ -54,7 +55,6 @@ from pipeline.config.model import (
     SocketForward,
     forward_key,
 )
-from pipeline.config.scalars import split_network
 from pipeline.config.subnet import DEFAULT_MTU, Addresses, addresses, checked_mtu
 from pipeline.go import flags
 from pipeline.links.addresses import unix_path

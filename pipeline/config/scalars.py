@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
 
+from pipeline.config.address_words import ipv6_number, is_bracketed_ipv6, is_ipv4, split_network
 from pipeline.engines import guest_set
 from pipeline.engines.dns.patterns import Regexp, RegexpError
 from pipeline.engines.proxy import via
@@ -37,7 +38,6 @@ IPV6_PREFIX_LEN: Final = 64
 """Bits of the prefix. Hosts make the other 64 bits of their addresses (RFC 4291 section 2.5.1)."""
 _UNICAST: Final = frozenset((0xFC, 0xFD, *range(0x20, 0x40)))
 """First bytes of unique local and of global unicast addresses."""
-_NETWORKS: Final = ("udp", "udp4", "udp6", "tcp", "tcp4", "tcp6")
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +198,7 @@ def zone_name(value: object) -> str:
 
 def _ipv6(value: object) -> int:
     try:
-        found = _ipv6_number(_text(value))
+        found = ipv6_number(_text(value))
     except ValueError:
         found = None
     if not found:
@@ -388,35 +388,6 @@ def _local_address(value: object) -> str:
     if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
         raise ValueError("must be host:port or udp:host:port, such as 127.0.0.1:2222")
     return text
-
-
-def split_network(text: str) -> tuple[str, str]:
-    """(network, ``host:port``) of a key of stack.forwards. ``tcp4:80`` is port 80 of a host of that name."""
-    network, _, local = text.partition(":")
-    return (network, local) if network in _NETWORKS and ":" in local else ("tcp", text)
-
-
-def is_bracketed_ipv6(text: str) -> bool:
-    """Whether text is an IPv6 address in brackets, without a zone, and no IPv4-mapped one."""
-    return text.startswith("[") and text.endswith("]") and _ipv6_number(text[1:-1]) is not None
-
-
-def _ipv6_number(text: str) -> int | None:
-    """The number of an IPv6 address without a zone that is no IPv4-mapped one; None for any other text."""
-    try:
-        found = ipaddress.IPv6Address(text)
-    except ValueError:
-        return None
-    return int(found) if found.scope_id is None and found.ipv4_mapped is None else None
-
-
-def is_ipv4(text: str) -> bool:
-    """Whether text is an IPv4 address in dotted form."""
-    try:
-        ipaddress.IPv4Address(text)
-    except ValueError:
-        return False
-    return True
 
 
 _OCTET: Final = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"

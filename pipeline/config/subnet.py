@@ -7,8 +7,8 @@ import ipaddress
 import re
 from typing import Final, NamedTuple
 
+from pipeline.config.address_words import is_ipv4
 from pipeline.config.errors import ConfigError
-from pipeline.config.scalars import is_ipv4
 from pipeline.wire import ip
 
 DEFAULT_MTU: Final = 1500

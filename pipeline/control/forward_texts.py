@@ -1,5 +1,6 @@
 """Reads the texts of a request for a forward, and refuses them in gvproxy's words."""
 
+import errno
 import ipaddress
 
 from pipeline.config.model import PortForward
@@ -7,6 +8,7 @@ from pipeline.control.lookup import port_number
 from pipeline.control.ssh import destination as ssh
 from pipeline.control.ssh.destination import Destination
 from pipeline.go.text import GoError, parse_uint, split_host_port, split_scheme
+from pipeline.links import addresses
 from pipeline.system import inet
 from pipeline.wire import ip
 
@@ -131,3 +133,16 @@ def _guest_address(protocol: str, text: str) -> str:
         family = "IPv6" if bracketed else "IPv4"
         raise ForwardError(f"invalid remote addr: {host} is not an {family} address") from None
     return ip.host_port(ip.of(found), port)
+
+
+def advice(forward: PortForward, error: str, guest: str) -> str:
+    """What helps against a configured forward that cannot be opened, in brackets, or an empty text.
+
+    guest: the address to which the forward of ssh leads.
+    """
+    port = forward.local.rpartition(":")[2]
+    if error.endswith("address already in use") and forward.remote == f"{guest}:22":
+        return " (-ssh-port sets another port, -1 none; or it is of -forward, or a key of stack.forwards)"
+    if error.endswith("permission denied") and port.isdigit() and int(port) < 1024:
+        return addresses.privileged(PermissionError(errno.EACCES, ""), int(port))
+    return ""

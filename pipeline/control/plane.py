@@ -1,7 +1,6 @@
 """The control plane: channels to the workers, front doors of the API, forwards and notifications."""
 
 import asyncio
-import errno
 import pickle
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 from pipeline import logs
 from pipeline.config.choices import UDP
-from pipeline.config.model import Config, EgressPolicy, PortForward
+from pipeline.config.model import Config, EgressPolicy
+from pipeline.control import datagram_peers
 from pipeline.control.approvals import Approvals
 from pipeline.control.fleet import FleetSide
 from pipeline.control.flows.flow_log import PROXY_FAILED, QUESTION, FlowLog
@@ -19,7 +19,7 @@ from pipeline.control.flows.live import LiveFlows
 from pipeline.control.flows.reports import FlowEvents
 from pipeline.control.forward_shares import ForwardShares
 from pipeline.control.forward_sockets import ForwardSockets
-from pipeline.control.forward_texts import ForwardError
+from pipeline.control.forward_texts import ForwardError, advice
 from pipeline.control.forwarder import Forwarder
 from pipeline.control.guests import GuestSums
 from pipeline.control.http.access import Access
@@ -51,7 +51,7 @@ from pipeline.events.kind import DEBUG
 from pipeline.ipc import fleet_messages, healing_messages, messages
 from pipeline.ipc.channel import HasFileno, close_all
 from pipeline.ipc.fabric import Fabric
-from pipeline.links import addresses, protocols
+from pipeline.links import protocols
 from pipeline.links.places import Places
 from pipeline.system import descriptor_limit
 from pipeline.topology import DEMUX, EGRESS, INGRESS, LISTEN, RESOLVER, TCP
@@ -210,18 +210,8 @@ class ControlPlane:
             try:
                 await self._forwarder.expose_configured(forward)
             except ForwardError as error:
-                error.advice = self._advice(forward, str(error))
+                error.advice = advice(forward, str(error), ip.text(self._config.network.device_ip))
                 raise
-
-    def _advice(self, forward: PortForward, error: str) -> str:
-        """What helps against a forward that cannot be opened, in brackets, or an empty text."""
-        port = forward.local.rpartition(":")[2]
-        guest = ip.text(self._config.network.device_ip)
-        if error.endswith("address already in use") and forward.remote == f"{guest}:22":
-            return " (-ssh-port sets another port, -1 none; or it is of -forward, or a key of stack.forwards)"
-        if error.endswith("permission denied") and port.isdigit() and int(port) < 1024:
-            return addresses.privileged(PermissionError(errno.EACCES, ""), int(port))
-        return ""
 
     def serve(self, listener: socket.socket, *, guests: bool) -> None:
         """Serve the API on a listening socket, which stays the caller's. guests: serve /connect too.
@@ -486,7 +476,7 @@ class ControlPlane:
             case healing_messages.LeasesEvent() as leases:
                 self._memory.leases = leases
             case messages.ConnectEvent() as ask if fds:
-                self._connect(worker, ask, socket.socket(fileno=fds[0]))
+                datagram_peers.connect(self._channels.channels[worker], ask, socket.socket(fileno=fds[0]))
             case messages.FilesEvent() if fds:
                 self._meter.watch_files(worker, fds[0])
             case messages.StateFileEvent() as leases:
@@ -502,21 +492,6 @@ class ControlPlane:
             case _:
                 close_all(fds)
                 self._log.warning("unknown event", worker=worker, name=event.get("event"))
-
-    def _connect(self, worker: str, ask: messages.ConnectEvent, sock: socket.socket) -> None:
-        """Connect a datagram socket that the worker has too, and tell it the result.
-
-        The system says who sent the first datagram. So a worker that a guest has taken over cannot choose the
-        address.
-        """
-        error = None
-        with sock:
-            try:
-                sock.connect(sock.recvfrom(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)[1])
-            except OSError as failure:
-                error = (failure.strerror or str(failure)).lower()
-        with suppress(RequestError):  # the worker is gone
-            self._channels.channels[worker].send(messages.Connected(ask.number, error))
 
 
 def _is_tcp(listener: socket.socket) -> bool:

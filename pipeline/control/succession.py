@@ -15,7 +15,6 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from pipeline.config import policy_json
 from pipeline.config.errors import ConfigError
 from pipeline.config.model import Config, EgressPolicy, PortForward
 from pipeline.control.forward_sockets import ForwardSockets
@@ -232,6 +231,8 @@ class Succession:
     async def _set_policy(self, policy: Policy) -> None:
         """Keep the policy of the API, unless that of the file has changed: the last change counts."""
 
+        from pipeline.config import policy_json  # noqa: PLC0415  it loads pydantic
+
         async def of_api(_present: EgressPolicy) -> EgressPolicy:
             return policy_json.read(policy.of_api.encode())
 
@@ -354,4 +355,6 @@ def _forward_item(
 
 
 def _policy_text(policy: EgressPolicy) -> str:
+    from pipeline.config import policy_json  # noqa: PLC0415  as above
+
     return json.dumps(policy_json.written(policy))

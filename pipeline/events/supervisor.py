@@ -128,6 +128,11 @@ LIFE: Final = (
         error=_ERROR,
     ),
     logged(
+        *("healing-failed", ERROR, "healing failed"),
+        "A fault of this program: a worker has died, its successor was not introduced, and the daemon ends.",
+        error=_ERROR,
+    ),
+    logged(
         *("worker-killed", ERROR, "worker did not stop in time"),
         "A worker process was killed at the end of the daemon.",
     ),

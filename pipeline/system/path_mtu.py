@@ -3,7 +3,6 @@
 Linux knows the MTU of the route, and what routers have reported about the path (RFC 1191, RFC 8201).
 """
 
-import fcntl
 import socket
 import struct
 from collections.abc import Iterable, Iterator
@@ -11,6 +10,11 @@ from contextlib import suppress
 from typing import Final
 
 from pipeline.system import inet, routed
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing here is called
+    fcntl = None  # type: ignore[assignment]
 
 USUAL: Final = 1500
 """What counts if there is no route at all."""
