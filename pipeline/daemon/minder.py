@@ -18,13 +18,10 @@ import sys
 from contextlib import suppress
 from typing import Final
 
-PASSED_ON: Final = (
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGHUP,
-    signal.SIGQUIT,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
+PASSED_ON: Final = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
+    if hasattr(signal, name)  # Windows lacks some, and has no restart
 )
 _PIECE: Final = 4096
 _SIGNALLED: Final = 128
