@@ -113,11 +113,23 @@ class LiveSettings:
         ReloadError if it is refused, and RequestError if a worker has not taken it.
         """
         async with self._turn:
-            config = await self._with_policy(self._config, await make(self.policy))
-            outside.check_together(config)
-            await self._ask_resolver(config)
-            silent = await self._give(config)
-            ended = await self._end_forbidden() if cut else 0
+            return await self._use_policy(await self.with_policy(await make(self.policy)), cut=cut)
+
+    async def with_policy(self, policy: EgressPolicy) -> Config:
+        """The present settings with another policy. Raises ConfigError if it does not fit the others."""
+        config = await self._with_policy(self._config, policy)
+        outside.check_together(config)
+        return config
+
+    async def use(self, config: Config) -> None:
+        """Use what with_policy() has made. Raises ReloadError and RequestError as change_policy()."""
+        async with self._turn:
+            await self._use_policy(config, cut=False)
+
+    async def _use_policy(self, config: Config, *, cut: bool) -> int:
+        await self._ask_resolver(config)
+        silent = await self._give(config)
+        ended = await self._end_forbidden() if cut else 0
         if silent:
             raise RequestError(f"workers that have not taken the policy: {', '.join(silent)}")
         return ended

@@ -85,6 +85,8 @@ class Succession:
         """What ingress has reported, while somebody collects."""
         self._connections: list[Item] = []
         """The same of tcp."""
+        self._policy: Config | None = None
+        """The settings with the policy of a predecessor's clients, if they have set one."""
         self._ending: asyncio.Task[None] | None = None
 
     # --- the old supervisor ---------------------------------------------------------------
@@ -201,6 +203,22 @@ class Succession:
             await self._over_ssh.reserve(host_path(over_ssh.socket), over_ssh.identity)
         return known
 
+    async def check_policy(self, policy: Policy | None) -> None:
+        """Read the policy that a client of the API has set, unless that of the file has changed since.
+
+        The last change counts. Raises SuccessionError if it cannot be used any more, for instance because a
+        file of names is gone: guests must not get the one of the file instead.
+        """
+        if policy is None:
+            return
+        from pipeline.config import policy_json  # noqa: PLC0415  it loads pydantic
+
+        try:
+            if policy_json.read(policy.of_file.encode()) == self._live.policy_of_file:
+                self._policy = await self._live.with_policy(policy_json.read(policy.of_api.encode()))
+        except ConfigError as error:
+            raise SuccessionError(f"the policy of the API: {error}") from error
+
     def refuse(self) -> None:
         """The predecessor goes on: close its sockets, and remove only what this process has made."""
         self._sockets.drop_given(keep_files=True)
@@ -208,8 +226,11 @@ class Succession:
 
     # --- the successor, afterwards ----------------------------------------------------------
 
-    async def learn(self, zones: list[Zone], policy: Policy | None, leases: Leases | None) -> None:
-        """Know what clients of the API have set, and the guests' leases. Before guests are served."""
+    async def learn(self, zones: list[Zone], leases: Leases | None) -> None:
+        """Know what clients of the API have set, and the guests' leases. Before guests are served.
+
+        The policy is the one of check_policy().
+        """
         if leases is not None:
             self._memory.leases = healing_messages.LeasesEvent(leases.ipv4, leases.ipv6)
             await self._ask(RESOLVER, healing_messages.RestoreLeases(leases.ipv4, leases.ipv6), "leases")
@@ -217,8 +238,11 @@ class Succession:
             zone = messages.DnsAdd(each.zone)
             if await self._ask(RESOLVER, zone, "zone of a client"):
                 self._memory.zones.append(zone)
-        if policy is not None:
-            await self._set_policy(policy)
+        if self._policy is not None:
+            try:
+                await self._live.use(self._policy)
+            except (ReloadError, RequestError) as error:
+                self._lost("policy of a client", str(error))
 
     async def _ask(self, worker: str, ask: messages.Request, what: str) -> bool:
         try:
@@ -227,20 +251,6 @@ class Succession:
             self._lost(what, str(error))
             return False
         return True
-
-    async def _set_policy(self, policy: Policy) -> None:
-        """Keep the policy of the API, unless that of the file has changed: the last change counts."""
-
-        from pipeline.config import policy_json  # noqa: PLC0415  it loads pydantic
-
-        async def of_api(_present: EgressPolicy) -> EgressPolicy:
-            return policy_json.read(policy.of_api.encode())
-
-        try:
-            if policy_json.read(policy.of_file.encode()) == self._live.policy_of_file:
-                await self._live.change_policy(of_api, cut=False)
-        except (policy_json.PolicyError, ConfigError, ReloadError, RequestError) as error:
-            self._lost("policy of a client", str(error))
 
     async def restore_configured(
         self, known: list[tuple[OpenForward, messages.Expose | None]], forwards: Sequence[PortForward]

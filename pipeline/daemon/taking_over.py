@@ -58,6 +58,7 @@ class TakingOver:
             self._state = self._predecessor.receive_state()
             self._began = monotonic()
             self._known = await self._plane.succession.take_sockets(self._state.forwards, self._config)
+            await self._plane.succession.check_policy(self._state.policy)
             reserve()
             # A worker may have died since.
             await self._await_workers()
@@ -89,7 +90,7 @@ class TakingOver:
     async def before_opening(self) -> None:
         """Restore what the workers must know before guests and clients are served."""
         state, succession = self._state, self._plane.succession
-        await succession.learn(state.zones, state.policy, state.leases)
+        await succession.learn(state.zones, state.leases)
         await succession.restore_configured(self._known, self._config.access.forwards)
 
     async def restore(self) -> None:

@@ -34,6 +34,13 @@ def get(daemon: LoneDaemon, path: str) -> Any:
     return json.loads(body)
 
 
+def put(daemon: LoneDaemon, path: str, body: object) -> tuple[int, bytes]:
+    data = json.dumps(body).encode()
+    head = f"PUT {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(data)}\r\n\r\n"
+    first, _, text = daemon.ask(head.encode() + data).partition(b"\r\n\r\n")
+    return int(first.split(b" ", 2)[1]), text
+
+
 def expose(daemon: LoneDaemon, local: str, protocol: str = "tcp") -> str:
     """Open a forward. Returns its local address."""
     remote = f"tcp://{GUEST}" if protocol == "unix" else GUEST
@@ -193,6 +200,23 @@ def test_a_broken_file_leaves_the_old_daemon_as_it_was(tmp_path: Path) -> None:
         config.write_text("{}")
         restart(daemon)
         assert len(forwards(daemon)) == 2
+
+
+def test_a_policy_of_the_api_that_cannot_be_read_any_more_is_not_dropped(tmp_path: Path) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("example.com\n")
+    wanted = {"default": "deny", "rules": [{"action": "allow", "name-files": [str(names)]}]}
+    with LoneDaemon(tmp_path) as daemon:
+        assert put(daemon, "/policy", wanted)[0] == 200
+        names.unlink()
+        status, answer = daemon.post("/restart", {})
+        assert status == 500
+        assert "the policy of the API: egress-policy.rules[0].name-files" in answer.decode()
+        assert get(daemon, "/policy") == wanted
+        names.write_text("example.com\n")
+        restart(daemon)
+        assert get(daemon, "/policy") == wanted
+        assert events(daemon, "not taken over") == []
 
 
 @pytest.mark.parametrize(
