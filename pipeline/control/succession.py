@@ -10,7 +10,7 @@ import json
 import os
 import socket
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Final, NamedTuple
 
 import structlog
@@ -85,6 +85,7 @@ class Succession:
         """What ingress has reported, while somebody collects."""
         self._connections: list[Item] = []
         """The same of tcp."""
+        self._has_left = False
         self._policy: Config | None = None
         """The settings with the policy of a predecessor's clients, if they have set one."""
         self._ending: asyncio.Task[None] | None = None
@@ -105,9 +106,14 @@ class Succession:
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
-        """No client and no reload changes forwards and settings in the block."""
-        async with self._live.turn, self._forwarder.turn:
+        """No client and no reload changes forwards and settings in the block, nor after leave()."""
+        async with AsyncExitStack() as turns:
+            await turns.enter_async_context(self._live.turn)
+            await turns.enter_async_context(self._forwarder.turn)
             yield
+            if self._has_left:
+                # Who waits would get an answer, and his change would be lost.
+                turns.pop_all()
 
     @asynccontextmanager
     async def collected(self) -> AsyncIterator[list[Item]]:
@@ -168,6 +174,7 @@ class Succession:
 
     def leave(self) -> None:
         """All of it is a successor's now: touch no file and no socket of it any more."""
+        self._has_left = True
         self._sockets.leave()
         self._over_ssh.leave()
         self._leases.leave()

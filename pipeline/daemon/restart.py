@@ -221,6 +221,7 @@ class Restarter:
                 heir.send(Yours())
                 heir.flush(FLUSH_TIMEOUT)
                 self._healer.leave_paused()
+                plane.succession.leave()
                 # Only this process may say that. The successor waits for it before it says more (release).
                 self._manager.main_process(heir.pid)
             except BaseException:

@@ -300,7 +300,6 @@ class Supervisor:
         await self.fleet.stop()
         if self.successor is not None:
             self.files.leave_all()
-            plane.succession.leave()
         elif not self.refused:
             self.files.remove_all()
             self.manager.notify(STOPPING)
