@@ -134,9 +134,12 @@ class _Forward(logging.Handler):
         log.log(max(record.levelno, logging.DEBUG), text, exc_info=record.exc_info, kind="library", rate=rate)
 
 
-def try_file(path: str) -> None:
-    """Create or empty the log file (see pipeline.system.output_file). Raises OSError."""
-    os.close(output_file.open_file(path, FILE_MODE, empty=True, read_fifo=True))
+def try_file(path: str, *, empty: bool = True) -> None:
+    """Create or empty the log file (see pipeline.system.output_file). Raises OSError.
+
+    empty: if false, the file keeps its lines: they are those of a program that runs.
+    """
+    os.close(output_file.open_file(path, FILE_MODE, empty=empty, read_fifo=True))
 
 
 def reopen() -> int:

@@ -37,7 +37,7 @@ def _start(parsed: flags.Parsed, words: Sequence[str], program: programs.Program
     opened: list[str] = []
 
     def try_log_file(path: str) -> None:
-        logs.try_file(path)
+        logs.try_file(path, empty=predecessor is None)
         opened.append(path)
 
     try:

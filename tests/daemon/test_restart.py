@@ -268,6 +268,21 @@ def test_a_worker_that_dies_meanwhile_ends_the_restart_and_is_replaced(tmp_path:
         assert daemon.ask(b"GET /healthz HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.0 200")
 
 
+def test_the_log_keeps_its_lines(tmp_path: Path) -> None:
+    log, config = tmp_path / "log", tmp_path / "config.yaml"
+    config.write_text("{}")
+    with LoneDaemon(tmp_path, "-log-file", str(log), "-config", str(config)) as daemon:
+        wait_for(lambda: "waiting for clients..." in log.read_text(), "the first lines", 10)
+        before = log.read_text()
+        config.write_text("limits: {max-tcp-flows: many}")
+        assert daemon.post("/restart", {})[0] == 500
+        assert log.read_text().startswith(before)
+        assert REFUSED in log.read_text()
+        config.write_text("{}")
+        restart(daemon)
+        assert log.read_text().startswith(before)
+
+
 def _starts(daemon: LoneDaemon) -> bool:
     return daemon.errors().count('"kind": "version"') > 1
 
