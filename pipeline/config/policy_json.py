@@ -84,10 +84,20 @@ def _with_passwords(policy: EgressPolicy, known: EgressPolicy) -> EgressPolicy:
     """The policy, with the passwords of a known one where shown() has left them out."""
     if not any(via.is_hidden(rule.via) for rule in policy.rules):
         return policy
-    urls = {via.hidden(rule.via): rule.via for rule in known.rules if rule.via}
-    return replace(
-        policy, rules=tuple(replace(rule, via=urls.get(rule.via, rule.via)) for rule in policy.rules)
-    )
+    urls: dict[str, set[str]] = {}
+    for rule in known.rules:
+        if rule.via:
+            urls.setdefault(via.hidden(rule.via), set()).add(rule.via)
+    return replace(policy, rules=tuple(_with_password(rule, urls, known) for rule in policy.rules))
+
+
+def _with_password(rule: PolicyRule, urls: dict[str, set[str]], known: EgressPolicy) -> PolicyRule:
+    """The rule with its password, if there is only one that it can be. urls: by what hidden() makes."""
+    found = urls.get(rule.via, set())
+    if len(found) > 1:
+        # One user with several passwords at one proxy: only a rule that has not changed says which it is.
+        found = {each.via for each in known.rules if each.via in found and _without_password(each) == rule}
+    return replace(rule, via=next(iter(found))) if len(found) == 1 else rule
 
 
 def _dumped(policy: EgressPolicy) -> dict[str, Any]:

@@ -58,6 +58,23 @@ def test_what_is_shown_can_be_put_back() -> None:
         policy_json.read(body(via="socks5://other:***@127.0.0.1:1080"), policy())
 
 
+def test_no_rule_gets_the_password_of_another_one() -> None:
+    """Proxies choose by the password too: a session, a country."""
+    first, second = (
+        PolicyRule("proxy", via=f"http://me:{password}@127.0.0.1:1", networks=(network,))
+        for password, network in (("one", "192.0.2.0/24"), ("two", "198.51.100.0/24"))
+    )
+    known = EgressPolicy(rules=(first, second))
+    shown = policy_json.shown(known)
+    assert policy_json.read(json.dumps(shown).encode(), known) == known
+    assert policy_json.read(json.dumps({**shown, "rules": shown["rules"][::-1]}).encode(), known).rules == (
+        second,
+        first,
+    )
+    with pytest.raises(PolicyError, match="in place of the password"):
+        policy_json.read(body(via="http://me:***@127.0.0.1:1"), known)
+
+
 def test_workers_get_the_address_of_a_name() -> None:
     named = policy("http://me:pw@localhost:3128")
     assert proxy_hosts.look_up_all(named) == {"localhost": "127.0.0.1"}
