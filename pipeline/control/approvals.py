@@ -150,6 +150,15 @@ class Approvals:
             raise ReloadError(str(error)) from None
         return rule
 
+    def lasting(self, policy: EgressPolicy) -> EgressPolicy:
+        """The policy without the rules that go with a link. Another program does not know which these are."""
+        gone = {rule for rules in self._of_links.values() for rule in rules}
+        return (
+            replace(policy, rules=tuple(each for each in policy.rules if each not in gone))
+            if gone
+            else policy
+        )
+
     # --- events -------------------------------------------------------------------------------
 
     def _on_asked(

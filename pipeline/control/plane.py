@@ -114,6 +114,7 @@ class ControlPlane:
         """What a successor of this program gets, or what this one gets from a predecessor."""
         egress = fabric.layout.shards(EGRESS)
         self._approvals = Approvals(request, egress, self._live, self.hub, self._log, self._memory.is_up)
+        self.succession.lasting = self._approvals.lasting
         self._not_handed_over = Repeated(self._log, "a guest's DNS connection cannot be handed over")
         meter.connect(request)
         self._limits = LimitReports(meter.counters, self.hub)

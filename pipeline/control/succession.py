@@ -9,7 +9,7 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Final, NamedTuple
 
@@ -86,6 +86,8 @@ class Succession:
         self._connections: list[Item] = []
         """The same of tcp."""
         self._has_left = False
+        self.lasting: Callable[[EgressPolicy], EgressPolicy] = lambda policy: policy
+        """What of the policy is for a successor."""
         self._policy: Config | None = None
         """The settings with the policy of a predecessor's clients, if they have set one."""
         self._ending: asyncio.Task[None] | None = None
@@ -158,8 +160,9 @@ class Succession:
 
     def _knowledge(self) -> list[Item]:
         items = [Item(Zone(each.zone), ()) for each in self._memory.zones]
-        if self._live.policy != self._live.policy_of_file:
-            texts = (_policy_text(self._live.policy_of_file), _policy_text(self._live.policy))
+        policy = self.lasting(self._live.policy)
+        if policy != self._live.policy_of_file:
+            texts = (_policy_text(self._live.policy_of_file), _policy_text(policy))
             items.append(Item(Policy(*texts), ()))
         if (leases := self._memory.leases) is not None:
             items.append(Item(Leases(leases.ipv4, leases.ipv6), ()))

@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 import structlog
 
+from pipeline.config import policy_json
+from pipeline.config.model import EgressPolicy, PolicyRule
 from pipeline.control.succession import Succession
+from pipeline.ipc.handover_messages import Policy
 
 
 class Parts:
@@ -16,10 +19,16 @@ class Parts:
     def __init__(self) -> None:
         self.left: list[str] = []
         sockets, over_ssh, leases = (self._part(name) for name in ("sockets", "ssh", "leases"))
-        self.live = SimpleNamespace(turn=asyncio.Lock())
-        self.forwarder = SimpleNamespace(turn=asyncio.Lock())
-        channels: Any = SimpleNamespace(channels={})
-        memory: Any = SimpleNamespace()
+        access = SimpleNamespace(forwards=(), socket_forwards=())
+        self.live = SimpleNamespace(
+            turn=asyncio.Lock(),
+            config=SimpleNamespace(access=access),
+            policy=EgressPolicy(),
+            policy_of_file=EgressPolicy(),
+        )
+        self.forwarder = SimpleNamespace(turn=asyncio.Lock(), opened=list)
+        channels: Any = SimpleNamespace(channels={}, request=self._request)
+        memory: Any = SimpleNamespace(zones=[], leases=None)
         live: Any = self.live
         forwarder: Any = self.forwarder
         self.succession = Succession(
@@ -27,7 +36,18 @@ class Parts:
         )
 
     def _part(self, name: str) -> Any:
-        return SimpleNamespace(leave=lambda: self.left.append(name))
+        return SimpleNamespace(leave=lambda: self.left.append(name), flush=self._flush)
+
+    async def _request(self, *_args: object, timeout: float) -> dict[str, object]:
+        return {}
+
+    async def _flush(self) -> None:
+        """Nothing waits."""
+
+    async def policies(self) -> list[Policy]:
+        """What a successor gets of the policy."""
+        async with self.succession.collected() as items:
+            return [item.message for item in items if isinstance(item.message, Policy)]
 
 
 @pytest.mark.parametrize("leaves", [True, False])
@@ -53,5 +73,25 @@ def test_a_change_that_waits_goes_on_only_if_the_restart_has_failed(leaves: bool
         for client in clients:
             client.cancel()
         await asyncio.gather(*clients, return_exceptions=True)
+
+    asyncio.run(run())
+
+
+def test_rules_that_go_with_a_link_stay_behind() -> None:
+    """The successor could not remove them, and another guest may get the number of the link."""
+    of_link, other = PolicyRule("allow", guests=("link:3",)), PolicyRule("deny", networks=("192.0.2.0/24",))
+
+    def without_it(policy: EgressPolicy) -> EgressPolicy:
+        return EgressPolicy(rules=tuple(rule for rule in policy.rules if rule != of_link))
+
+    async def run() -> None:
+        parts = Parts()
+        parts.live.policy = EgressPolicy(rules=(of_link,))
+        assert len(await parts.policies()) == 1
+        parts.succession.lasting = without_it
+        assert await parts.policies() == []
+        parts.live.policy = EgressPolicy(rules=(of_link, other))
+        (found,) = await parts.policies()
+        assert policy_json.read(found.of_api.encode()) == EgressPolicy(rules=(other,))
 
     asyncio.run(run())
