@@ -1,6 +1,7 @@
 """The process of a successor, as the old supervisor sees it: starts it, talks with it, and ends it."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -76,6 +77,10 @@ class Heir:
             return ""
         how = f"signal {-status}" if status < 0 else f"status {status}"
         return f"{NAME} has ended with {how} (its standard error says why)"
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal. Does nothing if the process is gone."""
+        self._process.send_signal(number)
 
     def kill(self) -> None:
         """End the process. May be called twice."""

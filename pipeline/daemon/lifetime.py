@@ -58,6 +58,7 @@ def run(
         if running.successor is not None:
             # Until the minder can pass them on.
             signal.pthread_sigmask(signal.SIG_BLOCK, signals.handled())
+            running.pass_on()
         running.release()
     if running.successor is not None and running.successor.minder_end is not None:
         become_minder(running.successor)

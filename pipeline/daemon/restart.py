@@ -20,6 +20,7 @@ in workers. They are reset: by the old workers towards hosts, by the new ones to
 
 import asyncio
 import os
+import signal
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -116,28 +117,44 @@ class Restarter:
         self._task: asyncio.Task[int] | None = None
         self._has_left = False
         """Whether the successor has everything, so that nothing can be undone."""
+        self._ends = False
+        self._signals: dict[signal.Signals, None] = {}
+        """Signals for the successor, which may have read its files before they came."""
+
+    @property
+    def _under_way(self) -> bool:
+        return self._task is not None and not self._task.done()
 
     def request(self) -> None:
         """SIGUSR2 came."""
-        if self._task is None or self._task.done():
-            self._begin()
-        else:
+        if self._under_way or self._ends:
             self._log.warning("a restart is under way")
+        else:
+            self._begin()
+
+    def repeat(self, number: signal.Signals) -> None:
+        """A signal came that is about files. A successor that starts now gets it afterwards."""
+        if self._under_way:
+            self._signals[number] = None
 
     async def restart(self) -> int:
         """Restart now. Returns the process id of the successor. Raises RestartError."""
-        if self._task is not None and not self._task.done():
+        if self._under_way:
             raise RestartError("a restart is under way")
+        if self._ends:
+            raise RestartError("the program ends")
         # The client may go away. The restart goes on.
         return await asyncio.shield(self._begin())
 
     def _begin(self) -> "asyncio.Task[int]":
+        self._signals.clear()
         self._task = asyncio.get_running_loop().create_task(self._restart())
         self._task.add_done_callback(_look_at)
         return self._task
 
     async def stop(self) -> None:
-        """The program ends: give up a restart that is under way."""
+        """The program ends: give up a restart that is under way, and begin no other one."""
+        self._ends = True
         if self._task is not None and not self._task.done():
             if not self._has_left:
                 self._task.cancel()
@@ -184,6 +201,8 @@ class Restarter:
             # The minder reads it before it learns that this process has ended.
             with suppress(OSError):
                 self._minder.send(f"{heir.pid}\n".encode())
+        for number in self._signals:
+            heir.send_signal(number)
         self._done(Replacement(heir.pid, ours))
         try:
             await heir.expect(Taken, TAKEN_TIMEOUT)

@@ -53,10 +53,14 @@ class Signals:
             return [signal.Signals(number) for number in os.read(self.fds[0], _MAX_READ)]
         return []
 
-    def close(self) -> None:
-        """Ignore all further signals. The program ends now, and its exit status is decided."""
-        for number in self._numbers:
-            signal.signal(number, signal.SIG_IGN)
+    def close(self, *, ignore: bool = True) -> None:
+        """Ignore all further signals. The program ends now, and its exit status is decided.
+
+        ignore: if false, signals that are blocked wait for the program that this process becomes.
+        """
+        if ignore:
+            for number in self._numbers:
+                signal.signal(number, signal.SIG_IGN)
         signal.set_wakeup_fd(-1)
         for fd in self.fds:
             os.close(fd)

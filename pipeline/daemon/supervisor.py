@@ -17,6 +17,7 @@ import os
 import signal
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from time import monotonic
 from typing import Final
 
@@ -379,14 +380,21 @@ class Supervisor:
         self._on_signals()
         return self.stopping.is_set()
 
+    def pass_on(self) -> None:
+        """Give the successor the signals that came after the event loop's last look."""
+        self._on_signals()
+
     def _on_signals(self) -> None:
         for number in self.signals.take():
             self._on_signal(number)
 
     def _on_signal(self, number: signal.Signals) -> None:
         if self.successor is not None:
-            os.kill(self.successor.pid, number)
+            with suppress(ProcessLookupError):
+                os.kill(self.successor.pid, number)
             return
+        if self.restarter is not None and number in (signal.SIGUSR1, signal.SIGHUP):
+            self.restarter.repeat(number)
         if number == signal.SIGUSR1:
             log = logs.reopen()
             self.outputs.reopen_flow_log()
@@ -480,4 +488,4 @@ class Supervisor:
         self.outputs.close()
         # The segment stays mapped until the process ends, because the channels' bells have views of it.
         self.files.remove_all()
-        self.signals.close()
+        self.signals.close(ignore=self.successor is None)

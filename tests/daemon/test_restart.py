@@ -283,6 +283,49 @@ def test_the_log_keeps_its_lines(tmp_path: Path) -> None:
         assert log.read_text().startswith(before)
 
 
+def test_a_log_that_is_rotated_during_a_restart_is_rotated_for_the_successor_too(tmp_path: Path) -> None:
+    script, log, old = tmp_path / "program.py", tmp_path / "log", tmp_path / "log.1"
+    start = "import sys\nfrom pipeline.cli import main\nsys.exit(main())\n"
+    script.write_text(start)
+    daemon = LoneDaemon(tmp_path, "-log-file", str(log))
+    daemon.command = [sys.executable, str(script), *daemon.command[3:]]
+    with daemon:
+        # The new version has opened the log, and waits for the file before it is ready.
+        script.write_text(
+            "import os, time\nfrom pipeline.daemon.predecessor import Predecessor\n"
+            "before = Predecessor.ready\n"
+            "def ready(self, version):\n"
+            f"    while not os.path.exists({str(tmp_path / 'go')!r}):\n        time.sleep(0.05)\n"
+            "    before(self, version)\n"
+            "Predecessor.ready = ready\n" + start
+        )
+        daemon.process.send_signal(signal.SIGUSR2)
+        wait_for(lambda: log.read_text().count("gvtap-pipeline version") > 1, "the new version", 30)
+        log.rename(old)
+        daemon.process.send_signal(signal.SIGUSR1)
+        wait_for(log.exists, "the new log", 10)
+        (tmp_path / "go").touch()
+        wait_for(lambda: TAKEN_OVER in log.read_text() + old.read_text(), "the successor", 30)
+        (pid,) = {line["pid"] for line in _lines(log, old) if line["event"] == TAKEN_OVER}
+        processes = [pid, *family(pid)]
+        assert len(processes) > 2
+
+        def moved() -> bool:
+            return all(
+                str(log) in _open_files(each) and str(old) not in _open_files(each) for each in processes
+            )
+
+        wait_for(moved, "all processes have the new log", 10)
+
+
+def _lines(*paths: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+
+
+def _open_files(pid: int) -> set[str]:
+    return {os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir() if each.is_symlink()}
+
+
 def _starts(daemon: LoneDaemon) -> bool:
     return daemon.errors().count('"kind": "version"') > 1
 
