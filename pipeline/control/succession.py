@@ -46,6 +46,8 @@ ROUNDS_S: Final = (0.1, 1.0, 3.0)
 several rounds."""
 STEP_TIMEOUT: Final = 3.0
 """Seconds that a worker has to say what it hands over."""
+LOOK_UP_TIMEOUT: Final = 3.0
+"""Seconds for the files and the proxies of a policy. Guests wait meanwhile."""
 
 
 class SuccessionError(Exception):
@@ -225,9 +227,14 @@ class Succession:
 
         try:
             if policy_json.read(policy.of_file.encode()) == self._live.policy_of_file:
-                self._policy = await self._live.with_policy(policy_json.read(policy.of_api.encode()))
+                of_api = policy_json.read(policy.of_api.encode())
+                async with asyncio.timeout(LOOK_UP_TIMEOUT):
+                    self._policy = await self._live.with_policy(of_api)
         except ConfigError as error:
             raise SuccessionError(f"the policy of the API: {error}") from error
+        except TimeoutError as error:
+            words = f"its files and proxies were not there within {LOOK_UP_TIMEOUT:g} s"
+            raise SuccessionError(f"the policy of the API: {words}") from error
 
     def refuse(self) -> None:
         """The predecessor goes on: close its sockets, and remove only what this process has made."""

@@ -1,6 +1,7 @@
 """Who may change forwards and settings while a successor takes over, and afterwards."""
 
 import asyncio
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +10,8 @@ import structlog
 
 from pipeline.config import policy_json
 from pipeline.config.model import EgressPolicy, PolicyRule
-from pipeline.control.succession import Succession
+from pipeline.control import succession
+from pipeline.control.succession import Succession, SuccessionError
 from pipeline.ipc.handover_messages import Policy
 
 
@@ -93,5 +95,18 @@ def test_rules_that_go_with_a_link_stay_behind() -> None:
         parts.live.policy = EgressPolicy(rules=(of_link, other))
         (found,) = await parts.policies()
         assert policy_json.read(found.of_api.encode()) == EgressPolicy(rules=(other,))
+
+    asyncio.run(run())
+
+
+def test_guests_do_not_wait_long_for_a_name_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(succession, "LOOK_UP_TIMEOUT", 0.01)
+
+    async def run() -> None:
+        parts = Parts()
+        parts.live.with_policy = lambda _policy: asyncio.sleep(60)
+        of_file, of_api = (json.dumps(policy_json.written(EgressPolicy(each))) for each in ("allow", "deny"))
+        with pytest.raises(SuccessionError, match="the policy of the API: its files and proxies"):
+            await parts.succession.check_policy(Policy(of_file, of_api))
 
     asyncio.run(run())
