@@ -104,20 +104,29 @@ def test_a_guest_with_traffic_keeps_its_link_and_its_address(
     assert daemon.api("/leases") == before
 
 
+def refusals(daemon: Restartable) -> list[str]:
+    return [str(line["error"]) for line in daemon.events("not restarted: nothing has changed")]
+
+
 def test_a_successor_that_refuses_leaves_connections_alone(
     daemon: Restartable, agent: Agent, inside: Servers, network: Network
 ) -> None:
     daemon.expect_errors = True
     config = network.directory / "config.yaml"
+    answers = []
     with traffic(network) as echoes:
-        for text in (
+        texts = (
             "limits: {max-tcp-flows: many}",
             f'stack: {{forwards: {{"203.0.113.9:80": "{GUEST_ADDR}:80"}}}}',
-        ):
+        )
+        for text in texts:
             config.write_text(text)
             status, content = daemon.api("/restart", {})
             assert status == 500, content
-            assert daemon.events("not restarted: nothing has changed")[-1]["error"] in content.decode()
+            answers.append(content.decode().strip())
+        # Lines of the log may come a moment later.
+        wait_for(lambda: len(refusals(daemon)) == len(texts), "the lines of the log", 10)
+        assert refusals(daemon) == answers
         count = {echo: echo.blocks for echo in echoes}
         wait_for(lambda: all(echo.blocks > count[echo] + 2 for echo in echoes), "all go on", 20)
         all_works(network)
