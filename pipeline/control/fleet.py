@@ -13,3 +13,9 @@ class FleetSide(Protocol):
 
     async def introduce(self, worker: str) -> None:
         """Tell a successor of a worker what it has to know."""
+
+    def pause(self) -> None:
+        """A successor of this program takes over, and has the name of this host."""
+
+    def go_on(self) -> None:
+        """There is no successor after all."""

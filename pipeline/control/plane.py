@@ -293,9 +293,11 @@ class ControlPlane:
             self._end_questions = None
 
     def accept(self, *, on: bool) -> None:
-        """Accept connections of API clients, or let them wait."""
+        """Accept connections of API clients, or let them wait. Not on: a fleet is told nothing either."""
         for front in self._fronts:
             (front.go_on if on else front.pause)()
+        if self._fleet is not None:
+            (self._fleet.go_on if on else self._fleet.pause)()
 
     async def capture(self, fd: int) -> None:
         """Have all frames written to a capture file, whose descriptor stays the caller's."""

@@ -59,6 +59,17 @@ KINDS: Final[tuple[Kind, ...]] = (
         error="what went wrong",
     ),
     logged(
+        *("fleet-session-ended", DEBUG, "fleet session ended"),
+        "A connection to a server has ended, or was not made. The next one is tried.",
+        server="the server",
+        reason="what went wrong",
+    ),
+    logged(
+        *("fleet-error", ERROR, "fleet error"),
+        "An error of this program. The fleet's agent goes on, if need be with a new connection.",
+        error="what went wrong",
+    ),
+    logged(
         *("fleet-not-left", DEBUG, "fleet not left in order"),
         "The store could not be told at the end that this host has left. Others find it silent.",
         error="what went wrong",

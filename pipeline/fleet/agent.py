@@ -10,10 +10,18 @@ and guests get addresses from the reserve.
     away --a server answers, all keys reported--> online --the session ends--> away
       ^                                                                         |
       +------------- the next server, after 0.1 s and more (MAX_BACKOFF_S) -----+
+
+Each wait for the network has a bound, and so has stop(). An error of this program ends the session or the
+round in which it happens. It is logged, and the task goes on.
+
+A daemon that is replaced (pipeline.daemon.restart) has the same name as its successor. So it writes nothing
+from the handover on (pause), and leaves the fleet only if its row is still its own.
 """
 
 import asyncio
 import secrets
+import time
+from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Final
 
@@ -32,11 +40,14 @@ from pipeline.topology import DEMUX, INGRESS, RESOLVER
 from pipeline.wire import ip
 
 FIRST_BACKOFF_S: Final = 0.1
-MAX_BACKOFF_S: Final = 5.0
+MAX_BACKOFF_S: Final = 1.0
+"""The most seconds between two servers, on average. A user expects a host back soon after a repair."""
 OPEN_S: Final = 10.0
-"""Seconds that a server has to accept a session, whatever its connection does."""
+"""Seconds that a server has to accept a session. Each step has its own bound (store.TIMEOUT)."""
 SNAPSHOT_S: Final = 30.0
 """Seconds that a server has to report all keys."""
+MAX_FAILED: Final = 3
+"""Writes one after the other that had no answer. Then another server may be better, and the session ends."""
 MAX_UNANSWERED: Final = 3
 """Beats of this host that did not come back. Then the watch does not work, and the session ends."""
 LOOK_EVERY_S: Final = 1.0
@@ -47,8 +58,10 @@ MAX_WRITING: Final = 256
 CLEAN_EVERY_S: Final = 3600.0
 FIRST_CLEAN_S: Final = 300.0
 """Seconds after the start. Until then other hosts may be about to join, after a loss of power."""
-LEAVE_S: Final = 1.0
+LEAVE_S: Final = 0.7
 """Seconds that the end of the program waits until the store knows that this host has left."""
+CANCEL_S: Final = 0.2
+"""Seconds for a task to end that was cancelled. The NATS client swallows some cancellations."""
 
 
 class Agent:
@@ -81,30 +94,57 @@ class Agent:
         self._rival = ""
         self._clean_at = self._now() + FIRST_CLEAN_S
         self._known: set[str] = set()
+        self._failed = 0
+        """Writes of this session that had no answer, since the last one that had."""
+        self._is_paused = False
 
     def start(self) -> None:
         """Begin. Needs a running event loop."""
         self._hands.ask_for_stations()
         self._tasks = [asyncio.create_task(self._run()), asyncio.create_task(self._pump())]
 
-    async def stop(self) -> None:
-        """Leave the fleet."""
-        for task in self._tasks:
+    def pause(self) -> None:
+        """A successor takes over. Write nothing: it has this host's name, and writes for it."""
+        self._is_paused = True
+        for task in self._writing:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._settings.stop()
+
+    def go_on(self) -> None:
+        """There is no successor after all. The engines repeat what was not written."""
+        self._is_paused = False
+        self._wake.set()
+
+    async def stop(self) -> None:
+        """Leave the fleet. Ends within 2 s, whatever the servers do."""
+        tasks = [*self._tasks, *self._writing]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=CANCEL_S)
+        await _within(CANCEL_S, self._settings.stop())
         self._feed.stop()
         session = self._session
         if session is not None:
-            leave = store_write(self.view.members.leave())
-            try:
-                async with asyncio.timeout(LEAVE_S):
-                    await session.write(leave.key, leave.value, leave.revision)
-            except ERRORS as error:
-                self._log.debug("fleet not left in order", error=_words(error))
+            if not self._is_paused:
+                await _within(LEAVE_S, self._leave(session))
             await session.close()
-        for task in self._writing:
-            task.cancel()
+
+    async def _leave(self, session: Session) -> None:
+        """Remove the own row, unless another run of this host has written it. Raises one of ERRORS.
+
+        The newest beat of this run may not have come back. Then the store refuses, and it comes soon.
+        """
+        tried: int | None = None
+        try:
+            while (leave := self.view.members.leave()) is not None:
+                if leave.revision != tried:
+                    tried = leave.revision
+                    write = store_write(leave)
+                    if await session.write(write.key, write.value, write.revision):
+                        return
+                await asyncio.sleep(SHORTEST_WAIT_S)
+        except ERRORS as error:
+            self._log.debug("fleet not left in order", error=_words(error))
 
     # --- sessions -------------------------------------------------------------------------------
 
@@ -121,8 +161,12 @@ class Agent:
                 reason = "the connection was lost"
             except ERRORS as error:
                 reason = _words(error)
+            except Exception as error:
+                reason = _words(error)
+                self._log.error("fleet error", error=reason, exc_info=True)
             if self.view.online:
                 backoff = FIRST_BACKOFF_S
+            self._log.debug("fleet session ended", server=server, reason=reason)
             self._offline(server, reason)
             await asyncio.sleep(backoff * (0.5 + secrets.randbelow(1000) / 1000))
             if number % len(servers) == 0:
@@ -137,6 +181,7 @@ class Agent:
                 self._mirror.begin()
                 await session.watch(self._on_entry)
             self._session = session
+            self._failed = 0
             began = self._now()
             while not session.lost.is_set():
                 now = self._now()
@@ -144,6 +189,8 @@ class Agent:
                     raise TimeoutError("not all keys came")
                 if self.view.members.unanswered >= MAX_UNANSWERED:
                     raise TimeoutError("writes of this host did not come back")
+                if self._failed >= MAX_FAILED:
+                    raise TimeoutError("writes of this host had no answer")
                 await self._clean(session, now)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_EVERY_S):
@@ -157,15 +204,21 @@ class Agent:
             raise
         self._session = None
         await session.close()
+        if session.error is not None:
+            raise session.error
 
     async def _pump(self) -> None:
         """Do what is due, and what follows from what has happened, whether the store is away or not."""
         while True:
             now = self._now()
-            self.view.on_timer(now)
-            self._follow_up()
-            await self._publish()
-            seconds = min(max(self.view.deadline(now) - now, SHORTEST_WAIT_S), LOOK_EVERY_S)
+            seconds = LOOK_EVERY_S
+            try:
+                self.view.on_timer(now)
+                self._follow_up()
+                await self._publish()
+                seconds = min(max(self.view.deadline(now) - now, SHORTEST_WAIT_S), LOOK_EVERY_S)
+            except Exception as error:
+                self._log.error("fleet error", error=_words(error), exc_info=True)
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._wake.wait()
@@ -174,7 +227,7 @@ class Agent:
     async def _publish(self) -> None:
         """Send the events that wait, if a server is reached."""
         session = self._session
-        if session is None or not self.view.online:
+        if session is None or not self.view.online or self._is_paused:
             return
         for subject, content in self._feed.take():
             try:
@@ -187,7 +240,7 @@ class Agent:
 
         These are the markers of deleted keys, and places and names of hosts that are gone.
         """
-        if not self.view.online or now < self._clean_at:
+        if not self.view.online or self._is_paused or now < self._clean_at:
             return
         self._clean_at = now + CLEAN_EVERY_S
         if self.view.name > min(self.view.members.others(), default=self.view.name):
@@ -197,7 +250,8 @@ class Agent:
             await session.write(write.key, write.value, write.revision)
 
     def _now(self) -> float:
-        return asyncio.get_running_loop().time()
+        """Seconds, of a clock that counts while the host sleeps too: its term in the pool ends then."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def _offline(self, server: str, reason: str) -> None:
         self.view.on_offline()
@@ -210,6 +264,10 @@ class Agent:
     def _on_entry(self, entry: Entry | None) -> None:
         now = self._now()
         if entry is not None:
+            if not values.admits(entry.key):
+                self.view.bad_values += 1
+                return
+            entry = entry._replace(value=values.limited(entry.key, entry.value))
             for each in self._mirror.on_entry(entry):
                 self.view.on_entry(each, now)
         else:
@@ -222,7 +280,7 @@ class Agent:
 
     def _write(self, write: StoreWrite) -> None:
         session = self._session
-        if session is None or len(self._writing) >= MAX_WRITING:
+        if session is None or self._is_paused or len(self._writing) >= MAX_WRITING:
             # The engine repeats it.
             return
         task = asyncio.create_task(self._write_one(session, write))
@@ -231,10 +289,13 @@ class Agent:
 
     async def _write_one(self, session: Session, write: StoreWrite) -> None:
         try:
-            if await session.write(write.key, write.value, write.revision):
-                return
+            is_written = await session.write(write.key, write.value, write.revision)
         except ERRORS as error:
+            self._failed += 1
             self._log.debug("fleet write failed", key=write.key, error=_words(error))
+            return
+        self._failed = 0
+        if is_written:
             return
         self.view.on_refused(write.cause, self._now())
         self._wake.set()
@@ -246,6 +307,7 @@ class Agent:
         view, hands = self.view, self._hands
         if view.members.take_changed():
             self._members_changed()
+        self._look_for_rival()
         if changes := view.places.take_changes():
             hands.places(changes, view.members)
             if changes.away:
@@ -276,9 +338,12 @@ class Agent:
             if name not in self._strangers:
                 self._hub.report("fleet-network-differs", host=name)
         self._strangers = strangers
-        if view.members.rival and view.members.rival != self._rival:
-            self._hub.report("fleet-name-taken", host=view.name)
-        self._rival = view.members.rival
+
+    def _look_for_rival(self) -> None:
+        rival = self.view.members.rival
+        if rival and rival != self._rival and not self._is_paused:
+            self._hub.report("fleet-name-taken", host=self.view.name)
+        self._rival = rival
 
     def _away(self, stations: dict[bytes, tuple[bytes, ...]]) -> None:
         self._hands.away(stations)
@@ -331,6 +396,13 @@ class Agent:
                 self._settings.change(key, view.settings[key])
         elif worker == DEMUX:
             self._hands.ask_for_stations()
+
+
+async def _within(seconds: float, work: Coroutine[object, object, None]) -> None:
+    """Do something for some seconds at most, also if it swallows its cancellation."""
+    task = asyncio.ensure_future(work)
+    await asyncio.wait({task}, timeout=seconds)
+    task.cancel()
 
 
 def _words(error: BaseException) -> str:

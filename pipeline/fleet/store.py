@@ -1,7 +1,8 @@
 """The common store of a fleet: one key-value bucket of NATS JetStream, over one connection.
 
 A Session is one connection to one server. It ends with the first error, and its owner opens another one to
-the next server: nothing is repeated here, and no write waits for a connection. All calls end within TIMEOUT.
+the next server: nothing is repeated here, and no write waits for a connection. Each request ends within
+TIMEOUT, and close() within CLOSE_S, whatever the server and the network do.
 
 The bucket is a stream with one subject for each key. So the store keeps the newest value of each key, gives
 each write a number (the *revision*), and takes a write only if the key has the expected revision
@@ -14,7 +15,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-import nats
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -27,11 +27,15 @@ from pipeline.engines.fleet.mirror import Entry
 
 TIMEOUT: Final = 2.0
 """Seconds until a request that has no answer has failed."""
+CLOSE_S: Final = 0.3
+"""Seconds that a server has to take the rest at the end of a session."""
 PING_S: Final = 5
 """Seconds between two pings. After two without an answer the connection is lost."""
 MAX_REPLICAS: Final = 3
 MARKER_SECONDS: Final = 3600
 """How old the marker of a deleted key gets before it is removed."""
+REMOVE_S: Final = 20.0
+"""Seconds that the removal of markers may take."""
 MAX_PENDING: Final = 1 << 22
 """Bytes that may wait for a server that does not read."""
 
@@ -84,6 +88,8 @@ class Session:
         self._prefix = f"$KV.{access.bucket}."
         self._stream = f"KV_{access.bucket}"
         self.lost = asyncio.Event()
+        self.error: Exception | None = None
+        """An error of this program, if one has ended the session."""
 
     @property
     def js(self) -> JetStreamContext:
@@ -99,10 +105,17 @@ class Session:
             self.lost.set()
 
         async def failed(error: Exception) -> None:
-            """The client calls this for what no call raises. ``lost`` says that the connection has ended."""
+            """The client calls this for what no call raises. ``lost`` says that the connection has ended.
 
-        self._client = await nats.connect(
-            server,
+            While it connects, it would try the same server 60 times, with pauses, for some minutes. An error
+            from here ends that.
+            """
+            if self._js is None:
+                raise error
+
+        self._client = Client()
+        await self._client.connect(
+            servers=[server],
             name=f"gvtap-pipeline {access.name}",
             allow_reconnect=False,
             connect_timeout=int(TIMEOUT),
@@ -137,10 +150,14 @@ class Session:
 
         async def on_message(message: Msg) -> None:
             nonlocal complete
-            on_entry(self._entry(message))
-            if not complete and message.metadata.num_pending == 0:
-                complete = True
-                on_entry(None)
+            try:
+                on_entry(self._entry(message))
+                if not complete and message.metadata.num_pending == 0:
+                    complete = True
+                    on_entry(None)
+            except Exception as error:  # else the client would swallow it
+                self.error = error
+                self.lost.set()
 
         await self.js.subscribe(
             f"{self._prefix}>",
@@ -192,18 +209,29 @@ class Session:
         return True
 
     async def publish(self, subject: str, value: bytes) -> None:
-        """Tell whoever listens. Nobody may."""
+        """Tell whoever listens. Nobody may. Raises one of ERRORS."""
         if self._client is not None:
-            await self._client.publish(subject, value)
+            async with asyncio.timeout(TIMEOUT):
+                await self._client.publish(subject, value)
 
     async def remove_markers(self) -> None:
         """Remove old markers of deleted keys, which would stay for ever."""
-        bucket = await self.js.key_value(self._access.bucket)
-        await bucket.purge_deletes(olderthan=MARKER_SECONDS)
+        async with asyncio.timeout(REMOVE_S):
+            bucket = await self.js.key_value(self._access.bucket)
+            await bucket.purge_deletes(olderthan=MARKER_SECONDS)
 
     async def close(self) -> None:
-        """End the connection."""
-        if self._client is not None:
-            with suppress(*ERRORS):
-                await asyncio.wait_for(self._client.close(), TIMEOUT)
+        """End the connection.
+
+        The client waits until the server has taken everything, and swallows cancellations. So it does that on
+        its own.
+        """
         self.lost.set()
+        if self._client is not None:
+            closing = asyncio.create_task(self._close(self._client))
+            await asyncio.wait({closing}, timeout=CLOSE_S)
+            closing.cancel()
+
+    async def _close(self, client: Client) -> None:
+        with suppress(*ERRORS):
+            await client.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.test_restarted import Restartable
 from tests.e2e.test_vxlan import dropped, reaches, serving
 from tests.support.agent import GATEWAY_ADDR, run_client
 from tests.support.daemon import Daemon
@@ -43,9 +44,9 @@ def running(cluster: NatsCluster, *hosts: FleetHost, flags: tuple[str, ...] = ()
 
 
 @contextlib.contextmanager
-def one(cluster: NatsCluster, host: FleetHost, *, flags: tuple[str, ...] = ()) -> Iterator[Daemon]:
+def one(cluster: NatsCluster, host: FleetHost, *, flags: tuple[str, ...] = ()) -> Iterator[Restartable]:
     named = ("-fleet", cluster.url, "-fleet-host", f"host{host.number}", "-guest-names", "vm.internal")
-    with Daemon(host, *host.fleet_link(), *host.tap(), *named, *flags) as daemon:
+    with Restartable(host, *host.fleet_link(), *host.tap(), *named, *flags) as daemon:
         wait_for(lambda: daemon.events(REACHED), "the cluster", 30.0)
         yield daemon
 
@@ -214,3 +215,27 @@ def test_hosts_that_are_separated_give_no_address_twice_and_find_each_other_agai
         wait_for(lambda: len(daemons[2].events(REACHED)) > 1, "the third host is back", 120.0)
         wait_for(lambda: reaches(first.guest, addresses[5]), "traffic", 30.0)
         assert [dhcp(host) for host in fleet.hosts] == addresses[3:]
+
+
+def test_a_daemon_that_is_restarted_keeps_its_place_in_the_fleet(fleet: Fleet) -> None:
+    first, second, _ = fleet.hosts
+    with (
+        NatsCluster(fleet.hosts[:1]) as cluster,
+        one(cluster, second) as other,
+        one(cluster, first) as daemon,
+    ):
+        wait_for(lambda: other.events(JOINED) and daemon.events(JOINED), "all hosts", 30.0)
+        addresses = [dhcp(first, "guest0"), dhcp(second)]
+        assert "" not in addresses
+        assert reaches(second.guest, addresses[0])
+        wait_for(lambda: addresses[0] in asked(first, cluster, "guests"), "the place of a guest")
+        for count in (2, 3):
+            daemon.restart()
+            wait_for(lambda count=count: len(daemon.events(REACHED)) == count, "the cluster", 30.0)
+            wait_for(lambda count=count: len(daemon.events(JOINED)) == count, "the other host", 30.0)
+            assert reaches(second.guest, addresses[0])
+            assert dhcp(first, "guest0") == addresses[0]
+            (row,) = [line for line in asked(first, cluster, "guests").splitlines() if addresses[0] in line]
+            assert row.split()[1:3] == ["host0", "guest0"]
+        assert not other.events("fleet host left")
+        assert not daemon.events("fleet has another host with this name")

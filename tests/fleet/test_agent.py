@@ -1,6 +1,7 @@
 """The agent against a store in memory: sessions that fail and end, what workers are told, what is written."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -32,6 +33,7 @@ class Store:
         self.revision = 0
         self.sessions: list[FakeSession] = []
         self.down: set[str] = set()
+        self.hangs = False
         self.asked: list[str] = []
         self.published: list[tuple[str, bytes]] = []
 
@@ -46,10 +48,24 @@ class Store:
                 session.on_entry(Entry(key, value, self.revision))
 
 
+async def forever() -> None:
+    """Wait as the client of NATS does, which swallows cancellations."""
+    while True:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60.0)
+        if ENDED:
+            return
+
+
+ENDED: list[bool] = []
+"""Not empty: no fake session waits any more."""
+
+
 class FakeSession:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.lost = asyncio.Event()
+        self.error: Exception | None = None
         self.on_entry: Callable[[Entry | None], None] | None = None
 
     async def open(self, server: str) -> None:
@@ -67,6 +83,8 @@ class FakeSession:
     async def write(self, key: str, value: bytes | None, revision: int | None) -> bool:
         if self.lost.is_set():
             raise OSError("closed")
+        if self.store.hangs:
+            await forever()
         found = self.store.keys.get(key)
         if revision is not None and revision != (found[1] if found is not None else 0):
             return False
@@ -146,20 +164,27 @@ class FakeFeed:
 
 
 class FakeLog:
+    def __init__(self) -> None:
+        self.errors: list[object] = []
+
     def debug(self, *_: object, **__: object) -> None:
         """Nobody reads it."""
+
+    def error(self, *_: object, error: object, **__: object) -> None:
+        self.errors.append(error)
 
 
 class Rig:
     """One agent."""
 
-    def __init__(self, store: Store, number: int = 1) -> None:
+    def __init__(self, store: Store, number: int = 1, run: str = "") -> None:
+        self.log = FakeLog()
         self.hub, self.hands, self.settings = FakeHub(), FakeHands(), FakeSettings()
-        own = Host(f"10.0.0.{number}", 4789, "net", f"run{number}", 0)
+        own = Host(f"10.0.0.{number}", 4789, "net", run or f"run{number}", 0)
         view = FleetView(f"host{number}", own, 90.0, range(FIRST, FIRST + 100), lambda count: count // 2)
         access = Access(SERVERS, "net", f"host{number}", "", "", None)
         self.feed = FakeFeed()
-        fakes: Any = (self.hands, self.hub, self.settings, self.feed, FakeLog())
+        fakes: Any = (self.hands, self.hub, self.settings, self.feed, self.log)
         self.agent = Agent(access, view, *fakes)
         self.view = view
 
@@ -355,5 +380,160 @@ def test_events_wait_until_a_server_is_reached(store: Store) -> None:
         await until(lambda: store.published == [("gvtap.net.host1.lease-given", b"{}")])
         await rig.agent.stop()
         assert rig.feed.stopped
+
+    run(scenario)
+
+
+def test_an_error_of_the_program_ends_a_session_and_not_the_agent(store: Store) -> None:
+    async def scenario() -> None:
+        rig = Rig(store)
+        rig.agent.start()
+        await until(lambda: rig.view.online)
+        session = store.sessions[-1]
+        session.error = KeyError("an entry")
+        session.lost.set()
+        await until(lambda: store.sessions[-1] is not session and rig.view.online)
+        assert rig.log.errors == ["'an entry'"]
+        await rig.agent.stop()
+
+    run(scenario)
+
+
+def test_an_error_in_one_round_ends_that_round(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent_module, "LOOK_EVERY_S", 0.05)
+
+    async def scenario() -> None:
+        rig = Rig(store)
+        right = rig.view.on_timer
+
+        def fails(now: float) -> None:
+            rig.view.on_timer = right  # type: ignore[method-assign]
+            raise KeyError("a timer")
+
+        rig.view.on_timer = fails  # type: ignore[method-assign]
+        rig.agent.start()
+        await until(lambda: values.HOST + "host1" in store.keys)
+        assert rig.log.errors == ["'a timer'"]
+        await rig.agent.stop()
+
+    run(scenario)
+
+
+def test_the_agent_ends_although_the_store_hangs(store: Store) -> None:
+    async def scenario() -> None:
+        rig = Rig(store)
+        rig.agent.start()
+        await until(lambda: values.HOST + "host1" in store.keys)
+        store.hangs = True
+        rig.agent.on_event(fleet_messages.StationsEvent({MAC: True}, {ADDR: MAC}, False))
+        await asyncio.sleep(0.05)
+        await asyncio.wait_for(rig.agent.stop(), 15.0)
+        assert store.sessions[-1].lost.is_set()
+        ENDED.append(True)
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+
+    try:
+        run(scenario)
+    finally:
+        ENDED.clear()
+
+
+def test_writes_without_an_answer_lead_to_another_server(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_module, "LOOK_EVERY_S", 0.05)
+
+    async def scenario() -> None:
+        rig = Rig(store)
+        rig.agent.start()
+        await until(lambda: rig.view.online)
+        session = store.sessions[-1]
+
+        async def no_answer(*_: object) -> bool:
+            raise TimeoutError
+
+        session.write = no_answer  # type: ignore[method-assign]
+        for number in range(agent_module.MAX_FAILED):
+            mac = bytes((2, 0, 0, 0, 9, number))
+            rig.agent.on_event(fleet_messages.StationsEvent({mac: True}, {}, False))
+        await until(lambda: store.sessions[-1] is not session and rig.view.online)
+        await until(lambda: values.mac_key(bytes((2, 0, 0, 0, 9, 0))) in store.keys, 15.0)
+        await rig.agent.stop()
+
+    run(scenario)
+
+
+def of_host(store: Store) -> dict[str, bytes]:
+    """What the store has of one host."""
+    return {key: value for key, (value, _) in store.keys.items() if b"host1" in value or "host1" in key}
+
+
+@pytest.mark.parametrize("is_told", [True, False], ids=["handover", "kept running"])
+def test_the_end_of_a_predecessor_takes_nothing_from_its_successor(store: Store, is_told: bool) -> None:
+    async def scenario() -> None:
+        other, old = Rig(store, 2), Rig(store, 1, "old")
+        other.agent.start()
+        old.agent.start()
+        await until(lambda: other.hands.hosts and old.hands.hosts)
+        old.agent.on_event(fleet_messages.StationsEvent({MAC: True}, {ADDR: MAC}, False))
+        old.agent.on_event(fleet_messages.NamesEvent({"web": ADDR}))
+        old.agent.on_event(fleet_messages.LeaseWantedEvent(MAC, 3600.0))
+        await until(lambda: values.mac_key(MAC) in store.keys and values.NAME + "web" in store.keys)
+        await until(lambda: old.hands.answers.get(MAC) is not None)
+        claim = values.claim_key(old.hands.answers[MAC].addr)
+        await until(lambda: MAC.hex().encode() in store.keys[claim][0])
+        if is_told:
+            old.agent.pause()
+        new = Rig(store, 1, "new")
+        new.agent.start()
+        new.agent.on_event(fleet_messages.StationsEvent({MAC: True}, {ADDR: MAC}, False))
+        new.agent.on_event(fleet_messages.NamesEvent({"web": ADDR}))
+        await until(lambda: b"new" in store.keys[values.HOST + "host1"][0])
+        await until(lambda: new.view.pool.usable_until() > 0)
+        await until(lambda: is_told or "fleet-name-taken" in old.hub.kinds)
+        before = of_host(store).keys()
+        await old.agent.stop()
+        await asyncio.sleep(0.1)
+        assert before <= of_host(store).keys()
+        assert b"new" in store.keys[values.HOST + "host1"][0]
+        assert MAC.hex().encode() in store.keys[claim][0]
+        assert "fleet-host-left" not in other.hub.kinds
+        assert ("fleet-name-taken" in old.hub.kinds) is not is_told
+        assert "fleet-name-taken" not in new.hub.kinds or not is_told
+        await new.agent.stop()
+        await other.agent.stop()
+
+    run(scenario)
+
+
+def test_a_row_of_an_earlier_run_is_not_a_rival(store: Store) -> None:
+    async def scenario() -> None:
+        killed = Host("10.0.0.1", 4789, "net", "killed", 9)
+        store.put(values.HOST + "host1", values.host_bytes(killed))
+        rig = Rig(store)
+        rig.agent.start()
+        await until(lambda: b"run1" in store.keys[values.HOST + "host1"][0])
+        await asyncio.sleep(0.05)
+        assert "fleet-name-taken" not in rig.hub.kinds
+        await rig.agent.stop()
+
+    run(scenario)
+
+
+def test_what_another_program_has_put_into_the_bucket_is_not_kept(store: Store) -> None:
+    async def scenario() -> None:
+        taken = ip.parse_ipv4("192.168.127.60")
+        for number in range(1000):
+            store.put(f"other.program.{number}", bytes(1000))
+        store.put(values.claim_key(taken), bytes(1 << 20))
+        store.put(values.ZONE + "big", bytes(1 << 20))
+        rig = Rig(store)
+        rig.agent.start()
+        await until(lambda: rig.view.pool.reserve_size(1e12) > 0)
+        assert rig.view.bad_values == 1001
+        assert store.keys[values.claim_key(taken)][0] == bytes(1 << 20), "nobody takes such a claim"
+        assert sum(map(len, rig.view.settings.values())) == 0
+        await rig.agent.stop()
 
     run(scenario)

@@ -53,6 +53,8 @@ SHORTEST_LEASE: Final = 60.0
 """A host whose term ends sooner than this gives no addresses."""
 RETRY_S: Final = 5.0
 """Seconds after which a write without an answer may be repeated."""
+REJOIN_S: Final = 5.0
+"""Seconds between two epochs of a host. Two hosts with one name would fence each other without a pause."""
 RESERVE: Final = 16
 MAX_WRITES: Final = 64
 """Writes about claims that are under way at the same time."""
@@ -107,6 +109,8 @@ class LeasePool:
         self._members: dict[str, _Seen] = {}
         self._named: dict[int, None] = {}
         """Addresses whose claims name this host, of whatever epoch."""
+        self._reserved: dict[int, None] = {}
+        """Those of them whose claims name no guest."""
         self._by_mac: dict[bytes, int] = {}
         """Addresses whose claims name a guest."""
         self._given: dict[int, bytes] = {}
@@ -123,6 +127,7 @@ class LeasePool:
         """0 while this host has not joined."""
         self._beat = choose(_FIRST_BEATS)
         self._beat_at = 0.0
+        self._joined_at = -_NEVER
         self._until = -_NEVER
         self._writes: list[Write] = []
 
@@ -134,7 +139,7 @@ class LeasePool:
 
     def reserve_size(self, now: float) -> int:
         """How many addresses new guests could get without the store."""
-        return sum(self._is_spare(addr, now) for addr in self._named)
+        return sum(self._is_spare(addr, now) for addr in self._reserved)
 
     def grant(self, mac: bytes, now: float) -> Grant | None:
         """The guest asks for an address, or for more time. None: not now, it may ask again."""
@@ -147,7 +152,7 @@ class LeasePool:
             self._move(self._by_mac[mac], mac, now)
             return None
         if addr is None:
-            addr = next((each for each in self._named if self._is_spare(each, now)), None)
+            addr = next((each for each in self._reserved if self._is_spare(each, now)), None)
             if addr is None:
                 return None
             self._given[addr] = mac
@@ -218,6 +223,12 @@ class LeasePool:
         if host == self._host:
             self._on_own_beat(member, now)
 
+    def on_unreadable_member(self, host: str, revision: int, now: float) -> None:
+        """The store has something else in place of a member. So a known one may be written again."""
+        seen = self._members.get(host)
+        if seen is not None:
+            self._members[host] = _Seen(seen.member, revision, now)
+
     def _on_own_beat(self, member: Member, now: float) -> None:
         if member.fenced or member.epoch > self._epoch > 0:
             # Another host has fenced this one. Nothing is its own any more, and it joins anew.
@@ -225,7 +236,7 @@ class LeasePool:
             self._until = -_NEVER
             self._given.clear()
             self._beats.clear()
-            self._beat_at = now
+            self._beat_at = max(now, self._joined_at + REJOIN_S)
         elif member.epoch == self._epoch and (sent := self._beats.get(member.beat)) is not None:
             self._until = max(self._until, sent + self._term)
             self._beats = {beat: at for beat, at in self._beats.items() if beat > member.beat}
@@ -250,16 +261,22 @@ class LeasePool:
                 self._by_mac[claim.mac] = addr
         if claim is not None and claim.host == self._host:
             self._named[addr] = None
+            if claim.mac == RESERVED:
+                self._reserved[addr] = None
+            else:
+                self._reserved.pop(addr, None)
             self._tidy(addr, now)
         else:
-            for table in (self._named, self._given, self._clean_at):
+            for table in (self._named, self._reserved, self._given, self._clean_at):
                 table.pop(addr, None)
         self._fill_reserve(now)
 
     def on_refused(self, write: Write, now: float) -> None:
-        """The store has refused a write, since the key has another revision."""
+        """The store has refused a write, since the key has another revision. What it has is on its way.
+
+        Until then nothing more is written about the address, or after RETRY_S: the value may be unreadable.
+        """
         if isinstance(write, WriteClaim):
-            self._pending.pop(write.addr, None)
             self._work(now)
 
     # --- what this host writes ----------------------------------------------------------------
@@ -300,6 +317,7 @@ class LeasePool:
         seen = self._members.get(self._host)
         if not self._epoch:
             self._epoch = seen.member.epoch + 1 if seen is not None else 1
+            self._joined_at = now
         self._beat += 1
         self._beats[self._beat] = now
         # Until it comes back.

@@ -65,6 +65,8 @@ class Members:
         self._changed = True
         self.rival = ""
         """The run of another daemon that has this host's name; empty for none."""
+        self._own_revision = NO_KEY
+        """Of the row of this host, if this run wrote it; else NO_KEY."""
 
     def __len__(self) -> int:
         return len(self._seen) + 1
@@ -111,7 +113,7 @@ class Members:
     def on_host(self, name: str, host: Host | None, revision: int, now: float) -> None:
         """A row as it is in the store now; None if there is none any more."""
         if name == self._name:
-            self._on_own(host)
+            self._on_own(host, revision)
             return
         seen = self._seen.get(name)
         if host is None:
@@ -126,7 +128,9 @@ class Members:
             self._changed = self._changed or where != (host.address, host.port)
             self._seen[name] = _Seen(host, revision, now)
 
-    def _on_own(self, host: Host | None) -> None:
+    def _on_own(self, host: Host | None, revision: int) -> None:
+        is_own = host is not None and host.run == self._own.run
+        self._own_revision = revision if is_own else NO_KEY
         if host is None:
             # Another host has found this one silent.
             self._beat_at = -_NEVER if self._online else _NEVER
@@ -135,7 +139,8 @@ class Members:
                 self._beat_at = self._beat_sent + self._ttl / BEATS_A_TTL
             self._came_back = max(self._came_back, host.beat)
             self.rival = ""
-        else:
+        elif self._online:
+            # A row that was there before may be that of an earlier run.
             self.rival = host.run
 
     # --- what this host writes ----------------------------------------------------------------
@@ -169,6 +174,8 @@ class Members:
         self._beat_at = now + min(RETRY_S, self._ttl / BEATS_A_TTL)
         self._writes.append(WriteHost(self._name, self._own, None))
 
-    def leave(self) -> WriteHost:
-        """The write that removes this host's row at its end."""
-        return WriteHost(self._name, None, None if self._came_back else NO_KEY)
+    def leave(self) -> WriteHost | None:
+        """The write that removes this host's row at its end. None: the row is not one of this run."""
+        if self._own_revision == NO_KEY:
+            return None
+        return WriteHost(self._name, None, self._own_revision)

@@ -12,6 +12,8 @@ from typing import Final, NamedTuple
 
 MAX_KEYS: Final = 1 << 18
 """The most keys. Further ones are not seen, and counted."""
+MAX_BYTES: Final = 1 << 27
+"""Bytes of all keys and values of a snapshot. What comes later is not seen, and counted."""
 
 
 class Entry(NamedTuple):
@@ -30,8 +32,9 @@ class Mirror:
         self._last = last
         self._revisions: dict[str, int] = {}
         self._snapshot: dict[str, Entry] | None = None
+        self._snapshot_bytes = 0
         self.lost = 0
-        """Keys for which there was no room."""
+        """Entries for which there was no room."""
 
     def __len__(self) -> int:
         return len(self._revisions)
@@ -39,13 +42,17 @@ class Mirror:
     def begin(self) -> None:
         """A watch begins."""
         self._snapshot = {}
+        self._snapshot_bytes = 0
 
     def on_entry(self, entry: Entry) -> list[Entry]:
         """The watch reports an entry. Returns what is to be passed on."""
         if self._snapshot is None:
             return [entry] if self._note(entry) else []
-        if len(self._snapshot) < MAX_KEYS:
+        self._snapshot_bytes += len(entry.key) + len(entry.value or b"")
+        if len(self._snapshot) < MAX_KEYS and self._snapshot_bytes <= MAX_BYTES:
             self._snapshot[entry.key] = entry
+        else:
+            self.lost += 1
         return []
 
     def complete(self) -> list[Entry]:

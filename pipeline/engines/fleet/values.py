@@ -31,10 +31,17 @@ ZONE: Final = "zone."
 POLICY: Final = "policy"
 
 MAX_VALUE: Final = 1 << 16
-"""Bytes of the longest value that is read."""
+"""Bytes of the longest policy or zone that is read."""
+MAX_ROW: Final = 1 << 11
+"""Bytes of the longest other value that is read."""
+MAX_KEY: Final = 300
 MAX_ADDRESSES: Final = 16
 """Addresses of one station in a place."""
 MAX_EPOCH: Final = 1 << 53
+UNREADABLE: Final = ""
+"""In place of the host in a claim that cannot be read. No host has this name."""
+
+_ROWS: Final = (HOST, MEMBER, CLAIM, PLACE, NAME)
 
 
 class StoredValueError(ValueError):
@@ -69,6 +76,17 @@ class Name(NamedTuple):
     address: bytes
 
 
+def admits(key: str) -> bool:
+    """Whether a host looks at such a key at all. Others are not kept."""
+    return len(key) <= MAX_KEY and (key == POLICY or key.startswith((*_ROWS, ZONE)))
+
+
+def limited(key: str, value: bytes | None) -> bytes | None:
+    """The value of the key; an empty one, which cannot be read, in place of one that is too long."""
+    most = MAX_ROW if key.startswith(_ROWS) else MAX_VALUE
+    return value if value is None or len(value) <= most else b""
+
+
 def _object(value: bytes) -> Mapping[str, object]:
     if len(value) > MAX_VALUE:
         raise StoredValueError(f"a value of {len(value)} bytes is too long (allowed: {MAX_VALUE})")
@@ -87,7 +105,7 @@ def _written(**fields: object) -> bytes:
 
 def _text(found: Mapping[str, object], key: str) -> str:
     value = found.get(key)
-    if not isinstance(value, str) or len(value) > 255:
+    if not isinstance(value, str) or len(value) > 255 or not value.isprintable():
         raise StoredValueError(f"{key} is not a text")
     return value
 

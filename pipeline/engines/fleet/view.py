@@ -6,17 +6,28 @@ engines for what has changed.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from contextlib import suppress
+from typing import Final, NamedTuple
 
 from pipeline.engines.fleet import values
-from pipeline.engines.fleet.entries import Claim, Member, Write, WriteClaim, WriteMember
+from pipeline.engines.fleet.entries import (
+    RESERVED,
+    Claim,
+    Member,
+    Write,
+    WriteClaim,
+    WriteMember,
+)
 from pipeline.engines.fleet.grants import Grants
 from pipeline.engines.fleet.lease_pool import LeasePool
 from pipeline.engines.fleet.members import Members, WriteHost
 from pipeline.engines.fleet.mirror import Entry
 from pipeline.engines.fleet.names import Names, WriteName
 from pipeline.engines.fleet.places import Places, WritePlace
-from pipeline.engines.fleet.values import Host
+from pipeline.engines.fleet.values import Host, Name
+
+MAX_SETTINGS: Final = 256
+"""Zones of the store. Further ones are not read."""
 
 AnyWrite = Write | WriteHost | WritePlace | WriteName
 
@@ -45,7 +56,7 @@ class FleetView:
         self.names = Names(name, lambda host: bool(self.members.address_of(host)))
         self.online = False
         self.bad_values = 0
-        """Values of the store that were not read."""
+        """Keys and values of the store that were not read."""
         self.settings: dict[str, bytes] = {}
         """The policy and the zones, by key."""
         self.settings_changed: set[str] = set()
@@ -58,6 +69,24 @@ class FleetView:
             self._dispatch(entry, now)
         except values.StoredValueError:
             self.bad_values += 1
+            self._on_unreadable(entry, now)
+
+    def _on_unreadable(self, entry: Entry, now: float) -> None:
+        """A value is not read. It may be of a newer version, of another program, or damaged."""
+        key, _, revision = entry
+        with suppress(values.StoredValueError):
+            if key.startswith(values.CLAIM):
+                # Nobody takes the address.
+                claim = Claim(values.UNREADABLE, 0, RESERVED)
+                self.pool.on_claim(values.addr_of(key), claim, revision, now)
+            elif key.startswith(values.PLACE):
+                self.places.on_place(values.mac_of(key), None, revision)
+            elif key.startswith(values.NAME):
+                # Its host is not a member. So a guest may take the name.
+                name = Name(values.UNREADABLE, bytes(4))
+                self.names.on_name(key.removeprefix(values.NAME), name, revision)
+            elif key.startswith(values.MEMBER):
+                self.pool.on_unreadable_member(key.removeprefix(values.MEMBER), revision, now)
 
     def _dispatch(self, entry: Entry, now: float) -> None:
         key, value, revision = entry
@@ -83,8 +112,11 @@ class FleetView:
     def _on_setting(self, key: str, value: bytes | None) -> None:
         if value is None:
             self.settings.pop(key, None)
-        elif len(value) <= values.MAX_VALUE:
+        elif key in self.settings or len(self.settings) < MAX_SETTINGS:
             self.settings[key] = value
+        else:
+            self.bad_values += 1
+            return
         self.settings_changed.add(key)
 
     def on_online(self, now: float) -> None:

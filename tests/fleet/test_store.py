@@ -1,0 +1,83 @@
+"""A session with servers that refuse, are silent, or hang. Each is tried once, and each wait has an end."""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+pytest.importorskip("nats")
+
+from pipeline.fleet.store import ERRORS, Access, Session
+
+LONG_S = 30.0
+
+
+def access(url: str) -> Access:
+    return Access((url,), "net", "host1", "", "", None)
+
+
+def test_a_server_that_refuses_is_tried_once() -> None:
+    """The client would try it 60 times, with 2 s between. So other servers would wait for minutes."""
+
+    async def scenario() -> None:
+        with socket.socket() as nobody:
+            nobody.bind(("127.0.0.1", 0))
+            url = f"nats://127.0.0.1:{nobody.getsockname()[1]}"
+            session = Session(access(url))
+            with pytest.raises(ConnectionRefusedError):
+                await asyncio.wait_for(session.open(url), LONG_S)
+            await asyncio.wait_for(session.close(), LONG_S)
+
+    asyncio.run(scenario())
+
+
+INFO = b'INFO {"server_id":"S","version":"2.9.10","headers":true,"max_payload":1048576}\r\n'
+
+
+async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Never say anything."""
+
+
+async def no_pong(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Say who it is, and nothing more."""
+    writer.write(INFO)
+
+
+async def no_jetstream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Accept the client, and answer no request."""
+    writer.write(INFO)
+    while line := await reader.readline():
+        if line.startswith(b"PING"):
+            writer.write(b"PONG\r\n")
+
+
+async def closes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """End each connection at once."""
+    writer.close()
+
+
+@pytest.mark.parametrize("behaviour", [silent, no_pong, no_jetstream, closes])
+def test_a_server_that_does_not_work_is_tried_once(
+    behaviour: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> None:
+    async def scenario() -> None:
+        writers: list[asyncio.StreamWriter] = []
+
+        async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writers.append(writer)
+            await behaviour(reader, writer)
+
+        server = await asyncio.start_server(accepted, "127.0.0.1", 0)
+        url = f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        session = Session(access(url))
+        with pytest.raises(ERRORS):
+            await asyncio.wait_for(session.open(url), LONG_S)
+        await asyncio.wait_for(session.close(), LONG_S)
+        assert session.lost.is_set()
+        assert len(writers) == 1
+        for writer in writers:
+            writer.close()
+        server.close()
+
+    asyncio.run(scenario())
