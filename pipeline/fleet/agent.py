@@ -187,7 +187,8 @@ class Agent:
                 now = self._now()
                 if not self.view.online and now - began > SNAPSHOT_S:
                     raise TimeoutError("not all keys came")
-                if self.view.members.unanswered >= MAX_UNANSWERED:
+                # While keys are being reported, none of them is one of this session.
+                if self.view.online and self.view.members.unanswered >= MAX_UNANSWERED:
                     raise TimeoutError("writes of this host did not come back")
                 if self._failed >= MAX_FAILED:
                     raise TimeoutError("writes of this host had no answer")
@@ -383,6 +384,8 @@ class Agent:
                 places.on_gone(mac)
         for addr, mac in event.addrs.items():
             places.on_address(addr, mac)
+        if event.complete:
+            places.on_known()
 
     async def introduce(self, worker: str) -> None:
         """A worker has died. Tell its successor what it has to know."""

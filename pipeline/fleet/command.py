@@ -123,8 +123,8 @@ async def _keys(session: Session) -> Keys:
             complete.set()
         elif entry.value is None:
             found.pop(entry.key, None)
-        else:
-            found[entry.key] = entry.value
+        elif values.admits(entry.key):
+            found[entry.key] = values.limited(entry.key, entry.value) or b""
 
     await session.watch(on_entry)
     await complete.wait()

@@ -11,8 +11,9 @@ each write a number (the *revision*), and takes a write only if the key has the 
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import nats.errors
@@ -24,6 +25,13 @@ from nats.js import errors as js_errors
 from pipeline.config.model import Fleet
 from pipeline.engines.fleet.entries import NO_KEY
 from pipeline.engines.fleet.mirror import Entry
+
+try:
+    from nkeys import NkeysError
+except ImportError:
+    _KEY_ERRORS: tuple[type[Exception], ...] = ()
+else:
+    _KEY_ERRORS = (NkeysError,)
 
 TIMEOUT: Final = 2.0
 """Seconds until a request that has no answer has failed."""
@@ -44,6 +52,9 @@ _OPERATION: Final = "KV-Operation"
 _DELETED: Final = ("DEL", "PURGE")
 _WRONG_REVISION: Final = (10071, 10164)
 _DEFAULT_PORT: Final = 4222
+
+_JWT: Final = b"BEGIN NATS USER JWT"
+_SEED: Final = b"BEGIN USER NKEY SEED"
 
 ERRORS: Final = (nats.errors.Error, OSError, TimeoutError, ValueError, EOFError)
 """What a session ends with. js_errors are nats.errors too."""
@@ -78,6 +89,13 @@ def _with_port(host: str) -> str:
     return host if host.rpartition("]")[2].count(":") or host.count(":") == 1 else f"{host}:{_DEFAULT_PORT}"
 
 
+def _check_credentials(path: str) -> None:
+    """Raise OSError, ValueError for a file without a JWT or a seed: the client would look on for ever."""
+    content = Path(path).read_bytes()
+    if _JWT not in content or _SEED not in content:
+        raise ValueError("the file with credentials has no JWT, or no seed")
+
+
 class Session:
     """One connection. ``lost`` is set when it has ended."""
 
@@ -100,6 +118,8 @@ class Session:
     async def open(self, server: str) -> None:
         """Connect, and make the bucket if there is none. Raises one of ERRORS."""
         access = self._access
+        if access.credentials:
+            _check_credentials(access.credentials)
 
         async def ended() -> None:
             self.lost.set()
@@ -114,7 +134,25 @@ class Session:
                 raise error
 
         self._client = Client()
-        await self._client.connect(
+        try:
+            await self._connect(self._client, server, ended, failed)
+        except _KEY_ERRORS as error:
+            raise ValueError(f"the seed cannot be used: {type(error).__name__}") from None
+        self._js = self._client.jetstream(timeout=TIMEOUT)
+        try:
+            await self._js.stream_info(self._stream)
+        except js_errors.NotFoundError:
+            await self._make_bucket()
+
+    async def _connect(
+        self,
+        client: Client,
+        server: str,
+        ended: Callable[[], Awaitable[None]],
+        failed: Callable[[Exception], Awaitable[None]],
+    ) -> None:
+        access = self._access
+        await client.connect(
             servers=[server],
             name=f"gvtap-pipeline {access.name}",
             allow_reconnect=False,
@@ -129,11 +167,6 @@ class Session:
             closed_cb=ended,
             error_cb=failed,
         )
-        self._js = self._client.jetstream(timeout=TIMEOUT)
-        try:
-            await self._js.stream_info(self._stream)
-        except js_errors.NotFoundError:
-            await self._make_bucket()
 
     async def _make_bucket(self) -> None:
         replicas = MAX_REPLICAS if len(self._access.servers) >= MAX_REPLICAS else 1
@@ -150,6 +183,8 @@ class Session:
 
         async def on_message(message: Msg) -> None:
             nonlocal complete
+            if self.lost.is_set():
+                return
             try:
                 on_entry(self._entry(message))
                 if not complete and message.metadata.num_pending == 0:

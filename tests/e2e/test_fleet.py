@@ -229,13 +229,15 @@ def test_a_daemon_that_is_restarted_keeps_its_place_in_the_fleet(fleet: Fleet) -
         assert "" not in addresses
         assert reaches(second.guest, addresses[0])
         wait_for(lambda: addresses[0] in asked(first, cluster, "guests"), "the place of a guest")
+        wait_for(lambda: "guest0" in asked(first, cluster, "guests"), "the name of a guest")
         for count in (2, 3):
             daemon.restart()
             wait_for(lambda count=count: len(daemon.events(REACHED)) == count, "the cluster", 30.0)
             wait_for(lambda count=count: len(daemon.events(JOINED)) == count, "the other host", 30.0)
-            assert reaches(second.guest, addresses[0])
-            assert dhcp(first, "guest0") == addresses[0]
+            # The new link learns the other hosts when its daemon has reached the cluster.
+            wait_for(lambda: reaches(second.guest, addresses[0]), "traffic", 30.0)
             (row,) = [line for line in asked(first, cluster, "guests").splitlines() if addresses[0] in line]
-            assert row.split()[1:3] == ["host0", "guest0"]
+            assert row.split()[1:3] == ["host0", "guest0"], "its name stays, although it has not renewed"
+            assert dhcp(first, "guest0") == addresses[0]
         assert not other.events("fleet host left")
         assert not daemon.events("fleet has another host with this name")

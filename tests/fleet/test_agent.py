@@ -34,6 +34,10 @@ class Store:
         self.sessions: list[FakeSession] = []
         self.down: set[str] = set()
         self.hangs = False
+        self.is_mute = False
+        """Whether watches report nothing, although writes succeed."""
+        self.is_slow = False
+        """Whether a watch reports its keys some time after it has begun, as the real one does."""
         self.asked: list[str] = []
         self.published: list[tuple[str, bytes]] = []
 
@@ -44,7 +48,7 @@ class Store:
         else:
             self.keys[key] = value, self.revision
         for session in self.sessions:
-            if session.on_entry is not None and not session.lost.is_set():
+            if session.on_entry is not None and not session.lost.is_set() and not self.is_mute:
                 session.on_entry(Entry(key, value, self.revision))
 
 
@@ -75,6 +79,14 @@ class FakeSession:
         self.store.sessions.append(self)
 
     async def watch(self, on_entry: Callable[[Entry | None], None]) -> None:
+        if self.store.is_slow:
+            asyncio.get_running_loop().call_later(0.05, self._report, on_entry)
+        else:
+            self._report(on_entry)
+
+    def _report(self, on_entry: Callable[[Entry | None], None]) -> None:
+        if self.lost.is_set():
+            return
         for key, (value, revision) in self.store.keys.items():
             on_entry(Entry(key, value, revision))
         on_entry(None)
@@ -534,6 +546,30 @@ def test_what_another_program_has_put_into_the_bucket_is_not_kept(store: Store) 
         assert rig.view.bad_values == 1001
         assert store.keys[values.claim_key(taken)][0] == bytes(1 << 20), "nobody takes such a claim"
         assert sum(map(len, rig.view.settings.values())) == 0
+        await rig.agent.stop()
+
+    run(scenario)
+
+
+def test_a_session_that_ended_since_nothing_came_back_is_replaced(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The beats of the old session must not end the new one before its keys were reported."""
+    monkeypatch.setattr(agent_module, "LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr("pipeline.engines.fleet.members.RETRY_S", 0.05)
+
+    async def scenario() -> None:
+        store.is_slow = True
+        rig = Rig(store)
+        rig.agent.start()
+        await until(lambda: rig.view.online and rig.view.members.unanswered == 0)
+        store.is_mute = True
+        store.put(values.HOST + "host1", None)
+        rig.view.members.on_host("host1", None, 0, 0.0)
+        await until(lambda: not rig.view.online)
+        store.is_mute = False
+        await until(lambda: rig.view.online and rig.view.members.unanswered == 0)
+        assert rig.hub.kinds.count("fleet-reached") >= 2
         await rig.agent.stop()
 
     run(scenario)

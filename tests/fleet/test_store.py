@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
@@ -81,3 +82,25 @@ def test_a_server_that_does_not_work_is_tried_once(
         server.close()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("text", ["", "secret-but-no-jwt\n", "-----BEGIN NATS USER JWT-----\nsecret\n"])
+def test_a_file_without_credentials_is_refused_and_not_shown(tmp_path: Path, text: str) -> None:
+    """The client would look for the JWT for ever, and the daemon would stand still."""
+    path = tmp_path / "file.creds"
+    path.write_text(text)
+    session = Session(access("nats://127.0.0.1:9")._replace(credentials=str(path)))
+    with pytest.raises(ValueError, match="no JWT, or no seed") as raised:
+        asyncio.run(session.open("nats://127.0.0.1:9"))
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("text", ["", "secret", "SUSECRETSECRETSECRETSECRETSECRETSECRETSECRETSECRETSECRETSE"])
+def test_a_seed_that_is_none_is_refused_and_not_shown(tmp_path: Path, text: str) -> None:
+    pytest.importorskip("nkeys")
+    path = tmp_path / "file.seed"
+    path.write_text(text)
+    session = Session(access("nats://127.0.0.1:9")._replace(nkey=str(path)))
+    with pytest.raises(ERRORS) as raised:
+        asyncio.run(session.open("nats://127.0.0.1:9"))
+    assert not text or text.lower() not in str(raised.value).lower()

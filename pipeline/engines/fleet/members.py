@@ -108,6 +108,7 @@ class Members:
         """The store cannot be reached."""
         self._online = False
         self._beat_at = _NEVER
+        self._came_back = self._own.beat
         self._writes.clear()
 
     def on_host(self, name: str, host: Host | None, revision: int, now: float) -> None:

@@ -6,6 +6,9 @@ none, or if the one in the store is its own. A name of a host that is not a memb
 If two hosts gave the same name while they were separated, the store decides. The names of other hosts win
 over this host's own.
 
+A name server that was started again learns the names when guests renew their leases. So names of an earlier
+run stay in the store until then.
+
 This module reads no clock and sends nothing. Its owner carries out take_writes().
 """
 
@@ -18,6 +21,10 @@ from pipeline.engines.fleet.values import Name
 MAX_NAMES: Final = 1 << 16
 MAX_WRITES: Final = 64
 RETRY_S: Final = 5.0
+KEPT_S: Final = 3720.0
+"""Seconds that names of an earlier run stay: the longest lease (lease_pool.LEASE), and a little more."""
+
+_NEVER: Final = float("inf")
 
 
 class WriteName(NamedTuple):
@@ -41,6 +48,10 @@ class Names:
         self._pending: dict[str, float] = {}
         self._online = False
         self._changed = False
+        self._had: dict[str, None] = {}
+        """Names that guests of this host have or had in this run."""
+        self._forget_at: float | None = None
+        """When names of an earlier run are removed."""
 
     def __len__(self) -> int:
         return len(self._stored)
@@ -73,6 +84,7 @@ class Names:
     def on_here(self, names: Mapping[str, bytes]) -> None:
         """The names of this host's guests are these."""
         before, self._here = self._here, dict(names)
+        self._had.update(dict.fromkeys(self._here))
         for label in before.keys() | self._here.keys():
             if before.get(label) != self._here.get(label):
                 self._dirty[label] = None
@@ -86,8 +98,10 @@ class Names:
         """The store is reached, and has reported all names."""
         self._online = True
         self._pending.clear()
-        own = [label for label, (name, _) in self._stored.items() if name.host == self._host]
-        self._dirty.update(dict.fromkeys((*own, *self._here)))
+        self._dirty.update(dict.fromkeys((*self._own(), *self._here)))
+
+    def _own(self) -> list[str]:
+        return [label for label, (name, _) in self._stored.items() if name.host == self._host]
 
     def on_offline(self) -> None:
         """The store cannot be reached."""
@@ -103,9 +117,12 @@ class Names:
         self._changed = True
         if name is None:
             self._stored.pop(label, None)
+            if label not in self._here:
+                self._had.pop(label, None)
         elif before is not None or len(self._stored) < MAX_NAMES:
             self._stored[label] = name, revision
-        if label in self._here:
+        if label in self._here or (name is not None and name.host == self._host):
+            # Not here: the guest was gone before its name had come back.
             self._dirty[label] = None
 
     def on_refused(self, label: str) -> None:
@@ -115,6 +132,7 @@ class Names:
     def take_writes(self, now: float) -> list[WriteName]:
         """The writes to send now."""
         writes: list[WriteName] = []
+        self._forget(now)
         for label in list(self._dirty) if self._online else ():
             if len(self._pending) >= MAX_WRITES:
                 break
@@ -128,12 +146,22 @@ class Names:
                 writes.append(write)
         return writes
 
+    def _forget(self, now: float) -> None:
+        """After the longest lease, guests that are still here have said their names again."""
+        if self._online and self._forget_at is None:
+            self._forget_at = now + KEPT_S
+        elif self._forget_at is not None and _NEVER > self._forget_at <= now:
+            self._forget_at = _NEVER
+            self._had.update(dict.fromkeys(self._own()))
+            self._dirty.update(dict.fromkeys(self._own()))
+
     def _write(self, label: str) -> WriteName | None:
         address = self._here.get(label)
         stored = self._stored.get(label)
         if address is None:
-            is_own = stored is not None and stored[0].host == self._host
-            return WriteName(label, None, stored[1]) if stored is not None and is_own else None
+            if stored is None or stored[0].host != self._host or label not in self._had:
+                return None
+            return WriteName(label, None, stored[1])
         name = Name(self._host, address)
         if stored is None:
             return WriteName(label, name, NO_KEY)

@@ -53,8 +53,10 @@ class Changes(NamedTuple):
 class Places:
     """The places, as one host sees them."""
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, host: str, *, is_known: bool = True) -> None:
+        """is_known: whether all stations of this host are known. If not, on_known() says when they are."""
         self._host = host
+        self._is_known = is_known
         self._here: dict[bytes, dict[bytes, None]] = {}
         """The addresses of each station of this host, by MAC."""
         self._owner: dict[bytes, bytes] = {}
@@ -97,6 +99,20 @@ class Places:
         if mac in self._here:
             self._dirty[mac] = None
 
+    def on_known(self) -> None:
+        """All stations of this host were reported. Before that, no place is removed from the store."""
+        if not self._is_known:
+            self._is_known = True
+            self._dirty.update(dict.fromkeys(self._left()))
+
+    def _left(self) -> list[bytes]:
+        """Places that the store has of this host, without a station: those of an earlier run."""
+        return [
+            mac
+            for mac, (place, _) in self._stored.items()
+            if place.host == self._host and mac not in self._here
+        ]
+
     def on_gone(self, mac: bytes) -> None:
         """The station is not here any more."""
         for addr in self._here.pop(mac, ()):
@@ -128,10 +144,7 @@ class Places:
         """The store is reached, and has reported all places."""
         self._online = True
         self._pending.clear()
-        for mac, (place, _) in self._stored.items():
-            if place.host == self._host and mac not in self._here:
-                # Of an earlier run of this host.
-                self._dirty[mac] = None
+        self._dirty.update(dict.fromkeys(self._left()))
 
     def on_offline(self) -> None:
         """The store cannot be reached."""
@@ -154,7 +167,8 @@ class Places:
         host = place.host if place is not None and place.host != self._host else ""
         self._changes.macs[mac] = host
         if place is None or not host:
-            if mac in self._here:
+            if mac in self._here or place is not None:
+                # Not here: the station was gone before its place had come back.
                 self._dirty[mac] = None
             return
         for addr in place.addresses:
@@ -220,7 +234,7 @@ class Places:
         if addrs is not None:
             place = Place(self._host, tuple(addrs))
             return None if stored is not None and stored[0] == place else WritePlace(mac, place, None)
-        if stored is None or stored[0].host != self._host:
+        if stored is None or stored[0].host != self._host or not self._is_known:
             return None
         return WritePlace(mac, None, stored[1])
 

@@ -78,7 +78,7 @@ class Name(NamedTuple):
 
 def admits(key: str) -> bool:
     """Whether a host looks at such a key at all. Others are not kept."""
-    return len(key) <= MAX_KEY and (key == POLICY or key.startswith((*_ROWS, ZONE)))
+    return len(key) <= MAX_KEY and key.isprintable() and (key == POLICY or key.startswith((*_ROWS, ZONE)))
 
 
 def limited(key: str, value: bytes | None) -> bytes | None:

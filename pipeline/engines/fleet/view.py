@@ -52,7 +52,7 @@ class FleetView:
         self.pool = LeasePool(name, addresses, choose)
         self.grants = Grants(self.pool)
         self.members = Members(name, own, ttl)
-        self.places = Places(name)
+        self.places = Places(name, is_known=False)
         self.names = Names(name, lambda host: bool(self.members.address_of(host)))
         self.online = False
         self.bad_values = 0

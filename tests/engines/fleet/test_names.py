@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.engines.fleet.entries import NO_KEY
-from pipeline.engines.fleet.names import Names, WriteName
+from pipeline.engines.fleet.names import KEPT_S, Names, WriteName
 from pipeline.engines.fleet.values import Name
 
 ONE, TWO = bytes((10, 0, 0, 1)), bytes((10, 0, 0, 2))
@@ -85,3 +85,29 @@ def test_a_name_of_a_host_that_is_gone_may_be_taken() -> None:
     beta.on_here({"web": TWO})
     world.settle()
     assert world.store["web"][0] == Name("beta", TWO)
+
+
+def test_a_guest_that_goes_while_its_name_is_written_has_none() -> None:
+    host = Names("here", lambda _: True)
+    host.on_online()
+    host.on_here({"web": b"\xc0\xa8\x7f\x28"})
+    (write,) = host.take_writes(0.0)
+    host.on_here({})
+    assert host.take_writes(0.0) == []
+    host.on_name("web", write.name, 1)
+    assert host.take_writes(0.1) == [WriteName("web", None, 1)]
+
+
+def test_names_of_an_earlier_run_stay_until_guests_have_said_them_again() -> None:
+    host = Names("here", lambda _: True)
+    for revision, label in enumerate(("db", "web"), start=1):
+        host.on_name(label, Name("here", bytes((192, 168, 127, 40 + revision))), revision)
+    host.on_online()
+    host.on_here({})
+    assert host.take_writes(0.0) == []
+    host.on_here({"web": bytes((192, 168, 127, 42))})
+    assert host.take_writes(KEPT_S - 1) == []
+    assert host.take_writes(KEPT_S) == [WriteName("db", None, 1)]
+    host.on_name("db", None, 3)
+    host.on_here({})
+    assert host.take_writes(KEPT_S + 1) == [WriteName("web", None, 2)]

@@ -202,3 +202,14 @@ def test_a_write_without_an_answer_is_repeated() -> None:
     assert [write.mac for write in first] == [MACS[0]]
     assert host.take_writes(1.0) == []
     assert host.take_writes(host.deadline(1.0)) == first
+
+
+def test_a_station_that_goes_while_its_place_is_written_has_none() -> None:
+    host = Places("here")
+    host.on_online()
+    host.on_here(MACS[0])
+    (write,) = host.take_writes(0.0)
+    host.on_gone(MACS[0])
+    assert host.take_writes(0.0) == []
+    host.on_place(MACS[0], write.place, 1)
+    assert host.take_writes(0.1) == [WritePlace(MACS[0], None, 1)]
