@@ -12,6 +12,8 @@ from pipeline.stages.worker import Worker
 
 WAIT_S: Final = 5.0
 MAX_WAITING: Final = 256
+MAX_A_LINK: Final = 64
+"""Messages of one link that wait. So a guest with many MAC addresses leaves room for others."""
 
 
 class Waiting(NamedTuple):
@@ -43,6 +45,8 @@ class FleetQuestions:
                 del self._waiting[client]
             if len(self._waiting) >= MAX_WAITING:
                 return False
+        if mac not in self._waiting and self._count(message.link, now) >= MAX_A_LINK:
+            return False
         before = self._waiting.get(mac)
         if before is not None and before.until > now and before.seconds >= seconds:
             # The answer that is on its way is for this message too. So a flood causes few questions.
@@ -51,6 +55,9 @@ class FleetQuestions:
         self._waiting[mac] = message._replace(seconds=seconds)
         self._worker.send_event(fleet_messages.LeaseWantedEvent(mac, float(seconds)).encode())
         return True
+
+    def _count(self, link: int, now: float) -> int:
+        return sum(each.link == link and each.until > now for each in self._waiting.values())
 
     def answered(self, mac: bytes, now: float) -> Waiting | None:
         """The fleet has answered: the message of the client, if it still waits."""
