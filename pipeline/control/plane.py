@@ -294,10 +294,9 @@ class ControlPlane:
 
     def accept(self, *, on: bool) -> None:
         """Accept connections of API clients, or let them wait. Not on: a fleet is told nothing either."""
-        for front in self._fronts:
-            (front.go_on if on else front.pause)()
-        if self._fleet is not None:
-            (self._fleet.go_on if on else self._fleet.pause)()
+        sides: list[Front | FleetSide] = [*self._fronts, *([self._fleet] if self._fleet else [])]
+        for side in sides:
+            (side.go_on if on else side.pause)()
 
     async def capture(self, fd: int) -> None:
         """Have all frames written to a capture file, whose descriptor stays the caller's."""
