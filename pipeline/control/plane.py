@@ -294,8 +294,7 @@ class ControlPlane:
 
     def accept(self, *, on: bool) -> None:
         """Accept connections of API clients, or let them wait. Not on: a fleet is told nothing either."""
-        sides: list[Front | FleetSide] = [*self._fronts, *([self._fleet] if self._fleet else [])]
-        for side in sides:
+        for side in [*self._fronts] + ([self._fleet] if self._fleet else []):
             (side.go_on if on else side.pause)()
 
     async def capture(self, fd: int) -> None:
