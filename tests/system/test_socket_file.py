@@ -75,7 +75,7 @@ def test_a_socket_that_somebody_serves_is_refused_and_does_not_notice(
         with pytest.raises(listener.ListenError, match="address already in use"):
             listener.bind_unix(str(path))
         with pytest.raises(SocketError, match="address already in use"):
-            socket_forward._bind(str(path))
+            socket_forward.bind(str(path))
         assert path.stat().st_ino == inode
         with pytest.raises(BlockingIOError):
             # Neither a connection nor a datagram: a guest of one program must not end the other.
@@ -116,7 +116,7 @@ def test_what_is_no_socket_is_never_removed(tmp_path: Path, what: str) -> None:
     with pytest.raises(listener.ListenError, match="exists and is not a socket"):
         listener.bind_unix(str(path))
     with pytest.raises(SocketError, match="exists and is not a socket"):
-        socket_forward._bind(str(path))
+        socket_forward.bind(str(path))
     assert path.lstat() == before
 
 
@@ -125,7 +125,7 @@ def test_forwards_of_unix_sockets_replace_what_a_killed_program_left(tmp_path: P
     abandon(path, socket.SOCK_STREAM)
     with listener.bind_unix(str(path)):
         assert not socket_file.is_abandoned(str(path))
-    with socket_forward._bind(str(path)):
+    with socket_forward.bind(str(path)):
         assert not socket_file.is_abandoned(str(path))
 
 
@@ -208,7 +208,7 @@ def test_a_directory_that_another_program_has_locked_holds_nobody_up(
     binders = (
         *(lambda path, scheme=scheme: bind(scheme, path) for scheme in KINDS),
         lambda path: listener.bind_unix(str(path)),
-        lambda path: socket_forward._bind(str(path)),
+        lambda path: socket_forward.bind(str(path)),
     )
     for number, binder in enumerate(binders):
         path = tmp_path / str(number)
@@ -307,7 +307,7 @@ def test_a_file_that_vanishes_after_a_failed_bind_is_an_error_of_the_bind(
     with pytest.raises(listener.ListenError, match="address already in use"):
         listener.bind_unix(str(path))
     with pytest.raises(SocketError, match="address already in use"):
-        socket_forward._bind(str(path))
+        socket_forward.bind(str(path))
 
 
 def test_an_own_file_holds_one_descriptor_until_it_is_removed(tmp_path: Path) -> None:
