@@ -229,7 +229,7 @@ def test_a_policy_by_name_holds_for_synthetic_addresses() -> None:
     guest, synthetic = ip.parse("fd00::9"), ip.parse(SYNTHETIC)
     assert not judge.allows(guest, synthetic, 443, "tcp", 0.0)
     [pattern] = policy.Names(rules_).match(answers.asked(wire))
-    addresses, ttl = answers.given(wire)
+    addresses, ttl, _ = answers.given(wire)
     assert (addresses, ttl) == ((synthetic,), 20)
     judge.learn(guest, synthetic, pattern, ttl, 0.0)
     assert judge.allows(guest, synthetic, 443, "tcp", 1.0)
