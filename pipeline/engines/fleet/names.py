@@ -16,11 +16,10 @@ from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from pipeline.engines.fleet.entries import NO_KEY
+from pipeline.engines.fleet.outbox import Outbox
 from pipeline.engines.fleet.values import Name
 
 MAX_NAMES: Final = 1 << 16
-MAX_WRITES: Final = 64
-RETRY_S: Final = 5.0
 KEPT_S: Final = 3720.0
 """Seconds that names of an earlier run stay: the longest lease (lease_pool.LEASE), and a little more."""
 
@@ -44,9 +43,8 @@ class Names:
         self._is_member = is_member
         self._here: dict[str, bytes] = {}
         self._stored: dict[str, tuple[Name, int]] = {}
-        self._dirty: dict[str, None] = {}
-        self._pending: dict[str, float] = {}
-        self._online = False
+        self._outbox: Outbox[str, WriteName] = Outbox(self._write)
+        """By label."""
         self._changed = False
         self._had: dict[str, None] = {}
         """Names that guests of this host have or had in this run."""
@@ -87,33 +85,31 @@ class Names:
         self._had.update(dict.fromkeys(self._here))
         for label in before.keys() | self._here.keys():
             if before.get(label) != self._here.get(label):
-                self._dirty[label] = None
+                self._outbox.add((label,))
 
     def on_members(self) -> None:
         """Other hosts are members now."""
         self._changed = True
-        self._dirty.update(dict.fromkeys(self._here))
+        self._outbox.add(self._here)
 
     def on_online(self) -> None:
         """The store is reached, and has reported all names."""
-        self._online = True
-        self._pending.clear()
-        self._dirty.update(dict.fromkeys((*self._own(), *self._here)))
+        self._outbox.go(online=True)
+        self._outbox.add((*self._own(), *self._here))
 
     def _own(self) -> list[str]:
         return [label for label, (name, _) in self._stored.items() if name.host == self._host]
 
     def on_offline(self) -> None:
         """The store cannot be reached."""
-        self._online = False
-        self._pending.clear()
+        self._outbox.go(online=False)
 
     def on_name(self, label: str, name: Name | None, revision: int) -> None:
         """A name as it is in the store now; None if there is none any more."""
         before = self._stored.get(label)
         if before is not None and before[1] == revision:
             return
-        self._pending.pop(label, None)
+        self._outbox.on_answer(label)
         self._changed = True
         if name is None:
             self._stored.pop(label, None)
@@ -123,37 +119,25 @@ class Names:
             self._stored[label] = name, revision
         if label in self._here or (name is not None and name.host == self._host):
             # Not here: the guest was gone before its name had come back.
-            self._dirty[label] = None
+            self._outbox.add((label,))
 
     def on_refused(self, label: str) -> None:
         """The store has refused a write. What it has is on its way."""
-        self._pending.pop(label, None)
+        self._outbox.on_answer(label)
 
     def take_writes(self, now: float) -> list[WriteName]:
         """The writes to send now."""
-        writes: list[WriteName] = []
         self._forget(now)
-        for label in list(self._dirty) if self._online else ():
-            if len(self._pending) >= MAX_WRITES:
-                break
-            if self._pending.get(label, now) > now:
-                continue
-            write = self._write(label)
-            if write is None:
-                del self._dirty[label]
-            else:
-                self._pending[label] = now + RETRY_S
-                writes.append(write)
-        return writes
+        return self._outbox.take(now)
 
     def _forget(self, now: float) -> None:
         """After the longest lease, guests that are still here have said their names again."""
-        if self._online and self._forget_at is None:
+        if self._outbox.online and self._forget_at is None:
             self._forget_at = now + KEPT_S
         elif self._forget_at is not None and _NEVER > self._forget_at <= now:
             self._forget_at = _NEVER
             self._had.update(dict.fromkeys(self._own()))
-            self._dirty.update(dict.fromkeys(self._own()))
+            self._outbox.add(self._own())
 
     def _write(self, label: str) -> WriteName | None:
         address = self._here.get(label)
@@ -171,6 +155,4 @@ class Names:
 
     def deadline(self, now: float) -> float:
         """When take_writes() has to be called again."""
-        if not self._online or not self._dirty:
-            return float("inf")
-        return min(self._pending.values(), default=now)
+        return self._outbox.deadline(now)

@@ -11,20 +11,18 @@ What changes while the store is away is written when it is back. A station that 
 may have moved meanwhile. Then what the store has is newer.
 
 The module reads no clock and sends nothing. Its owner carries out take_writes() and passes on take_changes().
-Everything is bounded: stations of this host by MAX_HERE, those of others by MAX_AWAY, writes by MAX_WRITES.
+Everything is bounded: stations of this host by MAX_HERE, those of others by MAX_AWAY, writes by those of
+Outbox.
 """
 
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from pipeline.engines.fleet.outbox import Outbox
 from pipeline.engines.fleet.values import MAX_ADDRESSES, Place
 
 MAX_HERE: Final = 8192
 MAX_AWAY: Final = 1 << 17
-MAX_WRITES: Final = 64
-"""Writes that are under way at the same time."""
-RETRY_S: Final = 5.0
-"""Seconds after which a write without an answer may be repeated."""
 
 
 class WritePlace(NamedTuple):
@@ -64,11 +62,8 @@ class Places:
         self._stored: dict[bytes, tuple[Place, int]] = {}
         self._addr_hosts: dict[bytes, tuple[str, bytes]] = {}
         """Host and MAC of each address of other hosts' stations."""
-        self._dirty: dict[bytes, None] = {}
-        """MACs whose place in the store is not what it should be."""
-        self._pending: dict[bytes, float] = {}
-        """MACs about which a write is under way, and when it may be repeated."""
-        self._online = False
+        self._outbox: Outbox[bytes, WritePlace] = Outbox(self._write)
+        """By MAC."""
         self._changes = Changes({}, {}, {})
 
     def __len__(self) -> int:
@@ -97,13 +92,13 @@ class Places:
         if mac not in self._here and len(self._here) < MAX_HERE:
             self._here[mac] = {}
         if mac in self._here:
-            self._dirty[mac] = None
+            self._outbox.add((mac,))
 
     def on_known(self) -> None:
         """All stations of this host were reported. Before that, no place is removed from the store."""
         if not self._is_known:
             self._is_known = True
-            self._dirty.update(dict.fromkeys(self._left()))
+            self._outbox.add(self._left())
 
     def _left(self) -> list[bytes]:
         """Places that the store has of this host, without a station: those of an earlier run."""
@@ -117,7 +112,7 @@ class Places:
         """The station is not here any more."""
         for addr in self._here.pop(mac, ()):
             self._owner.pop(addr, None)
-        self._dirty[mac] = None
+        self._outbox.add((mac,))
 
     def on_address(self, addr: bytes, mac: bytes) -> None:
         """The station of this host has this address; no station has it if mac is empty."""
@@ -127,7 +122,7 @@ class Places:
         if before:
             del self._owner[addr]
             del self._here[before][addr]
-            self._dirty[before] = None
+            self._outbox.add((before,))
         station = self._here.get(mac)
         if station is None:
             return
@@ -136,20 +131,18 @@ class Places:
             del station[oldest], self._owner[oldest]
         station[addr] = None
         self._owner[addr] = mac
-        self._dirty[mac] = None
+        self._outbox.add((mac,))
 
     # --- what the store reports -----------------------------------------------------------------------
 
     def on_online(self) -> None:
         """The store is reached, and has reported all places."""
-        self._online = True
-        self._pending.clear()
-        self._dirty.update(dict.fromkeys(self._left()))
+        self._outbox.go(online=True)
+        self._outbox.add(self._left())
 
     def on_offline(self) -> None:
         """The store cannot be reached."""
-        self._online = False
-        self._pending.clear()
+        self._outbox.go(online=False)
 
     def on_place(self, mac: bytes, place: Place | None, revision: int) -> None:
         """A place as it is in the store now; None if there is none any more."""
@@ -157,7 +150,7 @@ class Places:
         if before is not None and before[1] == revision:
             return
         if place is None or place.host == self._host:
-            self._pending.pop(mac, None)
+            self._outbox.on_answer(mac)
         if before is not None:
             self._forget_addresses(mac, before[0])
         if place is None:
@@ -169,12 +162,12 @@ class Places:
         if place is None or not host:
             if mac in self._here or place is not None:
                 # Not here: the station was gone before its place had come back.
-                self._dirty[mac] = None
+                self._outbox.add((mac,))
             return
         for addr in place.addresses:
             self._addr_hosts[addr] = host, mac
             self._changes.addrs[addr] = host
-        if mac in self._here and mac not in self._dirty:
+        if mac in self._here and mac not in self._outbox:
             # Else this host's own write comes later, and is the newest one.
             self._move_away(mac)
 
@@ -193,7 +186,7 @@ class Places:
 
     def on_refused(self, mac: bytes) -> None:
         """The store has refused to delete a place, since it has another revision. That is on its way."""
-        self._pending.pop(mac, None)
+        self._outbox.on_answer(mac)
 
     # --- what follows ---------------------------------------------------------------------------------
 
@@ -211,21 +204,7 @@ class Places:
 
     def take_writes(self, now: float) -> list[WritePlace]:
         """The writes to send now."""
-        writes: list[WritePlace] = []
-        if not self._online:
-            return writes
-        for mac in list(self._dirty):
-            if len(self._pending) >= MAX_WRITES:
-                break
-            if self._pending.get(mac, now) > now:
-                continue
-            write = self._write(mac)
-            if write is None:
-                del self._dirty[mac]
-            else:
-                self._pending[mac] = now + RETRY_S
-                writes.append(write)
-        return writes
+        return self._outbox.take(now)
 
     def _write(self, mac: bytes) -> WritePlace | None:
         """What the store has to be told about a station; None if it knows."""
@@ -240,6 +219,4 @@ class Places:
 
     def deadline(self, now: float) -> float:
         """When take_writes() has to be called again."""
-        if not self._online or not self._dirty:
-            return float("inf")
-        return min(self._pending.values(), default=now)
+        return self._outbox.deadline(now)
