@@ -8,7 +8,6 @@ async with await AsyncNetwork.start(policy={"default": "deny"}) as network:
 
 import asyncio
 import json
-import subprocess
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -20,7 +19,7 @@ import aiohttp
 from pipeline.client import api, scripts
 from pipeline.client.answers import Approval, Event, Explanation, Flow, Forward, Guest, Policy
 from pipeline.client.api import MAX_ANSWER, MAX_TEXT, TIMEOUT, ApiError
-from pipeline.client.child import LOOK_SECONDS, START_SECONDS, Child
+from pipeline.client.child import LOOK_SECONDS, START_SECONDS, Child, OfChild
 from pipeline.client.network import (
     APPROVAL_ASKED,
     NO_SETTINGS,
@@ -39,7 +38,7 @@ _STREAM: Final = aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT, sock_re
 _ONCE: Final = aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT, sock_read=TIMEOUT)
 
 
-class AsyncNetwork:
+class AsyncNetwork(OfChild):
     """A network whose daemon runs. Use it with ``async with``: a child ends with the block."""
 
     def __init__(self, url: str, token: str = "", child: Child | None = None) -> None:
@@ -56,21 +55,6 @@ class AsyncNetwork:
         self._base = "http://localhost" if path else url.replace("tcp", "http", 1)
         self._session = aiohttp.ClientSession(connector=connector, headers=headers, timeout=_ONCE)
         self._child = child
-
-    @property
-    def guests_url(self) -> str:
-        """As Network.guests_url."""
-        return self._child.guests_url if self._child is not None else ""
-
-    @property
-    def process(self) -> "subprocess.Popen[bytes] | None":
-        """As Network.process."""
-        return self._child.process if self._child is not None else None
-
-    @property
-    def log(self) -> str:
-        """As Network.log."""
-        return self._child.log if self._child is not None else ""
 
     @classmethod
     async def start(

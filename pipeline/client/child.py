@@ -75,6 +75,27 @@ _PROGRAM: Final = (sys.executable, "-P", "-m", "pipeline.cli")
 """-P: nothing of the working directory is run."""
 
 
+class OfChild:
+    """What both clients tell of the child that a network may be."""
+
+    _child: Child | None
+
+    @property
+    def guests_url(self) -> str:
+        """Where guests with our agent attach to a child (``gvtap-guest -url``); it has nothing of the API."""
+        return self._child.guests_url if self._child is not None else ""
+
+    @property
+    def process(self) -> "subprocess.Popen[bytes] | None":
+        """The child, None if the network is not one."""
+        return self._child.process if self._child is not None else None
+
+    @property
+    def log(self) -> str:
+        """The path of the child's log, which goes with the child; "" if there is none."""
+        return self._child.log if self._child is not None else ""
+
+
 def attach(target: str, taps: str, flags: Sequence[str]) -> subprocess.Popen[str]:
     """Give a network namespace a tap of the daemon with this socket for taps (docs/tap.md).
 

@@ -21,7 +21,7 @@ from typing import Final, Literal, Self, TypeVar
 from pipeline.client import api, options, scripts
 from pipeline.client.answers import Approval, Event, Explanation, Flow, Forward, Guest, Policy
 from pipeline.client.api import Answer, Api, ApiError
-from pipeline.client.child import LOOK_SECONDS, START_SECONDS, Child, attach
+from pipeline.client.child import LOOK_SECONDS, START_SECONDS, Child, OfChild, attach
 from pipeline.client.records import Record
 from pipeline.client.scripts import Connections
 from pipeline.config.forward_words import WordError
@@ -53,7 +53,7 @@ class _Closing(ABC):
         self.close()
 
 
-class Network(_Closing):
+class Network(OfChild, _Closing):
     """A network whose daemon runs. Use it as a context manager: a child ends with the block."""
 
     def __init__(self, url: str, token: str = "", child: Child | None = None) -> None:
@@ -108,21 +108,6 @@ class Network(_Closing):
     def url(self) -> str:
         """The address of the API."""
         return self._api.url
-
-    @property
-    def guests_url(self) -> str:
-        """Where guests with our agent attach to a child (``gvtap-guest -url``); it has nothing of the API."""
-        return self._child.guests_url if self._child is not None else ""
-
-    @property
-    def process(self) -> "subprocess.Popen[bytes] | None":
-        """The child, None if the network is not one."""
-        return self._child.process if self._child is not None else None
-
-    @property
-    def log(self) -> str:
-        """The path of the child's log, which goes with the child; "" if there is none."""
-        return self._child.log if self._child is not None else ""
 
     def wait_until_ready(self, seconds: float = START_SECONDS) -> None:
         """Wait until the API answers. All other sockets are open then."""
