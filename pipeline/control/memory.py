@@ -136,7 +136,7 @@ class Memory:
     def for_resolver(self) -> Iterator[messages.Request]:
         """What a successor of the resolver is told."""
         if self.leases is not None:
-            yield healing_messages.RestoreLeases(self.leases.ipv4, self.leases.ipv6)
+            yield healing_messages.RestoreLeases.with_fields_of(self.leases)
         yield from self.zones
 
     def close(self) -> None:

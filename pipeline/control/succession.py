@@ -167,15 +167,11 @@ class Succession:
             texts = (_policy_text(self._live.policy_of_file), _policy_text(policy))
             items.append(Item(Policy(*texts), ()))
         if (leases := self._memory.leases) is not None:
-            items.append(Item(Leases(leases.ipv4, leases.ipv6), ()))
+            items.append(Item(Leases.with_fields_of(leases), ()))
         return items
 
     def _guest_links(self) -> list[Item]:
-        found = []
-        for event, fds in self._links or ():
-            values = {name: value for name, value in event.encode().items() if name != event.KEY}
-            found.append(Item(GuestLink.decode(values), fds))
-        return found
+        return [Item(GuestLink.with_fields_of(event), fds) for event, fds in self._links or ()]
 
     def leave(self) -> None:
         """All of it is a successor's now: touch no file and no socket of it any more."""
@@ -249,8 +245,8 @@ class Succession:
         The policy is the one of check_policy().
         """
         if leases is not None:
-            self._memory.leases = healing_messages.LeasesEvent(leases.ipv4, leases.ipv6)
-            await self._ask(RESOLVER, healing_messages.RestoreLeases(leases.ipv4, leases.ipv6), "leases")
+            self._memory.leases = healing_messages.LeasesEvent.with_fields_of(leases)
+            await self._ask(RESOLVER, healing_messages.RestoreLeases.with_fields_of(leases), "leases")
         for each in zones:
             zone = messages.DnsAdd(each.zone)
             if await self._ask(RESOLVER, zone, "zone of a client"):
@@ -298,9 +294,8 @@ class Succession:
         count = 0
         while links:
             link, fds = links.pop(0)
-            values = {name: value for name, value in link.encode().items() if name != link.KEY}
             try:
-                await self._channels.request(INGRESS, healing_messages.Adopt.decode(values), fds)
+                await self._channels.request(INGRESS, healing_messages.Adopt.with_fields_of(link), fds)
             except RequestError as error:
                 self._lost(f"link {link.number}", str(error))
             else:

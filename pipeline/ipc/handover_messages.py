@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from pipeline.ipc.healing_messages import LinkEvent
+from pipeline.ipc.healing_messages import AllLeases, CarriedLink
 from pipeline.ipc.message import MessageError, Request
 
 
@@ -113,12 +113,10 @@ class Policy(Request):
 
 
 @dataclass(frozen=True, slots=True)
-class Leases(Request):
-    """All leases of guests, as in LeasesEvent."""
+class Leases(AllLeases, Request):
+    """All leases of guests."""
 
     NAME = "leases"
-    ipv4: list[list[object]]
-    ipv6: list[list[object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +128,9 @@ class Connections(Request):
 
 
 @dataclass(frozen=True, slots=True)
-class GuestLink(LinkEvent):
+class GuestLink(CarriedLink, Request):
     """A guest's link."""
 
-    KEY = "op"
     NAME = "guest_link"
 
 

@@ -5,7 +5,7 @@ They are like those of messages.py. Living workers get Pause, Lost, Settle and R
 
 from dataclasses import dataclass
 
-from pipeline.ipc.message import Answer, Event, Request
+from pipeline.ipc.message import Answer, Event, Message, Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,24 +64,25 @@ class Resume(Request):
 
 
 @dataclass(frozen=True, slots=True)
-class LeasesEvent(Event):
-    """All leases of clients, after a change. The supervisor keeps them for a successor of the resolver.
+class AllLeases(Message):
+    """ipv4, ipv6: of each lease the address (as in Accepted), the client, and the end on time.monotonic()."""
 
-    ipv4, ipv6: of each lease the address (as in Accepted), the client, and the end on time.monotonic().
-    """
-
-    NAME = "leases"
     ipv4: list[list[object]]
     ipv6: list[list[object]]
 
 
 @dataclass(frozen=True, slots=True)
-class RestoreLeases(Request):
-    """Take over the leases of a predecessor that has died. The fields are those of LeasesEvent."""
+class LeasesEvent(AllLeases, Event):
+    """All leases of clients, after a change. The supervisor keeps them for a successor of the resolver."""
+
+    NAME = "leases"
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreLeases(AllLeases, Request):
+    """Take over the leases of a predecessor that has died."""
 
     NAME = "restore_leases"
-    ipv4: list[list[object]]
-    ipv6: list[list[object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +112,14 @@ class LinkDownEvent(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class Adopt(Request):
-    """To a successor of ingress, with a descriptor: carry on this link. The fields are those of LinkUpEvent.
+class CarriedLink(Message):
+    """A link that another process carries on. It goes with its descriptors.
 
-    head: the beginning of a frame that has come in part. skip: bytes to come of a frame that is too long.
-    backlog: bytes that the guest must get first. decided, features: of OffloadLink.begin_again().
+    The fields up to form, and vnet, are those of LinkUpEvent. head: the beginning of a frame that has come in
+    part. skip: bytes to come of a frame that is too long. backlog: bytes that the guest must get first.
+    decided, features: of OffloadLink.begin_again().
     """
 
-    NAME = "adopt"
     number: int
     guest: int
     protocol: str
@@ -131,6 +132,13 @@ class Adopt(Request):
     backlog: bytes | None = None
     decided: bool | None = None
     features: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt(CarriedLink, Request):
+    """To ingress: carry on this link."""
+
+    NAME = "adopt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,22 +152,10 @@ class HandOver(Request):
 
 
 @dataclass(frozen=True, slots=True)
-class LinkEvent(Event):
-    """A link as it is now, with its descriptors. The fields are those of Adopt."""
+class LinkEvent(CarriedLink, Event):
+    """A link as it is now."""
 
     NAME = "link"
-    number: int
-    guest: int
-    protocol: str
-    peer: str
-    identity: str
-    form: str
-    head: bytes
-    skip: int
-    vnet: int | None = None
-    backlog: bytes | None = None
-    decided: bool | None = None
-    features: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

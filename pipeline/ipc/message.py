@@ -39,6 +39,11 @@ class Message:
             values[name] = value
         return cls(**values)
 
+    @classmethod
+    def with_fields_of(cls, other: "Message") -> Self:
+        """A message of this class with the values of another one, which has all of its fields."""
+        return cls(**{name: getattr(other, name) for name in _kinds(cls)})
+
 
 class Request(Message):
     """A message to a worker, which answers it."""

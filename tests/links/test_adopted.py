@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from pipeline.ipc.arena import SLOT_BYTES, Pool
-from pipeline.ipc.healing_messages import Adopt, LinkEvent
+from pipeline.ipc.healing_messages import Adopt
 from pipeline.links import adopted
 from pipeline.links.adopted import AdoptedLinks
 from pipeline.links.base import HEADROOM, Link
@@ -44,8 +44,7 @@ class Two:
         event, fds = found
         copies = [os.dup(fd) for fd in fds]
         link.close()
-        values = {name: value for name, value in event.encode().items() if name != LinkEvent.KEY}
-        arrival = self.listener.adopt(Adopt.decode(values), copies, private_row())
+        arrival = self.listener.adopt(Adopt.with_fields_of(event), copies, private_row())
         assert arrival[1:] == (protocol, "peer", "who")
         return arrival.link
 
