@@ -16,8 +16,6 @@ VERSION: Final = 5
 CREDENTIALS_VERSION: Final = 1
 NO_CREDENTIALS: Final = 0
 USER_AND_PASSWORD: Final = 2
-NO_METHOD: Final = 0xFF
-"""None of the offered methods is accepted."""
 CONNECT: Final = 1
 SUCCEEDED: Final = 0
 IPV4: Final = 1

@@ -62,10 +62,6 @@ class Names:
             if name.host != self._host and self._is_member(name.host)
         }
 
-    def all_names(self) -> dict[str, Name]:
-        """What the store has."""
-        return {label: name for label, (name, _) in self._stored.items()}
-
     def orphans(self) -> list[WriteName]:
         """The writes that delete names of hosts that are gone. If one comes back, it writes its own again."""
         return [
