@@ -14,6 +14,7 @@ from pipeline.ipc.channel import close_all
 from pipeline.links import protocols
 from pipeline.links.places import ROWS, Place, Places
 from pipeline.system import descriptor_limit
+from pipeline.topology import DEMUX, INGRESS
 
 LINKS_PART: Final = 8
 """Of the descriptors, one part in this many may be for links. Further links do not outlive ingress."""
@@ -126,12 +127,22 @@ class Memory:
         """Ingress gets this capture file."""
         self._capture = os.dup(fd)
 
-    def for_ingress(self) -> Iterator[tuple[messages.Request, list[int]]]:
-        """What a successor of ingress gets."""
-        if self._capture >= 0:
-            yield messages.Capture(), [self._capture]
-        for _, ask, fds in self._opened:
-            yield ask, fds
+    def for_successor(self, name: str) -> Iterator[tuple[messages.Request, list[int]]]:
+        """What a successor of ingress or demux gets when all workers breathe, with descriptors."""
+        if name == INGRESS:
+            if self._capture >= 0:
+                yield messages.Capture(), [self._capture]
+            for _, ask, fds in self._opened:
+                yield ask, fds
+        elif name == DEMUX and (addrs := self.guest_addresses()):
+            # The switch drops frames for guests that it does not know, and a guest may be silent for long.
+            yield healing_messages.Seek(addrs), []
+
+    def guest_addresses(self) -> list[bytes]:
+        """The addresses of guests with a lease, packed as in Accepted."""
+        leases = self.leases
+        rows = [*leases.ipv4, *leases.ipv6] if leases is not None else []
+        return [row[0] for row in rows if row and isinstance(row[0], bytes)]
 
     def for_resolver(self) -> Iterator[messages.Request]:
         """What a successor of the resolver is told."""

@@ -396,9 +396,8 @@ class ControlPlane:
         """Give a successor the sockets that its predecessor had. Raises RequestError."""
         if name == LISTEN:
             await self._forwarder.open_again()
-        elif name == INGRESS:
-            for ask, fds in self._memory.for_ingress():
-                await self._channels.request(name, ask, fds)
+        for ask, fds in self._memory.for_successor(name):
+            await self._channels.request(name, ask, fds)
         if self._fleet is not None:
             await self._fleet.introduce(name)
 

@@ -92,7 +92,7 @@ class Succession:
         """What of the policy is for a successor."""
         self._policy: Config | None = None
         """The settings with the policy of a predecessor's clients, if they have set one."""
-        self._ending: asyncio.Task[None] | None = None
+        self._meeting: asyncio.Task[None] | None = None
 
     # --- the old supervisor ---------------------------------------------------------------
 
@@ -305,26 +305,32 @@ class Succession:
             close_all(fds)
         return count
 
-    def end_connections(self, ends: list[list[object]]) -> None:
-        """Let guests find out that these connections are gone: they may wait for bytes of the host."""
-        if ends:
-            self._ending = asyncio.get_running_loop().create_task(self._end_connections(ends))
+    def meet_guests(self, ends: list[list[object]]) -> None:
+        """Find all guests, and let them find out that these connections are gone.
 
-    async def _end_connections(self, ends: list[list[object]]) -> None:
+        The switch drops frames for guests that it does not know. And guests may wait for bytes of the host.
+        """
         addrs = {row[0] for row in ends if row and isinstance(row[0], bytes)}
+        addrs.update(self._memory.guest_addresses())
+        if addrs:
+            self._meeting = asyncio.get_running_loop().create_task(self._meet_guests(sorted(addrs), ends))
+
+    async def _meet_guests(self, addrs: list[bytes], ends: list[list[object]]) -> None:
         for seconds in ROUNDS_S:
             with suppress(RequestError):
-                await self._channels.request(DEMUX, healing_messages.Seek(sorted(addrs)))
+                await self._channels.request(DEMUX, healing_messages.Seek(addrs))
                 # The guests' answers arrive meanwhile.
                 await asyncio.sleep(seconds)
+                if not ends:
+                    continue
                 # Any tcp worker will do: an answer goes to the one that RSS chooses, which resets.
                 await self._channels.request(self._shards[0], healing_messages.EndStrays(ends))
 
     async def stop(self) -> None:
         """The program ends."""
-        if self._ending is not None:
-            self._ending.cancel()
-            await asyncio.gather(self._ending, return_exceptions=True)
+        if self._meeting is not None:
+            self._meeting.cancel()
+            await asyncio.gather(self._meeting, return_exceptions=True)
 
     def _remember(self, link: GuestLink, fds: list[int]) -> None:
         """Keep a link for a successor of ingress, if it can outlive that. Owns the descriptors."""

@@ -99,7 +99,7 @@ class TakingOver:
         await self._plane.forward_sockets()
         await succession.restore_others(self._known)
         self._links = await succession.adopt_links(self._state.links)
-        succession.end_connections(self._state.connections)
+        succession.meet_guests(self._state.connections)
 
     def end(self) -> None:
         """Everything is open."""

@@ -9,6 +9,7 @@ import pytest
 from pipeline.control.memory import Memory
 from pipeline.ipc import healing_messages, messages
 from pipeline.links.places import BYTES, READING, Places
+from pipeline.topology import DEMUX, INGRESS, TCP
 
 
 @pytest.fixture
@@ -64,11 +65,18 @@ def test_a_successor_of_ingress_gets_listeners_but_not_a_stream_in_the_middle(me
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as stream:
         memory.opens(messages.Open("qemu"), [listener], "tcp://127.0.0.1:0")
         memory.opens(messages.Open("stdio"), [stream.fileno(), stream.fileno()], "")
-    ((ask, fds),) = memory.for_ingress()
+    ((ask, fds),) = memory.for_successor(INGRESS)
     assert isinstance(ask, messages.Open)
     assert ask.protocol == "qemu"
     assert len(fds) == 1
     assert memory.guest_places == [("qemu", "tcp://127.0.0.1:0", fds)]
+
+
+def test_a_successor_of_demux_looks_for_all_guests_with_a_lease(memory: Memory) -> None:
+    assert list(memory.for_successor(DEMUX)) == []
+    memory.leases = healing_messages.LeasesEvent([[b"one", b"", 3.0]], [[b"two", b"", 4.0], [], [7]])
+    assert list(memory.for_successor(DEMUX)) == [(healing_messages.Seek([b"one", b"two"]), [])]
+    assert list(memory.for_successor(TCP)) == []
 
 
 def test_a_successor_of_the_resolver_gets_the_last_leases_before_the_zones(memory: Memory) -> None:

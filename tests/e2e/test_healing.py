@@ -19,6 +19,7 @@ import dns.query
 import pytest
 
 from pipeline.wire import arp, ethernet, ip
+from tests.e2e.test_switch import OTHER_ADDR, OTHER_MAC
 from tests.support.agent import GATEWAY_ADDR, GUEST_ADDR, Agent
 from tests.support.daemon import Daemon
 from tests.support.netns import INTERNET_ADDR, Network, wait_for
@@ -230,6 +231,21 @@ def test_a_guest_keeps_its_address_when_the_resolver_dies(
     assert daemon.api("/leases") == before
     kill(daemon, "demux", "resolver")
     assert daemon.api("/leases") == before
+
+
+def test_a_silent_guest_is_found_again_when_demux_dies() -> None:
+    with Network(guest_count=2) as two, Daemon(two, "-ipv6", "off") as daemon:
+        daemon.expect_errors = True
+        # IPv6 would make the other guest speak by itself.
+        two.guests[1].run("sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1")
+        with Agent(two.guests[0], daemon.socket) as one, Agent(two.guests[1], daemon.socket, mac=OTHER_MAC):
+            # It never asks who has the address. So the other guest has no reason to speak.
+            neighbor = ("ip", "neigh", "replace", OTHER_ADDR, "lladdr", OTHER_MAC, "nud", "permanent")
+            one.guest.run(*neighbor, "dev", "tap0")
+            ping = ("ping", "-c1", "-W1", OTHER_ADDR)
+            wait_for(lambda: one.guest.run(*ping, check=False).returncode == 0, "ping")
+            kill(daemon, "demux")
+            wait_for(lambda: one.guest.run(*ping, check=False).returncode == 0, "ping", 20)
 
 
 def test_workers_of_one_process_die_together(network: Network, outside: Servers) -> None:
