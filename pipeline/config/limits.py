@@ -212,7 +212,7 @@ class Limits:
         "dns_query_dropped_rate_limit",
     )
     max_dns_questions_per_second: int = limit(
-        1000,
+        500,
         2,
         1 << 20,
         "DNS questions of one guest asked upstream, a second, while other guests are active; more wait",

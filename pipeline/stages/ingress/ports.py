@@ -152,7 +152,9 @@ class Ports:
         self.guests.number_from(self._last_number)
         self.fairness = fairness
         self._run_queue = RunQueue()
-        self.shares = Shares(Pressure(os.cpu_count() or 1, self._run_queue.waited, lambda: worker.sleeps))
+        self.shares = Shares(
+            Pressure(os.cpu_count() or 1, self._run_queue.waited, lambda: worker.idle.seconds)
+        )
         self.rates = ByteRates()
         """Of the bytes that guests send."""
         self.by_number: dict[int, Port] = {}

@@ -1,9 +1,10 @@
 """Decides how much processor time the guests' small work may take: less while time is short.
 
 Small work (pipeline.stages.ingress.shares) is limited only if it takes time from other guests. So ingress
-looks at itself every LOOK_EVERY_S. Time is short if ingress waited for a core, or did not sleep once. Then
-the limit on small work is halved, down to a floor. Else the limit grows slowly, up to all cores. So two
-guests with many small frames can use all cores. A flood is held to the floor while others need the cores.
+looks at itself every LOOK_EVERY_S. Time is short if ingress waited for a core, or was idle for less than a
+quarter of the time. Then the limit on small work is halved, down to a floor. Else the limit grows slowly, up
+to all cores. So two guests with many small frames can use all cores. A flood is held to the floor while
+others need the cores.
 """
 
 from collections.abc import Callable
@@ -12,25 +13,27 @@ from typing import Final
 LOOK_EVERY_S: Final = 0.02
 LONG_WAIT: Final = 0.1
 """Time is short if ingress spent more than this part of it in a run queue."""
+ENOUGH_IDLE: Final = 0.25
+"""Time is short if ingress was idle for less than this part of it."""
 SHRINK: Final = 0.5
-GROW: Final = 1.1
-MAX_FLOOR_S: Final = 0.15
-FLOOR_PART: Final = 0.125
+GROW: Final = 1.05
+MAX_FLOOR_S: Final = 0.08
+FLOOR_PART: Final = 0.0625
 """The floor is this part of all cores, but at most MAX_FLOOR_S of one: a flood may hit a single worker."""
 
 
 class Pressure:
     """The limit on small work: all guests together may use ``small_s`` seconds of processor time a second."""
 
-    def __init__(self, cores: int, waited: Callable[[], float | None], sleeps: Callable[[], int]) -> None:
-        """waited: seconds that ingress waited for cores, None if unknown. sleeps: how often it slept."""
+    def __init__(self, cores: int, waited: Callable[[], float | None], idle: Callable[[], float]) -> None:
+        """waited: seconds that ingress waited for cores, None if unknown. idle: seconds that it was idle."""
         self._cores = float(cores)
         self._floor = min(FLOOR_PART * cores, MAX_FLOOR_S)
         self._waited = waited
-        self._sleeps = sleeps
+        self._idle = idle
         self._looked_at = 0.0
         self._had_waited = 0.0
-        self._had_slept = 0
+        self._had_idled = 0.0
         self.small_s = self._floor
 
     def adapt(self, now: float) -> None:
@@ -45,9 +48,9 @@ class Pressure:
         self._looked_at = now
 
     def _is_short(self, elapsed: float) -> bool:
-        waited, slept = self._waited(), self._sleeps()
-        rested = slept != self._had_slept
-        self._had_slept = slept
+        waited, idled = self._waited(), self._idle()
+        rested = idled - self._had_idled >= ENOUGH_IDLE * elapsed
+        self._had_idled = idled
         if waited is None:
             # The system does not say. Stay at the floor, which hurts no guest.
             return True

@@ -7,7 +7,7 @@ from pipeline.counter_block import add
 from pipeline.counters import INDEX
 from pipeline.engines.offload import gro
 from pipeline.engines.offload.burst import Item
-from pipeline.links.base import LinkClosed
+from pipeline.links.base import FULL_READ, LinkClosed
 from pipeline.stages.ingress.fairness import Fairness
 from pipeline.stages.ingress.live import Captures
 from pipeline.stages.ingress.offload import VnetOffload
@@ -20,8 +20,8 @@ from pipeline.topology import MAX_REFS
 READS_A_STEP: Final = 4
 """The most bursts of one link before the results are published. With several guests: the most rounds."""
 STEP_S: Final = 0.0003
-"""About how many seconds of work in all workers are read before the results are published, with several
-guests."""
+"""About how many seconds of work in all workers are read before the results are published, while several
+guests have something to read."""
 
 _BYTES_IN: Final = INDEX["link_bytes_from_guest"]
 _FRAMES_IN: Final = INDEX["link_frames_from_guest"]
@@ -107,14 +107,16 @@ class Receiver:
                 return work
             turns = self._turns(now)
             readable = len(ports.readable)
+            crowded = shares.crowded(turns, now)
             bursts = 0
             for guest in shares.order(turns):
-                bursts += self._take_turn(turns[guest], now)
+                limit = shares.read_limit(guest) if crowded else FULL_READ
+                bursts += self._take_turn(turns[guest], limit, now)
             # If a link was found empty, the next link of its guest may still have something to read.
             if not bursts and len(ports.readable) == readable:
                 return work
             work += bursts
-            if shares.expected > STEP_S:
+            if crowded and shares.expected > STEP_S:
                 break
         self.more = True
         return work
@@ -136,10 +138,10 @@ class Receiver:
             and (not rates.on or rates.may_pass(guest, now))
         }
 
-    def _take_turn(self, port: Port, now: float) -> int:
-        """Read a guest once, and charge it for the time. Returns the number of bursts."""
+    def _take_turn(self, port: Port, limit: int, now: float) -> int:
+        """Read up to ``limit`` bytes of a guest, and charge it for the time. Returns the number of bursts."""
         shares = self._shares
-        port.link.read_limit = shares.read_limit(port.guest_number)
+        port.link.read_limit = limit
         began = thread_time()
         bursts = self._read_link(port, now, 1)
         if bursts:

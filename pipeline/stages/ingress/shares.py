@@ -5,7 +5,8 @@ it, and the times that demux, tcp and egress report for its records (WORK). Two 
 
 *Turns* (deficit round robin). In each round, every guest with something to read gets the same time, and is
 read while it has time left. If only one guest has something to read, its debt is cancelled. A guest with
-expensive frames is read in smaller bursts, so other guests wait less than a millisecond for one of them.
+expensive frames is read in smaller bursts, so other guests wait less than a millisecond for one of them. A
+guest beside which all others wait, or do nothing, is read in bursts of any size.
 
 *Small work* (a token bucket). Time counts as small work by the length of the frames that it went into: all of
 it for the smallest frames, none for frames of LARGE_FRAME bytes and more (``smallness``). A flood consists of
@@ -21,7 +22,7 @@ each guest: an exchange of single frames brings no more. So a flood that is sent
 which is read at once, gains little.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
 from pipeline.engines.activity import Activity
@@ -32,8 +33,9 @@ PRICE_S: Final = 1.5e-9
 """Seconds that a byte to the guest pays for: about four times what its acknowledgments cost."""
 LARGE_FRAME: Final = 1000
 """A frame of n bytes counts as 1 - n / LARGE_FRAME small frames."""
-MIXED: Final = 1000
-"""Frames over which the part of small ones is averaged: more than workers hold of one guest."""
+MIXED: Final = 128
+"""Frames over which the part of small ones is averaged. Beside others, workers hold fewer of one guest. A
+guest that begins to send large frames soon has no small work any more."""
 UNHURRIED: Final = 0.25
 """The part of the work that counts for frames whose read emptied the socket."""
 UNHURRIED_FRAMES: Final = 8000
@@ -44,7 +46,7 @@ AVERAGED: Final = 16
 """Frames over which that part is averaged, since other workers report their work later than ingress reads."""
 SAVED_S: Final = 0.01
 """Seconds of small work that a guest can save up, so that a short burst does not wait."""
-DEBT_S: Final = 0.05
+DEBT_S: Final = 0.03
 """The most seconds that a guest can owe. This bounds how long it waits."""
 ACTIVE_S: Final = 0.1
 """Seconds for which a guest counts as active after it was read."""
@@ -79,6 +81,7 @@ class Account:
         "counted_at",
         "deficit",
         "level",
+        "read_at",
         "smallness",
         "waits",
         "weight",
@@ -95,6 +98,7 @@ class Account:
         """The part of its work that is small work, on average: from 0 to 1."""
         self.waits = False
         """Whether may_read() refused the guest the last time, because it owes time for small work."""
+        self.read_at = now
         self.counted_at = now
         self.cost = 0.0
         self.bytes_read = 0
@@ -107,6 +111,7 @@ class Account:
 
         A read of less than half the limit has emptied the socket.
         """
+        self.read_at = now
         price = 1.0
         if count < self.read_limit() >> 1:
             fresh = (now - self._filled_at) * UNHURRIED_FRAMES
@@ -144,6 +149,8 @@ class Shares:
         """Whether more than one guest has links. Until then nothing is charged."""
         self._filling: dict[int, Account] = {}
         """Accounts whose bucket for small work is not full. Only these are refilled."""
+        self._ready: dict[int, Account] = {}
+        """Accounts that were read in the last ACTIVE_S, or a little before, and do not wait."""
         self.pauses = 0
         """How often a guest began to wait because of its small work."""
         self.expected = 0.0
@@ -158,13 +165,14 @@ class Shares:
         """Close the account of a guest that is gone."""
         self._accounts.pop(guest, None)
         self._filling.pop(guest, None)
+        self._ready.pop(guest, None)
 
     # --- accounts -----------------------------------------------------------------------------
 
     def was_read(self, guest: int, count: int, frames: int, small: float, now: float) -> None:
         """``count`` bytes of a guest were read, in ``frames`` frames, ``small`` of them small."""
         self._activity.saw(guest, now)
-        account = self._accounts[guest]
+        account = self._ready[guest] = self._accounts[guest]
         account.was_read(count, frames, small, now)
         self.expected += account.expected_cost(count)
 
@@ -213,9 +221,21 @@ class Shares:
         waits = account.level < 0 and self._activity.has_others(guest, now)
         if waits:
             self._activity.saw(guest, now)
+            self._ready.pop(guest, None)
             self.pauses += not account.waits
         account.waits = waits
         return not waits
+
+    def crowded(self, turns: Collection[int], now: float) -> bool:
+        """Whether several guests have a turn, or had one lately and do not wait.
+
+        Only then must a read be short, since another guest would wait for its end.
+        """
+        ready = self._ready
+        for guest, account in list(ready.items()):
+            if now > account.read_at + ACTIVE_S:
+                del ready[guest]
+        return len(ready) + sum([guest not in ready for guest in turns]) > 1
 
     def order(self, guests: Iterable[int]) -> list[int]:
         """Begin a round. Returns the guests that have a turn, those with most time left first.
