@@ -88,6 +88,7 @@ class Supervisor:
         self.successor: Replacement | None = None
         """The process that goes on."""
         self.restarter: Restarter | None = None
+        self.can_restart = asyncio.Event()
         self.minder: socket.socket | None = None
         """The socket to the process that the user started, if that is another one."""
         self.program = program
@@ -254,12 +255,20 @@ class Supervisor:
         asyncio.get_running_loop().remove_reader(self.minder.fileno())
         self._stop("the process that was started has ended", EXIT_OK)
 
+    async def _restart(self) -> int:
+        """Replace the program, once everything is open: the API answers before. See Restarter.restart()."""
+        await self.can_restart.wait()
+        assert self.restarter is not None
+        return await self.restarter.restart()
+
     def _on_restarted(self, successor: Replacement) -> None:
         self.successor = successor
         self._stop("restarted", EXIT_OK)
 
     async def _serve(self, plane: ControlPlane, healer: Healer) -> None:
         """Open everything, and serve until the end begins."""
+        if self.program.restarts:
+            plane.restart = self._restart
         try:
             if not self._is_stopping() and await self._open_unless_stopped(plane):
                 # Everything that needs a right is open now.
@@ -275,7 +284,7 @@ class Supervisor:
                     estate = Estate(self.config.logging, self.endpoints, self.files, plane)
                     parts = (estate, plane, healer, self.manager, self.minder)
                     self.restarter = Restarter(*parts, self._on_restarted, self.log)
-                    plane.restart = self.restarter.restart
+                    self.can_restart.set()
                 if self.reloader is not None:
                     self.reloader.start()
             await self.stopping.wait()
