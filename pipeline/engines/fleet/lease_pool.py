@@ -61,6 +61,10 @@ MAX_WRITES: Final = 64
 
 _FIRST_BEATS: Final = 1 << 31
 """The first beat has a random number below this one."""
+_LOST_EPOCHS: Final = 1 << 20
+"""How many epochs are left out when the store has lost the newest one."""
+_UNKNOWN: Final = Member(0, 0, False)
+"""A member of which nothing is known."""
 _NEVER: Final = float("inf")
 
 
@@ -224,10 +228,17 @@ class LeasePool:
             self._on_own_beat(member, now)
 
     def on_unreadable_member(self, host: str, revision: int, now: float) -> None:
-        """The store has something else in place of a member. So a known one may be written again."""
+        """The store has something else in place of a member, or nothing any more (NO_KEY).
+
+        So it may be written again: by the host itself, or by others when it stays silent.
+        """
         seen = self._members.get(host)
-        if seen is not None:
-            self._members[host] = _Seen(seen.member, revision, now)
+        if seen is not None or revision != NO_KEY:
+            member = seen.member if seen is not None else _UNKNOWN
+            self._members[host] = _Seen(member, revision, now)
+        if host == self._host:
+            # Others have to read it. Not at once: two daemons with one name would take turns without a pause.
+            self._beat_at = min(self._beat_at, now + RETRY_S)
 
     def _on_own_beat(self, member: Member, now: float) -> None:
         if member.fenced or member.epoch > self._epoch > 0:
@@ -316,7 +327,7 @@ class LeasePool:
         """Say that this host is there, or join with a new epoch."""
         seen = self._members.get(self._host)
         if not self._epoch:
-            self._epoch = seen.member.epoch + 1 if seen is not None else 1
+            self._epoch = self._next_epoch(seen.member if seen is not None else _UNKNOWN)
             self._joined_at = now
         self._beat += 1
         self._beats[self._beat] = now
@@ -324,6 +335,16 @@ class LeasePool:
         self._beat_at = now + RETRY_S
         revision = seen.revision if seen is not None else NO_KEY
         self._writes.append(WriteMember(self._host, Member(self._epoch, self._beat, False), revision))
+
+    def _next_epoch(self, last: Member) -> int:
+        """A number that no earlier run of this host has used.
+
+        If the store has lost the newest one, claims show some before it. The newest may be a little higher.
+        """
+        of_claims = (claim.epoch for claim, _ in self._claims.values() if claim.host == self._host)
+        if (claimed := max(of_claims, default=0)) > last.epoch:
+            return claimed + 1 + self._choose(_LOST_EPOCHS)
+        return last.epoch + 1
 
     def _fence_silent(self, now: float) -> None:
         for host, seen in self._members.items():

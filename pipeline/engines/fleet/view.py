@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from pipeline.engines.fleet import values
 from pipeline.engines.fleet.entries import (
+    NO_KEY,
     RESERVED,
     Claim,
     Member,
@@ -103,9 +104,12 @@ class FleetView:
             host = values.host_of(value) if value is not None else None
             self.members.on_host(key.removeprefix(values.HOST), host, revision, now)
         elif key.startswith(values.MEMBER):
-            if value is not None:
+            host_name = key.removeprefix(values.MEMBER)
+            if value is None:
+                self.pool.on_unreadable_member(host_name, NO_KEY, now)
+            else:
                 member: Member = values.member_of(value)
-                self.pool.on_member(key.removeprefix(values.MEMBER), member, revision, now)
+                self.pool.on_member(host_name, member, revision, now)
         elif key == values.POLICY or key.startswith(values.ZONE):
             self._on_setting(key, value)
 

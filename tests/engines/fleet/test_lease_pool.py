@@ -418,3 +418,68 @@ def test_a_beat_of_an_earlier_run_begins_no_term() -> None:
     assert (beat.member.epoch, beat.revision) == (5, 9)
     assert pool.usable_until() < 0.0
     assert pool.grant(GUESTS[0], 50.0) is None
+
+
+def test_a_host_joins_although_the_store_has_something_else_in_place_of_its_beat() -> None:
+    """It never learnt the revision of its own row. So each of its beats was refused."""
+    pool = LeasePool("me", ADDRESSES, lambda count: 0, term=TERM, grace=GRACE, reserve=RESERVE)
+    pool.on_unreadable_member("me", 7, 0.0)
+    pool.on_online(0.0)
+    (beat,) = pool.take_writes()
+    assert isinstance(beat, WriteMember)
+    assert (beat.revision, beat.member.epoch) == (7, 1)
+    pool.on_member("me", beat.member, 8, 0.0)
+    assert pool.usable_until() == TERM
+
+
+def test_a_host_whose_beat_was_deleted_writes_another_one() -> None:
+    pool = LeasePool("me", ADDRESSES, lambda count: 0, term=TERM, grace=GRACE, reserve=RESERVE)
+    pool.on_member("me", Member(4, 1, False), 7, 0.0)
+    pool.on_unreadable_member("me", NO_KEY, 0.0)
+    pool.on_online(0.0)
+    (beat,) = pool.take_writes()
+    assert isinstance(beat, WriteMember)
+    assert (beat.revision, beat.member.epoch) == (NO_KEY, 5)
+
+
+def test_a_beat_that_is_overwritten_is_soon_there_again() -> None:
+    pool = LeasePool("me", ADDRESSES, lambda count: 0, term=TERM, grace=GRACE, reserve=RESERVE)
+    pool.on_online(0.0)
+    (beat,) = pool.take_writes()
+    assert isinstance(beat, WriteMember)
+    pool.on_member("me", beat.member, 1, 0.0)
+    pool.take_writes()
+    pool.on_unreadable_member("me", 2, 10.0)
+    revisions = []
+    for now in (10.0, 12.0, 15.0):
+        pool.on_timer(now)
+        revisions.append([write.revision for write in pool.take_writes() if isinstance(write, WriteMember)])
+    assert revisions == [[], [], [2]]
+
+
+def test_an_epoch_that_the_store_has_lost_is_not_used_again() -> None:
+    """Else claims of an earlier run would count as this run's, and their addresses as free."""
+    pool = LeasePool("me", ADDRESSES, lambda count: count // 2, term=TERM, grace=GRACE, reserve=RESERVE)
+    pool.on_claim(100, Claim("me", 5, b""), 1, 0.0)
+    pool.on_claim(101, Claim("other", 9, b""), 2, 0.0)
+    pool.on_online(0.0)
+    (beat,) = pool.take_writes()
+    assert isinstance(beat, WriteMember)
+    assert beat.member.epoch > 1000
+    pool.on_member("me", beat.member, 3, 0.0)
+    assert pool.reserve_size(0.0) == 0, "the claim is written again first"
+
+
+def test_the_claims_of_a_gone_host_whose_beat_cannot_be_read_are_used_again() -> None:
+    pool = LeasePool("me", ADDRESSES, lambda count: 0, term=TERM, grace=GRACE, reserve=RESERVE)
+    pool.on_unreadable_member("gone", 7, 0.0)
+    pool.on_online(0.0)
+    (beat,) = pool.take_writes()
+    assert isinstance(beat, WriteMember)
+    pool.on_member("me", beat.member, 8, 0.0)
+    pool.take_writes()
+    pool.on_timer(TERM + GRACE + 1.0)
+    fences = [
+        write for write in pool.take_writes() if isinstance(write, WriteMember) and write.host == "gone"
+    ]
+    assert [(write.revision, write.member.fenced) for write in fences] == [(7, True)]
