@@ -9,13 +9,15 @@ import os
 import re
 from typing import Final
 
+from pipeline.blake2 import blake2b
 from pipeline.config.choices import VXLAN
 from pipeline.config.errors import ConfigError
 from pipeline.config.keys import FileKeys
-from pipeline.config.model import Config, Settings
+from pipeline.config.model import Config, Fleet, Settings
 from pipeline.config.scalars import Scalar, fleet_name, fleet_servers
 from pipeline.go import flags
 from pipeline.links import vxlan_url
+from pipeline.wire import ethernet
 
 NETWORK: Final = "gvtap"
 """The name of the network if none is given."""
@@ -75,6 +77,22 @@ def _check_files(paths: Settings) -> None:
         raise ConfigError("fleet-certificate and fleet-key are needed together, or not at all")
     if paths["fleet_credentials"] and paths["fleet_nkey"]:
         raise ConfigError("fleet-credentials and fleet-nkey cannot be used together (allowed: one of them)")
+
+
+def station_mac(fleet: Fleet) -> bytes:
+    """The MAC address by which a host of a fleet is a station of the network itself; b"" without a fleet.
+
+    It follows from the names of network and host. So it is the same after each start, and all hosts know it.
+    """
+    if not fleet.fleet_servers:
+        return b""
+    return station_mac_of(fleet.fleet_network, fleet.fleet_host)
+
+
+def station_mac_of(network: str, host: str) -> bytes:
+    """The same for a host with this name."""
+    text = f"station {network} {host}"
+    return ethernet.local_mac(blake2b(text.encode(), digest_size=ethernet.MAC_LEN).digest())
 
 
 def check_link(config: Config) -> None:

@@ -37,6 +37,11 @@ VXLAN: Final[tuple[Counter, ...]] = (
         "packets too long for the path to other hosts, reported by ICMP",
     ),
     Counter(
+        "vxlan_packet_dropped_not_for_host",
+        "packets",
+        "packets for the station that a host of a fleet is, of no connection of a forwarded port",
+    ),
+    Counter(
         "tcp_flow_reset_guest_moved",
         "flows",
         "connections of guests that have moved to another host of the fleet",

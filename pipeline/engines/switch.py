@@ -129,6 +129,7 @@ class Switch:
         self._max_per_guest = max_macs_per_guest
         self._max = max_macs
         self._uplink = NO_UPLINK
+        self._station_mac = gateway_mac
         self._ports: dict[bytes, _Port] = {}
         self._macs: dict[int, set[bytes]] = {}
         """By guest, on all its links."""
@@ -147,6 +148,10 @@ class Switch:
     def set_uplink(self, link: int) -> None:
         """This link leads to other hosts; NO_UPLINK for none."""
         self._uplink = link
+
+    def set_station(self, mac: bytes) -> None:
+        """The host itself is a station with this MAC too, and no guest may have it."""
+        self._station_mac = mac
 
     def __len__(self) -> int:
         return len(self._ports)
@@ -179,7 +184,7 @@ class Switch:
     def _learn(self, mac: bytes, link: int, now: float, old: _Port | None) -> None:
         if mac[0] & 1 or mac == ethernet.ZERO:
             raise WireError("switch_frame_dropped_bad_source")
-        if mac == self._gateway_mac:
+        if mac in (self._gateway_mac, self._station_mac):
             if self._newest_wins:
                 return
             if now - self._claims.get(link, float("-inf")) >= CLAIM_INTERVAL:

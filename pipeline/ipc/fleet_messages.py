@@ -39,6 +39,14 @@ class StationsAway(Request):
 
 
 @dataclass(frozen=True, slots=True)
+class Station(Request):
+    """This host is itself a station of the network, with this packed IPv4 address; empty: not any more."""
+
+    NAME = "station"
+    addr: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class StationsEvent(Event):
     """What changed about the guests of this host since the last event. complete: all that is here.
 

@@ -13,7 +13,7 @@ any worker      Stop, Ping, Audit, Reload, Watch, LogFile (a file), Pause, Lost,
 all but listen  Guests
 ingress         Attach (with a socket), Open (sockets), Capture (a file), LiveCapture (a socket),
                 Adopt (sockets), Connected, Members, Places
-demux           Cam, Neighbors, Seek, Stations, StationsAway
+demux           Cam, Neighbors, Seek, Station, Stations, StationsAway
 tcp             FlowIds, Flows, EndFlow, EndStrays, StationsAway
 resolver        Names, Leases, DnsAll, DnsAdd, ServeTcp (a socket), RestoreLeases, LeaseGranted, NamesAway
 listen          Expose (a socket), Unexpose, Tunnel (a socket)
@@ -463,6 +463,7 @@ _REQUESTS: Final = _by_name(
     *(healing_messages.Adopt, healing_messages.HandOver),
     *(healing_messages.Seek, healing_messages.EndStrays),
     *(fleet_messages.Members, fleet_messages.Places, fleet_messages.Stations, fleet_messages.StationsAway),
+    fleet_messages.Station,
     *(fleet_messages.LeaseGranted, fleet_messages.NamesAway),
     *(Expose, Unexpose, Tunnel, Accepted, UdpForward, UdpUnforward),
 )

@@ -40,7 +40,12 @@ class GuestAddresses:
         self._first = first + 1
         self._last = last - 1
         self._v6 = v6
-        self.own = frozenset(own) if v6 is None else v6.own.union(own)
+        self._gateways = frozenset(own) if v6 is None else v6.own.union(own)
+        self.own = self._gateways
+
+    def set_station(self, addr: int) -> None:
+        """The host itself has this address too, and no guest may; 0 for none."""
+        self.own = self._gateways.union((addr,)) if addr else self._gateways
 
     def inside(self, addr: int) -> bool:
         """Whether addr is a host address of the subnet, or an IPv6 address of the network."""

@@ -97,6 +97,13 @@ class Neighbors:
         """This link leads to other hosts, and may have all addresses of the table; NO_UPLINK for none."""
         self._uplink = link
 
+    def set_own(self, addr: int) -> None:
+        """The host itself is a station with this address, and no guest may have it; 0 for none."""
+        self._addresses.set_station(addr)
+        neighbor = self._table.get(addr)
+        if neighbor is not None:
+            self._drop(neighbor)
+
     def set_bounds(self, max_neighbors: int, max_per_guest: int) -> None:
         """Change the bounds. Addresses that are known already stay."""
         self._max = max_neighbors

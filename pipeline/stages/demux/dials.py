@@ -22,8 +22,7 @@ class DialRouter:
     def __init__(self, network: Network) -> None:
         self.counts = network.counts
         self.neighbors = network.neighbors
-        self.gateway_for = network.gateway_for
-        self.tunnel = network.tunnel
+        self.source_for = network.source_for
         self.egress_out = network.egress_out
         self.tcp_out = network.tcp_out
         self.ports = PortAllocator(int.from_bytes(os.urandom(2), "big"))
@@ -36,8 +35,8 @@ class DialRouter:
 
     def route(self, egress: int, dial: Dial, link: int) -> None:
         """The guest is on this link: choose a port and pass the dial on."""
-        if link == self.tunnel.link:
-            # A guest of another host answers the gateway of that host.
+        source = self.source_for(dial.guest_addr, link)
+        if not source:
             self.fail(egress, dial)
             return
         guest = (dial.guest_addr, dial.guest_port)
@@ -48,7 +47,7 @@ class DialRouter:
             return
         # Tcp knows which ports are in use. The allocator only has to reuse this one as late as possible.
         self.ports.release(guest, port)
-        ends = Ends(dial.guest_addr, dial.guest_port, self.gateway_for(dial.guest_addr), port)
+        ends = Ends(dial.guest_addr, dial.guest_port, source, port)
         self.tcp_out.push(DialRouted.pack(dial.flow, ends.key(), link, egress, dial.client), ends)
 
     def fail(self, egress: int, dial: Dial) -> None:

@@ -27,6 +27,7 @@ from pipeline.stages.demux.guard import Guard
 from pipeline.stages.demux.ip import IpInput
 from pipeline.stages.demux.ipv6 import Ipv6Input
 from pipeline.stages.demux.network import Network
+from pipeline.stages.demux.own_station import OwnStation
 from pipeline.stages.demux.tunnel_gate import TunnelGate
 from pipeline.wire import arp, ethernet, ip, ipv6
 from pipeline.wire.errors import WireError
@@ -66,6 +67,7 @@ class FrameInput:
         self.ip = ip
         self.ipv6 = ipv6_input
         self.dropped = dropped
+        self.station = OwnStation(network, ip)
         self.udp = ip.udp
         self.rates = ip.udp.services.rates
 
@@ -73,6 +75,9 @@ class FrameInput:
         """TCP segments of one flow. record: the packed run, to be passed on."""
         begin = run.off - run.header_len
         dst, src, _ = ethernet.HEADER.unpack_from(self.slots[run.slot], begin)
+        if dst == self.tunnel.mac:
+            self.station.on_tcp_range(run, record, src, now)
+            return
         port = self.switch.on_frame(dst, src, run.link, now)
         if port == switch.TO_GATEWAY:
             ends = Ends.of(run.key)
@@ -98,6 +103,9 @@ class FrameInput:
         begin = run.off - run.header_len
         view = self.slots[run.slot]
         dst, src, _ = ethernet.HEADER.unpack_from(view, begin)
+        if dst == self.tunnel.mac:
+            self.station.on_udp_range(run, src, now)
+            return
         port = self.switch.on_frame(dst, src, run.link, now)
         count = run.piece_count()
         if port >= 0:
@@ -130,8 +138,8 @@ class FrameInput:
         dst, src, ethertype = ethernet.parse_header(view, frame.off, end)
         if self.ipv6 is not None:
             self.rates.check_group(dst, frame.link, now)
-        if frame.link == self.tunnel.link and dst == self.tunnel.mac:
-            self._on_tunnel_answer(frame, src, ethertype, now)
+        if dst == self.tunnel.mac:
+            self.station.on_frame(frame, src, ethertype, now)
             return
         port = self.switch.on_frame(dst, src, frame.link, now)
         if not frame.vnet and port != switch.TO_GATEWAY:
@@ -150,6 +158,8 @@ class FrameInput:
                 self.guard.admit_frame(frame, dst, src, ethertype, now)
                 self.counts[_SWITCHED] += 1
                 self.output.frame(ALL_LINKS, view[frame.off : end], except_link=frame.link)
+            if ethertype == ethernet.TYPE_ARP:
+                self.station.answer_arp(frame, now)
             to_gateway = dst == ethernet.BROADCAST or (self.ipv6 is not None and ipv6.is_group_mac(dst))
             if not to_gateway or frame.link == self.tunnel.link:
                 self.worker.free(frame.slot)
@@ -163,15 +173,6 @@ class FrameInput:
         else:
             self.counts[_OTHER_TYPE] += 1
             self.dropped.take(_OTHER_TYPE, frame.link, frame.slot, shape_of_frame(frame))
-
-    def _on_tunnel_answer(self, frame: Frame, src: bytes, ethertype: int, now: float) -> None:
-        """A station of another host answers Tunnel.question(): it is alive, and so is its address."""
-        self.switch.on_frame(self.gateway_mac, src, frame.link, now)
-        if ethertype == ethernet.TYPE_ARP:
-            begin = frame.off + ethernet.HEADER_LEN
-            message = arp.parse(self.slots[frame.slot], begin, frame.off + frame.length)
-            self.neighbors.on_arp(message, src, frame.link, now)
-        self.worker.free(frame.slot)
 
     def _on_arp(self, frame: Frame, src: bytes, now: float) -> None:
         begin = frame.off + ethernet.HEADER_LEN

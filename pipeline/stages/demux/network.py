@@ -83,7 +83,7 @@ class Network:
         )
         self.links: dict[int, int] = {}
         """The number of the guest that opened each link. A link that is down is not here."""
-        self.tunnel = Tunnel()
+        self.tunnel = Tunnel(config.fleet)
         self.output = Output(worker, config.network.gateway_mac, config.network.mtu)
         self.ingress_out = ports.rings_out["ingress"]
         self.resolver_out = ports.rings_out["resolver"]
@@ -99,6 +99,19 @@ class Network:
         if self.ipv6 is None or ip.is_ipv4(addr):
             return network.gateway_ip
         return self.ipv6.link_local if ip.is_link_local(addr) else self.ipv6.gateway
+
+    def source_for(self, addr: int, link: int) -> int:
+        """The address from which this host connects to the guest with addr on link; 0 if it cannot.
+
+        A guest of another host would answer the gateway of that host.
+        """
+        return self.tunnel.source_for(addr) if link == self.tunnel.link else self.gateway_for(addr)
+
+    def set_station(self, addr: int) -> None:
+        """This host is a station with this address from now on; 0 for none."""
+        self.tunnel.addr = addr
+        self.switch.set_station(self.tunnel.mac)
+        self.neighbors.set_own(addr)
 
     def guest_of(self, link: int) -> int:
         """The number of the guest that opened a link. Each guest has one share of a bounded resource."""

@@ -20,7 +20,7 @@ from pipeline.records import kinds
 from pipeline.records.addresses import addr_of
 from pipeline.records.dials import Dial
 from pipeline.records.flows import flow_of
-from pipeline.records.frames import ALL_LINKS, Frame, WatchDrops
+from pipeline.records.frames import ALL_LINKS, NO_LINK, Frame, WatchDrops
 from pipeline.records.guests import LinkNotice, Neighbor, Shared, Tunnel
 from pipeline.records.icmp import EchoError, EchoReply, Unreachable
 from pipeline.records.kinds import RECORD_BYTES
@@ -313,6 +313,10 @@ class DemuxStage:
             self.counts[_ND_OUT] += 1
             frame = self.ipv6.discovery.messages.request(request.addr, request.mac)
         self.output.frame(ALL_LINKS if request.link < 0 else request.link, frame)
+        tunnel = self.network.tunnel
+        if request.link < 0 and tunnel.link != NO_LINK and tunnel.source_for(request.addr):
+            # The gateway's question has not gone to other hosts.
+            self.output.frame(tunnel.link, tunnel.question(request.addr))
 
     def _announce(self, moved: Learned) -> None:
         """Announce an address that moved to the other guests."""
@@ -326,7 +330,7 @@ class DemuxStage:
 
     def on_control(self, message: Message, fds: list[int]) -> Message:
         """Requests ``cam`` (MAC to link), ``neighbors`` (which guests have addresses), ``guests``,
-        ``seek`` and ``withdraw_route``, and of a fleet ``stations_all`` and ``stations_away``.
+        ``seek`` and ``withdraw_route``, and of a fleet ``station``, ``stations_all`` and ``stations_away``.
         """
         match messages.request_of(message):
             case messages.Guests():
@@ -349,6 +353,10 @@ class DemuxStage:
             case fleet_messages.StationsAway() as ask:
                 self.stations.on_away(ask, self.now, self._carry_out)
                 self.due = self.now
+                return {}
+            case fleet_messages.Station() as ask:
+                self.network.set_station(ip.of_packed(ask.addr) if ask.addr else 0)
+                self._carry_out()
                 return {}
             case messages.WithdrawRoute() if self.ipv6 is not None:
                 self.ipv6.discovery.withdraw()

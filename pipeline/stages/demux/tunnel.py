@@ -7,10 +7,15 @@ group goes to the guests of this host, and no further.
 The gateway cannot ask a station of another host by its own address, since the answer would go to the gateway
 of that host. So it asks with a MAC address that only this host has, and without an IP address, like a station
 that looks whether an address is free (RFC 5227, RFC 4862 section 5.4).
+
+For the same reason the gateway cannot connect to a station of another host. In a fleet, this host has an IPv4
+address of the pool for that. Then it is a *station* of the network itself (own_station.py).
 """
 
 import os
 
+from pipeline.config import fleet
+from pipeline.config.model import Fleet
 from pipeline.records.frames import NO_LINK
 from pipeline.wire import arp, ethernet, icmpv6, ip, ipv6
 
@@ -18,16 +23,22 @@ from pipeline.wire import arp, ethernet, icmpv6, ip, ipv6
 class Tunnel:
     """The link to other hosts. There is at most one."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Fleet) -> None:
         self.link = NO_LINK
         """Its number; NO_LINK without such a link."""
         self.mtu = 0
         """The longest packet that the path to all hosts can carry."""
-        self.mac = ethernet.local_mac(os.urandom(ethernet.MAC_LEN))
+        self.mac = fleet.station_mac(settings) or ethernet.local_mac(os.urandom(ethernet.MAC_LEN))
         """The sender of questions about stations of other hosts."""
+        self.addr = 0
+        """The address from which this host connects to stations of other hosts; 0 for none."""
 
-    def question(self, addr: int, mac: bytes) -> bytes:
-        """Asks the station with this MAC address whether it has addr."""
+    def source_for(self, addr: int) -> int:
+        """The address from which this host connects to this station of another host; 0 if it cannot."""
+        return self.addr if ip.is_ipv4(addr) else 0
+
+    def question(self, addr: int, mac: bytes = ethernet.BROADCAST) -> bytes:
+        """Asks the station with this MAC address, or all, whether it has addr."""
         if ip.is_ipv4(addr):
             return ethernet.header(mac, self.mac, ethernet.TYPE_ARP) + arp.build(
                 arp.REQUEST, self.mac, ip.from_ipv4(0), ethernet.ZERO, addr

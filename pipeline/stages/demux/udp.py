@@ -55,6 +55,7 @@ class UdpDispatch:
         self.neighbors = network.neighbors
         self.targets = network.targets
         self.gateway_for = network.gateway_for
+        self.source_for = network.source_for
         self.links = network.links
         self.services = services
         self.icmp = icmp
@@ -191,10 +192,14 @@ class UdpDispatch:
         if flow is None and run.flow & FLOW_FROM_EGRESS:
             flow = self._dial(egress, run, now)
         if flow is None:
-            self.counts[_NO_FLOW] += 1
-            self.worker.free(run.slot)
+            self._drop_of_no_flow(run)
             return
         addr = flow.guest_addr
+        if flow.from_egress and (known := self.neighbors.get(addr)) is not None:
+            flow = self._answerable(egress, run, flow, known.link, now)
+            if flow is None:
+                self._drop_of_no_flow(run)
+                return
         count = run.piece_count()
         if self.neighbors.get(addr) is None and self.waiting.add(egress, addr, run.slot):
             self.neighbors.resolve(addr, now, _WaitingDatagrams(self, egress, flow, run))
@@ -209,11 +214,34 @@ class UdpDispatch:
         if flow.remote_port == nat.DNS_PORT and not flow.from_egress and flow.on_answers(count):
             self.flows.finish(flow)
 
+    def _drop_of_no_flow(self, run: Run) -> None:
+        self.counts[_NO_FLOW] += 1
+        self.worker.free(run.slot)
+
+    def _answerable(self, egress: int, run: UdpData, flow: UdpFlow, link: int, now: float) -> UdpFlow | None:
+        """The flow of a forwarded port, or one in its place whose source the guest on this link can answer.
+
+        The guest was not known when the flow began, or has moved between hosts. None: there can be none.
+        """
+        source = self.source_for(flow.guest_addr, link)
+        if flow.remote_addr == source:
+            return flow
+        newer = self.flows.on_host_datagram(egress, run.flow, now)
+        if newer is not None and newer.remote_addr == source:
+            return newer
+        self.flows.close(egress, run.flow)
+        return self._dial(egress, run, now)
+
     def _dial(self, egress: int, run: UdpData, now: float) -> UdpFlow | None:
         """A new flow of a forwarded port; None if the gateway has no port left for it."""
         ends = Ends.of(run.key)
-        to = flow_key(ends.guest_addr, ends.guest_port, self.gateway_for(ends.guest_addr), 0)
         neighbor = self.neighbors.get(ends.guest_addr)
+        source = self.gateway_for(ends.guest_addr)
+        if neighbor is not None:
+            source = self.source_for(ends.guest_addr, neighbor.link)
+        if not source:
+            return None
+        to = flow_key(ends.guest_addr, ends.guest_port, source, 0)
         # If nobody knows the guest yet, it gets the flow when it has answered.
         link = neighbor.link if neighbor is not None else 0
         return self.flows.on_dial(egress, run.flow, to, link, self._guest_of(link), now)
@@ -225,8 +253,14 @@ class UdpDispatch:
             self.drop_waiting(waiting)
             return
         self.waiting.remove(waiting.egress, waiting.addr, waiting.run.slot)
+        flow: UdpFlow | None = waiting.flow
+        assert flow is not None
+        if flow.from_egress:
+            flow = self._answerable(waiting.egress, waiting.run, flow, neighbor.link, flow.last_seen)
+            if flow is None:
+                self._drop_of_no_flow(waiting.run)
+                return
         self.counts[_SENT] += waiting.run.piece_count()
-        flow = waiting.flow
         if flow.link != neighbor.link:
             self.flows.adopt(flow, neighbor.link, self._guest_of(neighbor.link))
         self.output.datagrams(neighbor.link, neighbor.mac, flow.key, waiting.run)
@@ -285,7 +319,7 @@ class UdpDispatch:
 class _WaitingDatagrams:
     """Datagrams of an egress worker that wait until the MAC of their guest is known."""
 
-    def __init__(self, dispatch: UdpDispatch, egress: int, flow: UdpFlow, run: Run) -> None:
+    def __init__(self, dispatch: UdpDispatch, egress: int, flow: UdpFlow, run: UdpData) -> None:
         self.dispatch = dispatch
         self.egress = egress
         self.addr = flow.guest_addr

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from struct import Struct
 from typing import Final
 
+from pipeline.config import fleet
 from pipeline.config.model import Config, EgressPolicy
 from pipeline.counter_block import add
 from pipeline.counters import INDEX
@@ -24,7 +25,7 @@ from pipeline.ipc.ring import Producer
 from pipeline.records import kinds, udp
 from pipeline.records.addresses import Addr
 from pipeline.records.flows import Ends, FlowKey
-from pipeline.records.frames import Frame, WatchDrops
+from pipeline.records.frames import NO_LINK, Frame, WatchDrops
 from pipeline.records.guests import LinkNotice, Neighbor, Shared, Tunnel
 from pipeline.records.tcp import TcpRange
 from pipeline.records.udp import UdpData, UdpNotice, UdpRange
@@ -99,6 +100,8 @@ class Steering:
         rings = worker.ports.rings_out
         self._counts = worker.counts
         self._gateway_mac = config.network.gateway_mac
+        self._station_mac = fleet.station_mac(config.fleet) or self._gateway_mac
+        self._tunnel = NO_LINK
         self._broadcast = ip.of(config.network.subnet.broadcast_address)
         self._demux = rings["demux"]
         self._shards = [rings[f"tcp{i}"] for i in range(config.workers.tcp_workers)]
@@ -239,7 +242,15 @@ class Steering:
 
     def learn(self, addr: Addr, mac: bytes, link: int) -> None:
         """The guest with this address has this MAC, and is on this link."""
-        self.neighbors[addr] = Whereabouts(mac, link, self._gateway_mac, ethernet.type_of(addr))
+        found = Whereabouts(mac, link, self.sender_on(link), ethernet.type_of(addr))
+        if link == self._tunnel:
+            # Demux judges what guests of other hosts send to this one (demux/own_station.py).
+            found.stop_steering()
+        self.neighbors[addr] = found
+
+    def sender_on(self, link: int) -> bytes:
+        """The MAC address from which this host sends to guests on a link: the gateway's, or its own."""
+        return self._station_mac if link == self._tunnel else self._gateway_mac
 
     def forget(self, addr: Addr) -> None:
         """No guest has this address any more."""
@@ -274,11 +285,19 @@ class Steering:
     def report_tunnel(self, link: int, mtu: int) -> None:
         """The link leads to other hosts, and carries packets of this length."""
         self._demux.push(Tunnel.pack(link, mtu))
+        if link != self._tunnel:
+            self._tunnel = link
+            # Demux may have reported its stations before.
+            for addr, found in [*self.neighbors.items()]:
+                if found.link == link:
+                    self.learn(addr, found.mac, link)
 
     def link_down(self, link: int, guest: int) -> None:
         """The link is gone. Forget its addresses, and report it to all workers that may know it."""
         for addr in [addr for addr, neighbor in self.neighbors.items() if neighbor.link == link]:
             del self.neighbors[addr]
+        if link == self._tunnel:
+            self._tunnel = NO_LINK
         down = LinkNotice.pack(kinds.LINK_DOWN, link, guest)
         for ring in (*self._shards, self._demux):
             ring.push(down)

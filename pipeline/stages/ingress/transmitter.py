@@ -62,7 +62,6 @@ class Transmitter:
         self._worker = worker
         self._counts = worker.counts
         self._slots = worker.ports.arena.slots
-        self._gateway_mac = config.network.gateway_mac
         self._ports = ports
         self._steering = steering
         self._fairness = fairness
@@ -125,7 +124,9 @@ class Transmitter:
             elif kind == kinds.UDP_OUT:
                 out = UdpOut.unpack(burst, at)
                 ends = Ends.of(out.key)
-                header = ethernet.header(out.mac, self._gateway_mac, ethernet.type_of(ends.guest_addr))
+                header = ethernet.header(
+                    out.mac, self._steering.sender_on(out.link), ethernet.type_of(ends.guest_addr)
+                )
                 self._on_datagrams(ports.get(out.link), header, ends, out)
             else:
                 self._on_notice(kind, burst, at)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.config.fleet import station_mac_of
 from pipeline.config.model import EgressPolicy, PolicyRule
 from pipeline.counters import INDEX
 from pipeline.engines import fragmentation
@@ -318,3 +319,29 @@ def test_ipv6_datagrams_of_a_flow_go_to_its_socket_until_there_are_fragments(rig
     assert rig.went(udp6()) == ["demux"]
     rig.steering.steer(FLOW6, 77, 1)
     assert rig.went(udp6()) == ["demux"]
+
+
+@pytest.mark.parametrize("tunnel_first", [False, True])
+def test_a_guest_of_another_host_gets_frames_of_this_host_and_is_not_steered(tunnel_first: bool) -> None:
+    """It answers the gateway of its own host. So this host sends as a station of its own."""
+    made = Rig(fleet_servers="nats://a", fleet_host="alpha", fleet_network="gvtap")
+    own = station_mac_of("gvtap", "alpha")
+    with made.one:
+        steering = made.steering
+        steering.forget(GUEST)
+        for step in (True, False) if tunnel_first else (False, True):
+            if step:
+                steering.report_tunnel(LINK, 1450)
+            else:
+                steering.learn(GUEST, MAC, LINK)
+        made.told()
+        assert steering.neighbors[GUEST].header == ethernet.header(MAC, own, ethernet.TYPE_IPV4)
+        assert steering.sender_on(LINK) == own
+        assert steering.sender_on(LINK + 1) == GATEWAY_MAC
+        to_own = ethernet.header(own, MAC, ethernet.TYPE_IPV4)
+        for flags in (SYN, ACK):
+            assert made.went(tcp(header=to_own, flags=flags)) == ["demux"]
+        # The link is gone. Its number may be that of a guest's link next.
+        steering.link_down(LINK, 1)
+        steering.learn(GUEST, MAC, LINK)
+        assert steering.neighbors[GUEST].header == ethernet.header(MAC, GATEWAY_MAC, ethernet.TYPE_IPV4)
