@@ -100,7 +100,7 @@ class ControlPlane:
         self.hub = Hub(self._channels.send_all, self._log)
         request = self._channels.request
         self._sockets = SocketForwards(request, self._log)
-        self._meter = meter
+        self._meter = self.meter = meter
         self._shares = ForwardShares(config.limits, meter.count)
         udp = UDP not in config.access.disable
         self._leases = LeaseWriter(config.network.state_file, self._log)

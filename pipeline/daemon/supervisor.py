@@ -208,7 +208,7 @@ class Supervisor:
         controls = {name: sock for worker in self.running for name, sock in worker.controls.items()}
         running = [Process(each.name, each.process.pid, tuple(each.controls)) for each in self.running]
         facts = Facts.of(self.config, running, monotonic())
-        meter = Meter(self.fabric, facts, self.version, self.log)
+        meter = Meter(self.fabric, facts, self.version, self.log, self.config.fleet.fleet_host)
         self.plane = plane = ControlPlane(
             self.config, self.fabric, controls, self._on_guest, meter, self.token, self.outputs.flow_log
         )

@@ -11,7 +11,9 @@ from pipeline import counters
 from pipeline.control.metrics.families import FAMILIES
 
 _SAMPLE = re.compile(
-    r'^(gvtap_\w+)\{(?:(?:cause|direction|source)="(\w+)",)?worker="(\w+)"\} (\S+)$', re.MULTILINE
+    r'^(gvtap_\w+)\{(?:host="[^"]*",)?(?:(?:cause|direction|source)="(\w+)",)?(?:host="[^"]*",)?'
+    r'worker="(\w+)"\} (\S+)$',
+    re.MULTILINE,
 )
 _ROWS = {
     (family.name + ("_total" if family.kind == "counter" else ""), series.value): series

@@ -37,8 +37,10 @@ class Meter:
         facts: Facts,
         version: str,
         log: structlog.typing.FilteringBoundLogger,
+        host: str = "",
     ) -> None:
-        """version: of the program. connect() comes before page()."""
+        """version: of the program. host: the name of this host in a fleet. connect() comes before page()."""
+        self._host = host
         self.build = Build.of(version)
         self.facts = facts
         self._fabric = fabric
@@ -119,6 +121,7 @@ class Meter:
                 guests=await self.guest_rows(),
                 pids=self._pids,
                 files=self._files,
+                host=self._host,
             )
         )
 

@@ -33,6 +33,8 @@ from pipeline.counter_block import GuestRow
 from pipeline.topology import Edge
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+HOST: Final = "host"
+"""The label that tells the hosts of a fleet apart."""
 Snapshot = Mapping[str, Mapping[str, int]]
 """{worker: {counter: value}}"""
 
@@ -52,7 +54,7 @@ class Readings(NamedTuple):
     """What the page shows, read at one time.
 
     roles: by worker. histograms: by worker and name. slots: the size of each pool, by worker. pids: by
-    process. guests: the rows that have a name.
+    process. guests: the rows that have a name. host: the name of this host in a fleet, "" without one.
     """
 
     build: Build
@@ -64,6 +66,7 @@ class Readings(NamedTuple):
     guests: Mapping[str, GuestRow] = {}
     pids: Mapping[str, int] = {}
     files: Mapping[str, int] = {}
+    host: str = ""
 
 
 class _Page(Collector):
@@ -73,7 +76,17 @@ class _Page(Collector):
         self._readings = readings
 
     def collect(self) -> Iterator[Metric]:
-        """All families: what is running, the tables' rows, then what else was read."""
+        """All families. In a fleet, each series has the name of this host."""
+        host = self._readings.host
+        for family in self._families():
+            if host:
+                family.samples = [
+                    sample._replace(labels={**sample.labels, HOST: host}) for sample in family.samples
+                ]
+            yield family
+
+    def _families(self) -> Iterator[Metric]:
+        """What is running, the tables' rows, then what else was read."""
         readings = self._readings
         yield InfoMetricFamily(PREFIX + "build", READINGS_HELP["build"], value=readings.build._asdict())
         for family in FAMILIES:

@@ -75,6 +75,28 @@ def test_causes_are_labels_and_times_are_seconds() -> None:
     assert "# TYPE gvtap_tcp_segments_dropped_total counter\n" in text
 
 
+def test_in_a_fleet_every_series_names_its_host_and_no_other() -> None:
+    text = pages.page(
+        readings(
+            histograms={"egress0": {row.name: [1] * row.words for row in histograms.TABLE}},
+            guests={MAC: GuestRow(1, 10, 2, 30, 4, 5)},
+            rings=dict.fromkeys(LAYOUT.edges, 3),
+            pids={SUPERVISOR: os.getpid()},
+            host="alpha",
+        )
+    ).decode()
+    found = samples(text)
+    assert found.keys() >= {
+        ("gvtap_guest_frames_dropped_total", frozenset({("guest", MAC), ("host", "alpha")}))
+    }
+    assert {dict(labels).get("host") for _, labels in found} == {"alpha"}
+    assert promtool("check", "metrics", text=text) == ""
+
+
+def test_without_a_fleet_no_series_has_a_host() -> None:
+    assert not [name for name, labels in samples(full_page()) if "host" in dict(labels)]
+
+
 def test_the_build_is_one_sample() -> None:
     labels = 'data_path="plain",python="3.11.2",version="1.2.3"'
     assert f"gvtap_build_info{{{labels}}} 1.0\n" in pages.page(readings()).decode()
