@@ -109,6 +109,28 @@ COMMANDS: Final = (
         options.FLEET_COMMANDS,
     ),
     Command(
+        "fleet forwards",
+        "list the forwards of a fleet",
+        "pipeline.commands.fleet:forwards",
+        options.FLEET_COMMANDS,
+    ),
+    Command(
+        "fleet expose",
+        "open forwards on all hosts of a fleet, such as :8080:192.168.127.10:80",
+        "pipeline.commands.fleet:expose",
+        options.FLEET_COMMANDS,
+        "FORWARD...",
+        ANY_NUMBER,
+    ),
+    Command(
+        "fleet unexpose",
+        "close forwards on all hosts of a fleet; the guest's side may be left out: :8080",
+        "pipeline.commands.fleet:unexpose",
+        options.FLEET_COMMANDS,
+        "FORWARD...",
+        ANY_NUMBER,
+    ),
+    Command(
         "fleet show-policy",
         "print the egress policy of a fleet, as a file has it",
         "pipeline.commands.fleet:policy_show",

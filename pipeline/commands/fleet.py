@@ -31,12 +31,27 @@ def policy_set(parsed: Parsed, words: Sequence[str]) -> int:
     return _run("policy_set", parsed, words)
 
 
-def _run(name: str, parsed: Parsed, words: Sequence[str]) -> int:
+def forwards(parsed: Parsed, words: Sequence[str]) -> int:
+    """List the forwards of a fleet. Returns the exit code."""
+    return _run("forwards", parsed, words, of_forwards=True)
+
+
+def expose(parsed: Parsed, words: Sequence[str]) -> int:
+    """Open forwards on all hosts of a fleet. Returns the exit code."""
+    return _run("expose", parsed, words, of_forwards=True)
+
+
+def unexpose(parsed: Parsed, words: Sequence[str]) -> int:
+    """Close forwards on all hosts of a fleet. Returns the exit code."""
+    return _run("unexpose", parsed, words, of_forwards=True)
+
+
+def _run(name: str, parsed: Parsed, words: Sequence[str], *, of_forwards: bool = False) -> int:
     if importlib.util.find_spec(LIBRARY) is None:
         sys.stderr.write(
             f"fleet needs {LIBRARY}, which is not installed: pip install 'gvtap-pipeline[fleet]'\n"
         )
         return _FAILED
-    from pipeline.fleet import command  # noqa: PLC0415  an extra
+    from pipeline.fleet import command, forward_commands  # noqa: PLC0415  an extra
 
-    return int(getattr(command, name)(parsed, words))
+    return int(getattr(forward_commands if of_forwards else command, name)(parsed, words))

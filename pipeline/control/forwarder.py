@@ -39,6 +39,8 @@ OPEN_AGAIN_S: Final = 0.05
 _INET: Final = (*inet.TCP, *inet.UDP)
 HOST: Final = "host"
 """``opened_by`` of a forward that the configuration or a client of the API on the host has opened."""
+FLEET: Final = "fleet"
+"""``opened_by`` of a forward that all hosts of a fleet open (docs/fleet.md)."""
 
 
 class TooManyError(ForwardError):
@@ -46,7 +48,7 @@ class TooManyError(ForwardError):
 
 
 class Owner(NamedTuple):
-    """Who opens or closes a forward: a guest by its address and number, or the host."""
+    """Who opens or closes a forward: a guest by its address and number, or the host, or the fleet."""
 
     address: str = HOST
     guest: int = forward_shares.HOST
@@ -58,8 +60,8 @@ THE_HOST: Final = Owner()
 class Forward(NamedTuple):
     """One open forward, texts as asked for.
 
-    opened_by: a guest's address, or HOST. guest: the number of this guest. asked: the local address with port
-    0 that the client asked for, if the system chose the port of ``local``.
+    opened_by: a guest's address, HOST or FLEET. guest: the number of this guest. asked: the local address
+    with port 0 that the client asked for, if the system chose the port of ``local``.
     """
 
     local: str
@@ -293,6 +295,8 @@ class Forwarder:
                 await check(forward)
             if forward is None:
                 raise ForwardError("proxy not found")
+            if forward.opened_by == FLEET != owner.address:
+                raise ForwardError("all hosts of the fleet have this forward ('fleet unexpose' closes it)")
             await self._close(forward, owner.address)
 
     def _asked_for(self, protocol: str, local: str, owner: Owner) -> Forward | None:
@@ -346,10 +350,11 @@ class Forwarder:
         await self._close(victim, HOST)
 
     def _report(self, kind: str, forward: Forward, by: str) -> None:
-        who = {} if by == HOST else {"guest_address": by}
+        is_guest = by not in (HOST, FLEET)
+        who = {"guest_address": by} if is_guest else {}
         self._hub.report(
             kind,
-            operator=by == HOST,
+            operator=not is_guest,
             protocol=forward.protocol,
             local=forward.local,
             remote=texts.without_secrets(forward.remote),

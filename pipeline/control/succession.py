@@ -19,7 +19,7 @@ from pipeline.config.errors import ConfigError
 from pipeline.config.model import Config, EgressPolicy, PortForward
 from pipeline.control.forward_sockets import ForwardSockets
 from pipeline.control.forward_texts import ForwardError, proxy_text
-from pipeline.control.forwarder import HOST, Forward, Forwarder
+from pipeline.control.forwarder import FLEET, HOST, Forward, Forwarder
 from pipeline.control.lease_writer import LeaseWriter
 from pipeline.control.memory import Memory
 from pipeline.control.reload import LiveSettings, ReloadError
@@ -277,10 +277,14 @@ class Succession:
     async def restore_others(self, known: list[tuple[OpenForward, messages.Expose | None]]) -> None:
         """Open the forwards of the API's clients. Close the sockets that nobody has asked for."""
         for forward, asked in known:
-            if not forward.configured:
+            if not forward.configured and self._is_wanted(forward):
                 await self._restore(_forward_of(forward), asked)
         self._sockets.drop_given(keep_files=False)
         self._over_ssh.drop_given(keep_files=False)
+
+    def _is_wanted(self, forward: OpenForward) -> bool:
+        """A forward of a fleet is closed if this host is in none any more."""
+        return forward.opened_by != FLEET or bool(self._live.config.fleet.fleet_servers)
 
     async def _restore(self, forward: Forward, asked: messages.Expose | None) -> None:
         try:

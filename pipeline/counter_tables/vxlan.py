@@ -46,5 +46,16 @@ VXLAN: Final[tuple[Counter, ...]] = (
         "flows",
         "connections of guests that have moved to another host of the fleet",
     ),
+    Counter(
+        "fleet_values_dropped_unreadable",
+        "values",
+        "keys and values of the fleet's store that were not read: wrong, too long, or too many",
+    ),
+    Counter(
+        "fleet_forwards_waiting",
+        "forwards",
+        "forwards of the fleet that cannot be open on this host now",
+        "gauge",
+    ),
     Counter("vxlan_mac_evicted", "addresses", "MAC addresses of a host that made room for others of it"),
 )

@@ -52,6 +52,14 @@ KINDS: Final[tuple[Kind, ...]] = (
         key="the key in the store",
         error="what is wrong",
     ),
+    published(
+        *("fleet-forward-refused", WARNING, "fleet forward refused"),
+        "A forward of the fleet cannot be open on this host. It is tried again every 30 s.",
+        protocol="protocol of the forward",
+        local="address and port of the host",
+        remote="address and port of the guest",
+        error="why not",
+    ),
     logged(
         *("fleet-write-failed", DEBUG, "fleet write failed"),
         "A write to the store had no answer, and is repeated.",

@@ -27,13 +27,16 @@ from typing import Final
 
 import structlog
 
+from pipeline.config.fleet import station_mac_of
 from pipeline.control.hub import Hub
 from pipeline.engines.fleet import values
 from pipeline.engines.fleet.mirror import Entry, Mirror
 from pipeline.engines.fleet.view import FleetView, StoreWrite, store_write
 from pipeline.fleet.feed import EventFeed
+from pipeline.fleet.forwards import SharedForwards
 from pipeline.fleet.hands import Hands
 from pipeline.fleet.settings import SharedSettings
+from pipeline.fleet.station import OwnStation
 from pipeline.fleet.store import ERRORS, Access, Session
 from pipeline.ipc import fleet_messages, messages
 from pipeline.topology import DEMUX, INGRESS, RESOLVER
@@ -74,6 +77,7 @@ class Agent:
         hands: Hands,
         hub: Hub,
         settings: SharedSettings,
+        forwards: SharedForwards,
         feed: EventFeed,
         log: structlog.typing.FilteringBoundLogger,
     ) -> None:
@@ -82,6 +86,8 @@ class Agent:
         self._hands = hands
         self._hub = hub
         self._settings = settings
+        self._forwards = forwards
+        self._station = OwnStation(station_mac_of(access.bucket, access.name), view, hands)
         self._feed = feed
         self._log = log
         self._mirror = Mirror(values.MEMBER)
@@ -97,6 +103,11 @@ class Agent:
         self._failed = 0
         """Writes of this session that had no answer, since the last one that had."""
         self._is_paused = False
+
+    @property
+    def unread_count(self) -> int:
+        """How many keys and values of the store were not read."""
+        return self.view.bad_values + self._mirror.lost
 
     def start(self) -> None:
         """Begin. Needs a running event loop."""
@@ -122,6 +133,7 @@ class Agent:
         if tasks:
             await asyncio.wait(tasks, timeout=CANCEL_S)
         await _within(CANCEL_S, self._settings.stop())
+        await _within(CANCEL_S, self._forwards.stop())
         self._feed.stop()
         session = self._session
         if session is not None:
@@ -214,10 +226,12 @@ class Agent:
             now = self._now()
             seconds = LOOK_EVERY_S
             try:
+                self._station.on_timer(now)
                 self.view.on_timer(now)
                 self._follow_up()
                 await self._publish()
-                seconds = min(max(self.view.deadline(now) - now, SHORTEST_WAIT_S), LOOK_EVERY_S)
+                due = min(self.view.deadline(now), self._station.deadline())
+                seconds = min(max(due - now, SHORTEST_WAIT_S), LOOK_EVERY_S)
             except Exception as error:
                 self._log.error("fleet error", error=_words(error), exc_info=True)
             with suppress(TimeoutError):
@@ -275,6 +289,7 @@ class Agent:
             for each in self._mirror.complete():
                 self.view.on_entry(each, now)
             self.view.on_online(now)
+            self._station.hurry()
             self._away_since = None
             self._hub.report("fleet-reached", members=len(self.view.members), keys=len(self._mirror))
         self._wake.set()
@@ -316,7 +331,11 @@ class Agent:
         if view.names.take_changed():
             hands.names(view.names.away())
         for answer in view.grants.take_answers():
-            hands.granted(answer)
+            if not self._station.on_answer(answer, self._now()):
+                hands.granted(answer)
+        # Before all are known, those that an earlier run has left open stay.
+        if view.online and view.forwards.take_changed():
+            self._forwards.want(view.forwards.wanted())
         changed, view.settings_changed = view.settings_changed, set()
         for key in sorted(changed):
             self._settings.change(key, view.settings.get(key))
@@ -375,7 +394,7 @@ class Agent:
     def _on_stations(self, event: fleet_messages.StationsEvent) -> None:
         places = self.view.places
         if event.complete:
-            for mac in places.here().keys() - event.macs.keys():
+            for mac in places.here().keys() - event.macs.keys() - {self._station.mac}:
                 places.on_gone(mac)
         for mac, is_here in event.macs.items():
             if is_here:
@@ -398,6 +417,7 @@ class Agent:
             for key in view.settings:
                 self._settings.change(key, view.settings[key])
         elif worker == DEMUX:
+            self._station.introduce()
             self._hands.ask_for_stations()
 
 

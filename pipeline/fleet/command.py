@@ -1,14 +1,14 @@
 """The commands that look at a fleet: ``fleet status``, ``guests``, ``show-policy`` and ``set-policy``.
 
-They ask the NATS servers themselves, so they work on any machine that reaches one of them, also without a
-daemon. The flags are those of ``start``.
+Those about forwards are in forward_commands.py. They ask the NATS servers themselves, so they work on any
+machine that reaches one of them, also without a daemon. The flags are those of ``start``.
 """
 
 import asyncio
 import json
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import yaml
 
@@ -32,7 +32,24 @@ OK: Final = 0
 FAILED: Final = 1
 
 Keys = Mapping[str, bytes]
-"""What the store has."""
+"""The values of the store."""
+
+
+class Found(NamedTuple):
+    """What the store has: the keys of a network. No value is None."""
+
+    network: str
+    entries: Mapping[str, Entry]
+
+    def keys(self) -> Keys:
+        """The values."""
+        return {key: entry.value or b"" for key, entry in self.entries.items()}
+
+    def without_hosts(self) -> Keys:
+        """The same without the places of hosts, which are stations too (pipeline.fleet.station)."""
+        hosts = [key.removeprefix(values.HOST) for key in self.entries if key.startswith(values.HOST)]
+        own = {values.mac_key(fleet_settings.station_mac_of(self.network, name)) for name in hosts}
+        return {key: value for key, value in self.keys().items() if key not in own}
 
 
 class CommandError(Exception):
@@ -41,24 +58,24 @@ class CommandError(Exception):
 
 def status(parsed: flags.Parsed, _words: Sequence[str]) -> int:
     """List the hosts, with what each has. Returns the exit code."""
-    return _run(parsed, _print_status)
+    return run(parsed, _print_status)
 
 
 def guests(parsed: flags.Parsed, _words: Sequence[str]) -> int:
     """List the guests of all hosts. Returns the exit code."""
-    return _run(parsed, _print_guests)
+    return run(parsed, _print_guests)
 
 
 def policy_show(parsed: flags.Parsed, _words: Sequence[str]) -> int:
     """Print the egress policy of the fleet, as a file has it. Returns the exit code."""
-    return _run(parsed, _print_policy)
+    return run(parsed, _print_policy)
 
 
 def policy_set(parsed: flags.Parsed, _words: Sequence[str]) -> int:
     """Replace the egress policy of the fleet by that of a file. Returns the exit code."""
     (path,) = parsed.arguments
 
-    async def write(session: Session, _: Keys) -> None:
+    async def write(session: Session, _: Found) -> None:
         try:
             policy = read_file(path)[0].egress_policy
         except ConfigError as error:
@@ -68,13 +85,14 @@ def policy_set(parsed: flags.Parsed, _words: Sequence[str]) -> int:
             raise CommandError(f"{path}: the policy has {len(content)} bytes (allowed: {values.MAX_VALUE})")
         await session.write(values.POLICY, content, None)
 
-    return _run(parsed, write)
+    return run(parsed, write)
 
 
-Do = Callable[[Session, Keys], Coroutine[None, None, None]]
+Do = Callable[[Session, Found], Coroutine[None, None, None]]
 
 
-def _run(parsed: flags.Parsed, do: Do) -> int:
+def run(parsed: flags.Parsed, do: Do) -> int:
+    """Do something with what the store has. Returns the exit code."""
     try:
         asyncio.run(_ask(_settings(parsed), do))
     except (CommandError, ConfigError) as error:
@@ -103,7 +121,7 @@ async def _ask(fleet: Fleet, do: Do) -> None:
         try:
             async with asyncio.timeout(SECONDS):
                 await session.open(server)
-                await do(session, await _keys(session))
+                await do(session, Found(fleet.fleet_network, await _entries(session)))
         except ERRORS as failure:
             error = f"{server}: {failure or type(failure).__name__}"
         else:
@@ -113,9 +131,9 @@ async def _ask(fleet: Fleet, do: Do) -> None:
     raise CommandError(f"no server of the fleet answers: {error}")
 
 
-async def _keys(session: Session) -> Keys:
+async def _entries(session: Session) -> Mapping[str, Entry]:
     """Everything that the store has now."""
-    found: dict[str, bytes] = {}
+    found: dict[str, Entry] = {}
     complete = asyncio.Event()
 
     def on_entry(entry: Entry | None) -> None:
@@ -124,7 +142,8 @@ async def _keys(session: Session) -> Keys:
         elif entry.value is None:
             found.pop(entry.key, None)
         elif values.admits(entry.key):
-            found[entry.key] = values.limited(entry.key, entry.value) or b""
+            value = values.limited(entry.key, entry.value) or b""
+            found[entry.key] = entry._replace(value=value)
 
     await session.watch(on_entry)
     await complete.wait()
@@ -134,7 +153,8 @@ async def _keys(session: Session) -> Keys:
 # --- what is printed --------------------------------------------------------------------------------
 
 
-async def _print_status(_session: Session, keys: Keys) -> None:
+async def _print_status(_session: Session, found: Found) -> None:
+    keys = found.without_hosts()
     counts = {prefix: _by_host(keys, prefix) for prefix in (values.PLACE, values.CLAIM)}
     named = _by_host(keys, values.NAME)
     rows = []
@@ -169,7 +189,8 @@ def _by_host(keys: Keys, prefix: str) -> dict[str, int]:
     return found
 
 
-async def _print_guests(_session: Session, keys: Keys) -> None:
+async def _print_guests(_session: Session, found: Found) -> None:
+    keys = found.without_hosts()
     labels: dict[bytes, str] = {}
     rows = []
     for key, value in keys.items():
@@ -190,7 +211,8 @@ async def _print_guests(_session: Session, keys: Keys) -> None:
     standard_files.write(table(columns, rows, terminal_width()))
 
 
-async def _print_policy(_session: Session, keys: Keys) -> None:
+async def _print_policy(_session: Session, found: Found) -> None:
+    keys = found.keys()
     if values.POLICY not in keys:
         raise CommandError("the fleet has no policy: each host has its own")
     try:

@@ -11,6 +11,7 @@ from pipeline.engines.fleet.values import Host
 from pipeline.engines.fleet.view import FleetView
 from pipeline.fleet.agent import Agent
 from pipeline.fleet.feed import EventFeed
+from pipeline.fleet.forwards import SharedForwards
 from pipeline.fleet.hands import Hands
 from pipeline.fleet.settings import SharedSettings
 from pipeline.fleet.store import Access
@@ -30,8 +31,12 @@ def make(config: Config, plane: ControlPlane, log: structlog.typing.FilteringBou
     view = FleetView(fleet.fleet_host, own, float(fleet.fleet_ttl), pool(config), secrets.randbelow)
     hands = Hands(plane.channels, plane.shards(TCP))
     settings = SharedSettings(plane.live, plane.channels, plane.hub, log)
+    forwards = SharedForwards(plane.forwarder, plane.hub, log)
     feed = EventFeed(plane.hub, fleet.fleet_network, fleet.fleet_host)
-    return Agent(access, view, hands, plane.hub, settings, feed, log)
+    agent = Agent(access, view, hands, plane.hub, settings, forwards, feed, log)
+    plane.meter.include("fleet_forwards_waiting", lambda: forwards.waiting_count)
+    plane.meter.include("fleet_values_dropped_unreadable", lambda: agent.unread_count)
+    return agent
 
 
 def own_row(config: Config, run: str) -> Host:

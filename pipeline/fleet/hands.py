@@ -2,7 +2,7 @@
 
 =========  ============================================================================
 ingress    the other hosts, and where their stations are: the link to other hosts has both
-demux      stations that have moved to another host
+demux      stations that have moved to another host, and the address of this host as a station
 tcp        the same: their connections through this host are reset
 resolver   answers to clients of DHCP, and host names of guests of other hosts
 =========  ============================================================================
@@ -69,6 +69,10 @@ class Hands:
     def names(self, names: Mapping[str, bytes]) -> None:
         """Tell the name server the names of other hosts' guests."""
         self._send(RESOLVER, fleet_messages.NamesAway(dict(names)))
+
+    def station(self, addr: bytes) -> None:
+        """Tell demux the packed address that this host has among guests; empty for none."""
+        self._send(DEMUX, fleet_messages.Station(addr))
 
     def ask_for_stations(self) -> None:
         """Have demux report all guests of this host."""

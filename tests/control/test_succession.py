@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,8 +12,9 @@ import structlog
 from pipeline.config import policy_json
 from pipeline.config.model import EgressPolicy, PolicyRule
 from pipeline.control import succession
+from pipeline.control.forwarder import FLEET, HOST, Forward
 from pipeline.control.succession import Succession, SuccessionError
-from pipeline.ipc.handover_messages import Policy
+from pipeline.ipc.handover_messages import OpenForward, Policy
 
 
 class Parts:
@@ -108,5 +110,33 @@ def test_guests_do_not_wait_long_for_a_name_server(monkeypatch: pytest.MonkeyPat
         of_file, of_api = (json.dumps(policy_json.written(EgressPolicy(each))) for each in ("allow", "deny"))
         with pytest.raises(SuccessionError, match="the policy of the API: its files and proxies"):
             await parts.succession.check_policy(Policy(of_file, of_api))
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("servers", ["nats://one", ""])
+def test_forwards_of_a_fleet_stay_as_long_as_the_host_is_in_one(servers: str) -> None:
+    """Nobody else could close them: neither the fleet nor a client of the API."""
+
+    async def run() -> None:
+        parts = Parts()
+        restored: list[str] = []
+
+        async def restore(forward: Forward, _asked: object) -> bool:
+            restored.append(forward.local)
+            return True
+
+        def drop(*, keep_files: bool) -> None:
+            assert not keep_files
+
+        succession: Any = parts.succession
+        parts.forwarder.restore = restore
+        parts.live.config.fleet = SimpleNamespace(fleet_servers=servers)
+        succession._sockets.drop_given = succession._over_ssh.drop_given = drop
+        of_fleet = OpenForward(":1", "192.168.127.2:1", "tcp", False, "", FLEET, 0, "", None)
+        await succession.restore_others(
+            [(of_fleet, None), (replace(of_fleet, local=":2", opened_by=HOST), None)]
+        )
+        assert restored == ([":1", ":2"] if servers else [":2"])
 
     asyncio.run(run())

@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("nats")
 
+from pipeline.config.fleet import station_mac_of
 from pipeline.engines.fleet import values
 from pipeline.engines.fleet.mirror import Entry
 from pipeline.engines.fleet.values import Host, Place
@@ -131,6 +132,7 @@ class FakeHands:
         self.answers: dict[bytes, Any] = {}
         self.name_map: dict[str, bytes] = {}
         self.asked = 0
+        self.stations: list[bytes] = []
 
     def members(self, members: Any) -> None:
         self.hosts = sorted(host.address for host in members.others().values())
@@ -150,6 +152,9 @@ class FakeHands:
     def ask_for_stations(self) -> None:
         self.asked += 1
 
+    def station(self, addr: bytes) -> None:
+        self.stations.append(addr)
+
 
 class FakeSettings:
     def __init__(self) -> None:
@@ -157,6 +162,19 @@ class FakeSettings:
 
     def change(self, key: str, value: bytes | None) -> None:
         self.changed[key] = value
+
+    async def stop(self) -> None:
+        """Nothing runs."""
+
+
+class FakeForwards:
+    """Notes what is to be open."""
+
+    def __init__(self) -> None:
+        self.wanted: list[list[values.Forward]] = []
+
+    def want(self, forwards: list[values.Forward]) -> None:
+        self.wanted.append(forwards)
 
     async def stop(self) -> None:
         """Nothing runs."""
@@ -196,7 +214,8 @@ class Rig:
         view = FleetView(f"host{number}", own, 90.0, range(FIRST, FIRST + 100), lambda count: count // 2)
         access = Access(SERVERS, "net", f"host{number}", "", "", None)
         self.feed = FakeFeed()
-        fakes: Any = (self.hands, self.hub, self.settings, self.feed, self.log)
+        self.forwards = FakeForwards()
+        fakes: Any = (self.hands, self.hub, self.settings, self.forwards, self.feed, self.log)
         self.agent = Agent(access, view, *fakes)
         self.view = view
 
@@ -354,7 +373,7 @@ def test_a_successor_of_ingress_is_told_everything(store: Store) -> None:
         one.hands.hosts, one.hands.macs = [], {}
         await one.agent.introduce("ingress")
         assert one.hands.hosts == ["10.0.0.2"]
-        assert one.hands.macs == {MAC: "10.0.0.2"}
+        assert one.hands.macs[MAC] == "10.0.0.2"
         asked = one.hands.asked
         await one.agent.introduce("demux")
         assert one.hands.asked == asked + 1
@@ -392,5 +411,60 @@ def test_events_wait_until_a_server_is_reached(store: Store) -> None:
         await until(lambda: store.published == [("gvtap.net.host1.lease-given", b"{}")])
         await rig.agent.stop()
         assert rig.feed.stopped
+
+    run(scenario)
+
+
+def test_the_forwards_of_the_store_are_opened_when_all_are_known(store: Store) -> None:
+    async def scenario() -> None:
+        forward = values.Forward("tcp", ":8080", "192.168.127.40:80")
+        key = values.forward_key(forward.protocol, forward.local)
+        store.put(key, values.forward_bytes(forward))
+        store.is_slow = True
+        rig = Rig(store)
+        rig.agent.start()
+        await until(lambda: rig.forwards.wanted)
+        assert rig.forwards.wanted == [[forward]], "never none before"
+        store.put(key, None)
+        await until(lambda: rig.forwards.wanted[-1] == [])
+        # Away, and back with another one.
+        store.sessions[-1].lost.set()
+        await until(lambda: not rig.view.online)
+        store.put(key, values.forward_bytes(forward))
+        await until(lambda: rig.forwards.wanted[-1] == [forward])
+        await rig.agent.stop()
+
+    run(scenario)
+
+
+def test_a_host_has_an_address_and_a_place_of_its_own(store: Store) -> None:
+    async def scenario() -> None:
+        rig = Rig(store)
+        rig.agent.start()
+        await until(lambda: rig.hands.stations)
+        (addr,) = rig.hands.stations
+        mac = station_mac_of("net", "host1")
+        await until(lambda: values.mac_key(mac) in store.keys)
+        assert values.place_of(store.keys[values.mac_key(mac)][0]) == Place("host1", (addr,))
+        assert mac not in rig.hands.answers, "no client of DHCP asked"
+        # Demux knows nothing of it, and does not report it.
+        rig.agent.on_event(fleet_messages.StationsEvent({MAC: True}, {}, True))
+        assert mac in rig.view.places.here()
+        await rig.agent.introduce("demux")
+        assert rig.hands.stations == [addr, addr]
+        await rig.agent.stop()
+
+    run(scenario)
+
+
+def test_what_is_not_read_is_counted(store: Store) -> None:
+    async def scenario() -> None:
+        for key in ("foreign", "claim.x", "host.other", "forward.tcp.80.any"):
+            store.put(key, b"?")
+        rig = Rig(store)
+        rig.agent.start()
+        await until(lambda: rig.view.online)
+        assert rig.agent.unread_count == 4
+        await rig.agent.stop()
 
     run(scenario)

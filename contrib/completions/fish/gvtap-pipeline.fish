@@ -17,7 +17,7 @@ complete -c gvtap-pipeline -n __fish_use_subcommand -a extcap
 complete -c gvtap-pipeline -n __fish_use_subcommand -a version
 complete -c gvtap-pipeline -n __fish_use_subcommand -a help
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -a 'check show schema'
-complete -c gvtap-pipeline -n '__fish_seen_subcommand_from fleet' -a 'status guests show-policy set-policy'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from fleet' -a 'status guests forwards expose unexpose show-policy set-policy'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from policy' -a 'show set explain'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o api-token-file -r -F -d 'file with the token that the API on the host asks for; none if empty'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o busy-poll -r -d 'microseconds to look for more work before sleeping, 0 to 50; -1 means as configured, else 50'

@@ -75,6 +75,7 @@ WRITERS: Final[Mapping[str, tuple[str, ...]]] = {
     "worker_slot_refs": POOLS,
     "log": (*WORKERS, SUPERVISOR),
     "flow_log": (SUPERVISOR,),
+    "fleet": (SUPERVISOR,),
     "capture": (INGRESS, DEMUX),
     "link": (INGRESS,),
     "vhost": (INGRESS,),

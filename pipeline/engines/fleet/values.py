@@ -8,6 +8,7 @@ key                    value: an object of JSON
 ``claim.ADDRESS``      Claim: an address of the pool belongs to a host
 ``place.MAC``          Place: at which host a station is, and its addresses. The MAC has 12 digits
 ``name.LABEL``         Name: a guest's host name
+``forward.PLACE``      Forward: a port that all hosts open. The place is PROTOCOL.PORT.ADDRESS
 ``policy``             the egress policy, as in a file
 ``zone.NAME``          a zone of the name server, as in the API
 =====================  =======================================================================================
@@ -15,6 +16,7 @@ key                    value: an object of JSON
 All hosts write into the store, and people do. So a value may be anything: what is wrong is not read.
 """
 
+import ipaddress
 import json
 from collections.abc import Mapping
 from typing import Final, NamedTuple
@@ -27,6 +29,7 @@ MEMBER: Final = "member."
 CLAIM: Final = "claim."
 PLACE: Final = "place."
 NAME: Final = "name."
+FORWARD: Final = "forward."
 ZONE: Final = "zone."
 POLICY: Final = "policy"
 
@@ -41,7 +44,13 @@ MAX_EPOCH: Final = 1 << 53
 UNREADABLE: Final = ""
 """In place of the host in a claim that cannot be read. No host has this name."""
 
-_ROWS: Final = (HOST, MEMBER, CLAIM, PLACE, NAME)
+PROTOCOLS: Final = ("tcp", "tcp4", "tcp6", "udp", "udp4", "udp6")
+"""What a forward may carry."""
+EVERY: Final = "any"
+"""In place of the address in the key of a forward that is open on all addresses of a host."""
+
+_ROWS: Final = (HOST, MEMBER, CLAIM, PLACE, NAME, FORWARD)
+_MAX_PORT: Final = 0xFFFF
 
 
 class StoredValueError(ValueError):
@@ -74,6 +83,18 @@ class Name(NamedTuple):
 
     host: str
     address: bytes
+
+
+class Forward(NamedTuple):
+    """A port that all hosts open, and a port of a guest to which it leads.
+
+    local: address and port of the host; without an address, on all of them. remote: of the guest. Both as the
+    API has them, with numbers.
+    """
+
+    protocol: str
+    local: str
+    remote: str
 
 
 def admits(key: str) -> bool:
@@ -119,11 +140,7 @@ def _number(found: Mapping[str, object], key: str, most: int) -> int:
 
 def packed(text: str) -> bytes:
     """An address of either family, packed. Raises StoredValueError."""
-    try:
-        addr = ip.parse(text)
-    except ValueError:
-        raise StoredValueError(f"{text!r} is not an address") from None
-    return ip.packed(addr)
+    return ip.packed(_address(text))
 
 
 def address_text(addr: bytes) -> str:
@@ -241,3 +258,73 @@ def name_of(value: bytes) -> Name:
     if len(address) != 4:
         raise StoredValueError("address is not one of IPv4")
     return Name(_text(found, "host"), address)
+
+
+def forward_key(protocol: str, local: str) -> str:
+    """The key of a forward of this local address. Raises StoredValueError."""
+    if protocol not in PROTOCOLS:
+        raise StoredValueError(f"{protocol} cannot be forwarded (allowed: {', '.join(PROTOCOLS)})")
+    host, port = _host_port(local)
+    if host and local != (made := _usual(host, port)):
+        raise StoredValueError(f"{local} is not the usual form (allowed: {made})")
+    # A key has no colons.
+    return f"{FORWARD}{protocol}.{port}.{host.replace(':', '_') or EVERY}"
+
+
+def forward_bytes(forward: Forward) -> bytes:
+    """The value of a forward."""
+    return _written(**forward._asdict())
+
+
+def forward_of(key: str, value: bytes) -> Forward:
+    """The forward in a value, which its key must name. Raises StoredValueError."""
+    found = _object(value)
+    made = Forward(_text(found, "protocol"), _text(found, "local"), _text(found, "remote"))
+    if forward_key(made.protocol, made.local) != key:
+        raise StoredValueError(f"{made.protocol} {made.local} is not what {key} says")
+    check_remote(made.remote)
+    return made
+
+
+def check_remote(remote: str) -> None:
+    """Raise StoredValueError for what is not an IPv4 address and a port.
+
+    Guests of other hosts are reached by IPv4 alone (pipeline.stages.demux.own_station).
+    """
+    host, port = _host_port(remote)
+    try:
+        addr = ip.parse_ipv4(host)
+    except ValueError:
+        raise StoredValueError(f"{remote} does not name the IPv4 address of a guest") from None
+    if ip.host_port(addr, port) != remote:
+        raise StoredValueError(f"{remote} is not the usual form (allowed: {ip.host_port(addr, port)})")
+
+
+def _host_port(text: str) -> tuple[str, int]:
+    """The host, without brackets, and the port. Raises StoredValueError."""
+    host, _, port = text.rpartition(":")
+    if not (port.isascii() and port.isdecimal() and 0 < int(port) <= _MAX_PORT):
+        raise StoredValueError(f"{text} has no port from 1 to {_MAX_PORT}")
+    if host.startswith("[") and host.endswith("]"):
+        return host[1:-1], int(port)
+    if ":" in host or f"{host}:{int(port)}" != text:
+        raise StoredValueError(f"{text} is not an address with a port")
+    return host, int(port)
+
+
+def _usual(host: str, port: int) -> str:
+    """The usual form of an address with a port. Unlike ip.text(), it tells :: from 0.0.0.0."""
+    try:
+        found = ipaddress.ip_address(host)
+    except ValueError:
+        raise StoredValueError(f"{host!r} is not an address") from None
+    if "%" in host:
+        raise StoredValueError(f"{host!r} has a scope")
+    return f"[{found}]:{port}" if found.version == 6 else f"{found}:{port}"
+
+
+def _address(text: str) -> int:
+    try:
+        return ip.parse(text)
+    except ValueError:
+        raise StoredValueError(f"{text!r} is not an address") from None

@@ -19,6 +19,7 @@ from pipeline.engines.fleet.entries import (
     WriteClaim,
     WriteMember,
 )
+from pipeline.engines.fleet.forwards import Forwards
 from pipeline.engines.fleet.grants import Grants
 from pipeline.engines.fleet.lease_pool import LeasePool
 from pipeline.engines.fleet.members import Members, WriteHost
@@ -55,6 +56,7 @@ class FleetView:
         self.members = Members(name, own, ttl)
         self.places = Places(name, is_known=False)
         self.names = Names(name, lambda host: bool(self.members.address_of(host)))
+        self.forwards = Forwards()
         self.online = False
         self.bad_values = 0
         """Keys and values of the store that were not read."""
@@ -86,6 +88,8 @@ class FleetView:
                 # Its host is not a member. So a guest may take the name.
                 name = Name(values.UNREADABLE, bytes(4))
                 self.names.on_name(key.removeprefix(values.NAME), name, revision)
+            elif key.startswith(values.FORWARD):
+                self.forwards.on_forward(key, None)
             elif key.startswith(values.MEMBER):
                 self.pool.on_unreadable_member(key.removeprefix(values.MEMBER), revision, now)
 
@@ -110,6 +114,10 @@ class FleetView:
             else:
                 member: Member = values.member_of(value)
                 self.pool.on_member(host_name, member, revision, now)
+        elif key.startswith(values.FORWARD):
+            forward = values.forward_of(key, value) if value is not None else None
+            if not self.forwards.on_forward(key, forward):
+                self.bad_values += 1
         elif key == values.POLICY or key.startswith(values.ZONE):
             self._on_setting(key, value)
 
@@ -130,6 +138,7 @@ class FleetView:
         self.pool.on_online(now)
         self.places.on_online()
         self.names.on_online()
+        self.forwards.on_online()
 
     def on_offline(self) -> None:
         """The store cannot be reached."""

@@ -37,6 +37,7 @@ VALUES = st.none() | st.binary(max_size=40) | JSON.map(lambda value: json.dumps(
 KEYS = st.sampled_from(
     [
         *("host.me", "host.other", "member.me", "member.other", "claim.192.168.127.11", "claim.x", "claim."),
+        *("forward.tcp.80.any", "forward.tcp.80.x", "forward."),
         *("place.020000000001", "place.zz", "name.web", "name.", "policy", "zone.lab", "host.", "member."),
     ]
 )
@@ -104,6 +105,9 @@ def test_any_store_is_read_and_the_host_goes_on(rows: list[tuple[str, bytes | No
                 view.on_entry(entry, now)
     assert values.host_of(store.keys["host.me"][0]).run == "run"
     assert values.place_of(store.keys["place.020000000001"][0]).host in ("me", "other")
+    # So is its beat, and it has joined: it may give addresses.
+    assert values.member_of(store.keys["member.me"][0]).epoch > 0
+    assert view.pool.usable_until() > now
     assert writes < 2000, "nothing is written again and again"
 
 
