@@ -1,7 +1,9 @@
 """The units of contrib/systemd: systemd takes them, and their sandbox leaves the program what it needs."""
 
+import contextlib
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from functools import cache
@@ -9,10 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.config import options
+from pipeline.go import flags
 from tests.support.lone_daemon import LoneDaemon
+from tests.support.nats import LocalServer, missing, seed
+from tests.support.netns import wait_for
 
 UNITS = Path(__file__).resolve().parents[2] / "contrib" / "systemd"
-NAMES = ("gvtap-pipeline.service", "gvtap-pipeline@.service")
+FLEET = "gvtap-fleet@.service"
+NAMES = ("gvtap-pipeline.service", "gvtap-pipeline@.service", FLEET)
 EXPOSURE = 13
 """The most that `systemd-analyze security` may find, in tenths."""
 HARMLESS = ("mbind",)
@@ -46,10 +53,22 @@ def test_the_exposure_is_low(name: str) -> None:
     assert status == 0, text
 
 
-def test_both_units_have_the_same_sandbox() -> None:
-    one, two = ((UNITS / name).read_text().partition("# `systemd-analyze security`")[2] for name in NAMES)
+def test_all_units_have_the_same_sandbox() -> None:
+    one, *others = ((UNITS / name).read_text().partition("# `systemd-analyze security`")[2] for name in NAMES)
     assert one
-    assert one == two
+    assert others == [one] * (len(NAMES) - 1)
+
+
+def test_the_unit_of_a_fleet_gives_the_seed_to_the_program() -> None:
+    """DynamicUser cannot read a file of root."""
+    (credential,) = setting(FLEET, "LoadCredential")
+    name, _, path = credential.partition(":")
+    (command,) = setting(FLEET, "ExecStart")
+    words = command.split()[1:]
+    assert f"-fleet-nkey %d/{name}" in command
+    assert Path(path).parent == Path(words[words.index("-config") + 1]).parent
+    parsed = flags.parse(options.START, [word.replace("%d", "/run") for word in words[1:]])
+    assert parsed.text("fleet-nkey") == f"/run/{name}"
 
 
 @cache
@@ -72,16 +91,42 @@ def allowed_calls(name: str) -> set[str]:
     return allowed
 
 
+def fleet_flags(server: LocalServer, seed_path: str) -> tuple[str, ...]:
+    """A host of a fleet whose servers and link are on loopback."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    link = ("-link", f"vxlan+udp://127.0.0.1:{port}?vni=7")
+    own = ("-fleet-host", "alpha", "-fleet-nkey", seed_path)
+    return "-fleet", f"nats://127.0.0.1:{server.port}", *own, *link
+
+
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
-def test_the_sandbox_allows_every_system_call_of_the_program(tmp_path: Path) -> None:
-    name = NAMES[1]
+@pytest.mark.parametrize("name", [NAMES[1], FLEET])
+def test_the_sandbox_allows_every_system_call_of_the_program(name: str, tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        more: tuple[str, ...] = ()
+        if name == FLEET:
+            if missing():
+                pytest.skip(missing())
+            pytest.importorskip("nats")
+            path, public = seed(tmp_path, "alpha")
+            config = f"authorization {{ users: [ {{ nkey: {public} }} ] }}"
+            more = fleet_flags(stack.enter_context(LocalServer(tmp_path, config)), path)
+        check_sandbox(name, tmp_path, more)
+
+
+def check_sandbox(name: str, tmp_path: Path, more: tuple[str, ...]) -> None:
+    """Run the program with these flags, and compare its system calls with the unit."""
     # Calls that the filter allows run at full speed. Sockets are traced for their families.
     untraced = ",".join(f"?{call}" for call in sorted(allowed_calls(name) - {"socket"}))
     trace = tmp_path / "trace"
     config = tmp_path / "config.yaml"
     config.write_text('stack: {forwards: {"udp:127.0.0.1:0": "192.168.127.2:53"}}')
     daemon = LoneDaemon(
-        tmp_path, "-config", str(config), "-state-file", f"{tmp_path}/leases", "-metrics", "127.0.0.1:0"
+        tmp_path,
+        *("-config", str(config), "-state-file", f"{tmp_path}/leases", "-metrics", "127.0.0.1:0"),
+        *more,
     )
     daemon.command = [
         *("strace", "-f", "-qq", "--seccomp-bpf", "-o", str(trace), "-e", f"trace=!{untraced}"),
@@ -91,6 +136,8 @@ def test_the_sandbox_allows_every_system_call_of_the_program(tmp_path: Path) -> 
     daemon.start()
     try:
         daemon.wait_until_ready()
+        if more:
+            wait_for(lambda: "fleet reached" in daemon.errors(), "the fleet", 30.0)
         expose = {"local": "localhost:0", "remote": "192.168.127.2:80", "protocol": "tcp"}
         assert daemon.post("/services/forwarder/expose", expose)[0] == 200
         assert daemon.ask(b"GET /metrics HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.0 200")

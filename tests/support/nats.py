@@ -1,10 +1,13 @@
 """A cluster of real NATS servers for tests, one in the namespace of each host."""
 
+import os
 import shutil
 import signal
 import socket
 import subprocess
 from pathlib import Path
+
+import pytest
 
 from tests.support.fleet import FleetHost, host_addr
 from tests.support.netns import wait_for
@@ -91,6 +94,50 @@ class NatsCluster:
 
     def __exit__(self, *_: object) -> None:
         self.kill()
+
+
+def seed(directory: Path, name: str) -> tuple[str, str]:
+    """The file of a new nkey's seed, and the public key for the servers."""
+    nkeys = pytest.importorskip("nkeys")
+    made = nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER)
+    path = directory / f"{name}.seed"
+    path.write_bytes(made)
+    return str(path), nkeys.from_seed(bytearray(made)).public_key.decode()
+
+
+class LocalServer:
+    """One server on loopback, without namespaces. Its configuration is the test's."""
+
+    def __init__(self, directory: Path, config: str) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self._path = directory / "nats.conf"
+        self._path.write_text(
+            f'server_name: n0\nlisten: "127.0.0.1:{self.port}"\n'
+            f'jetstream {{ store_dir: "{directory / "jetstream"}" }}\n{config}\n'
+        )
+        self._log = directory / "nats.log"
+
+    def __enter__(self) -> "LocalServer":
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [PROGRAM, "-c", str(self._path)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        wait_for(self._answers, "the NATS server", 10.0)
+        return self
+
+    def _answers(self) -> bool:
+        assert self._process.poll() is None, self._log.read_text(errors="replace")
+        try:
+            socket.create_connection(("127.0.0.1", self.port), 1.0).close()
+        except OSError:
+            return False
+        return True
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
 
 
 UDHCPC_SCRIPT = """#!/bin/sh
