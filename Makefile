@@ -69,6 +69,7 @@ e2e: packages setup machine compiled ## the tests with namespace guests and a vi
 stress: packages setup ## ten million messages over rings, 10^5 schedules and 10^6 connections of TCP, loss, 10^7 fuzzed frames
 	STRESS_MESSAGES=10000000 $(PYTEST) --timeout=1800 tests/ipc/test_ring_stress.py $(ARGS)
 	$(PYTEST) -m stress --timeout=7200 $(ARGS)
+	FLEET_MIB=1024 $(PYTEST) -k "addresses_names or fourth_host" --timeout=1800 tests/e2e/test_fleet.py $(ARGS)
 	TRANSFER_MIB=5 $(PYTEST) -k two_hundred tests/e2e/test_transfer.py $(ARGS)
 	CHURN_SECONDS=30 $(PYTEST) tests/e2e/test_churn.py $(ARGS)
 	CHURN_SECONDS=600 $(PYTEST) -s --timeout=1800 tests/e2e/test_churn_guests.py $(ARGS)

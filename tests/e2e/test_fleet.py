@@ -1,6 +1,8 @@
 """A fleet: daemons in namespaces of their own, and a cluster of three real NATS servers."""
 
 import contextlib
+import json
+import os
 import socket
 import sys
 from collections.abc import Iterator
@@ -9,18 +11,20 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.test_restarted import Restartable
-from tests.e2e.test_vxlan import dropped, reaches, serving
+from tests.e2e.test_vxlan import dropped, guest_addr, kernel_guest, reaches, serving
 from tests.support.agent import GATEWAY_ADDR, run_client
 from tests.support.daemon import Daemon
 from tests.support.fleet import Fleet, FleetHost, host_addr
-from tests.support.nats import NatsCluster, dhcp, missing
-from tests.support.netns import leftovers, wait_for
-from tests.support.servers import DATA
+from tests.support.nats import CLIENT_PORT, NatsCluster, dhcp, missing
+from tests.support.netns import Namespace, leftovers, wait_for
+from tests.support.servers import DATA, UDP_ECHO
 
 pytest.importorskip("nats")
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(bool(missing()), reason=missing())]
 
 MIB = 1 << 20
+LARGE = int(os.environ.get("FLEET_MIB", "32")) * MIB
+"""Bytes of a large file. Its receiver compares the hashes."""
 REACHED = "fleet reached"
 JOINED = "fleet host joined"
 
@@ -44,9 +48,16 @@ def running(cluster: NatsCluster, *hosts: FleetHost, flags: tuple[str, ...] = ()
 
 
 @contextlib.contextmanager
-def one(cluster: NatsCluster, host: FleetHost, *, flags: tuple[str, ...] = ()) -> Iterator[Restartable]:
+def one(
+    cluster: NatsCluster,
+    host: FleetHost,
+    *,
+    flags: tuple[str, ...] = (),
+    link: tuple[str, ...] = (),
+) -> Iterator[Restartable]:
+    """link: the flag of the link to other hosts, if it is not the usual one."""
     named = ("-fleet", cluster.url, "-fleet-host", f"host{host.number}", "-guest-names", "vm.internal")
-    with Restartable(host, *host.fleet_link(), *host.tap(), *named, *flags) as daemon:
+    with Restartable(host, *(link or host.fleet_link()), *host.tap(), *named, *flags) as daemon:
         wait_for(lambda: daemon.events(REACHED), "the cluster", 30.0)
         yield daemon
 
@@ -67,7 +78,7 @@ def test_guests_of_three_hosts_get_addresses_names_and_each_other(fleet: Fleet) 
         # A host that has just joined may send to one that does not know it yet.
         unknown = [dropped(daemon, "vxlan_datagram_dropped_unknown_source") for daemon in daemons]
         with serving(second.guest, second):
-            moved = run_client(first.guest, "transfer", addresses[1], DATA, 16 * MIB, 16 * MIB)
+            moved = run_client(first.guest, "transfer", addresses[1], DATA, LARGE, LARGE)
             assert moved["errors"] == []
         for daemon, before in zip(daemons, unknown, strict=True):
             assert dropped(daemon, "vxlan_datagram_dropped_unknown_source") == before
@@ -241,3 +252,144 @@ def test_a_daemon_that_is_restarted_keeps_its_place_in_the_fleet(fleet: Fleet) -
             assert dhcp(first, "guest0") == addresses[0]
         assert not other.events("fleet host left")
         assert not daemon.events("fleet has another host with this name")
+
+
+RANGE = ("-dhcp-range", "192.168.127.100-192.168.127.199")
+
+
+def put(host: FleetHost, cluster: NatsCluster, key: str, value: str) -> None:
+    """Write a key of the fleet's bucket, as ``nats kv put`` does."""
+    script = (
+        "import asyncio, sys\n"
+        "from pipeline.fleet.store import Access, Session\n"
+        "async def put(server, key, value):\n"
+        "    session = Session(Access((server,), 'gvtap', 'x', '', '', None))\n"
+        "    await session.open(server)\n"
+        "    assert await session.write(key, value.encode(), None)\n"
+        "    await session.close()\n"
+        "asyncio.run(put(*sys.argv[1:]))\n"
+    )
+    server = f"nats://{cluster.servers[0].url_host}:{CLIENT_PORT}"
+    host.host.run(sys.executable, "-P", "-c", script, server, key, value)
+
+
+def test_a_fourth_host_is_linux_with_a_kernel_guest_and_no_daemon() -> None:
+    with Fleet(4) as fleet, NatsCluster(fleet.hosts[:1]) as cluster, contextlib.ExitStack() as stack:
+        *hosts, fourth = fleet.hosts
+        # A host without a daemon is not a member, so each link names it.
+        daemons = [
+            stack.enter_context(one(cluster, host, flags=RANGE, link=host.link(fourth.number)))
+            for host in hosts
+        ]
+        for daemon in daemons:
+            wait_for(lambda daemon=daemon: len(daemon.events(JOINED)) == 2, "all hosts", 30.0)
+        addresses = [dhcp(host, f"guest{host.number}") for host in hosts]
+        assert "" not in addresses
+        kernel = stack.enter_context(kernel_guest(fourth, *(host.number for host in hosts)))
+        stack.enter_context(serving(kernel, fourth))
+        stack.enter_context(serving(hosts[1].guest, hosts[1]))
+        linux = guest_addr(fourth)
+        put(
+            hosts[2],
+            cluster,
+            "zone.lab",
+            json.dumps({"Name": "lab.", "Records": [{"Name": "x", "IP": linux}]}),
+        )
+        for host, address in zip(hosts, addresses, strict=True):
+            assert reaches(kernel, address)
+            assert reaches(host.guest, linux)
+            wait_for(lambda guest=host.guest: resolved(guest, "x.lab.") == [linux], "the name")
+            moved = run_client(host.guest, "transfer", linux, DATA, 8 * MIB, 8 * MIB)
+            assert moved["errors"] == []
+        moved = run_client(kernel, "transfer", addresses[1], DATA, LARGE, LARGE)
+        assert moved["errors"] == []
+        assert reaches(hosts[0].guest, addresses[2]), "the members still reach each other"
+    assert leftovers() == []
+
+
+def resolved(guest: Namespace, name: str) -> list[str]:
+    return list(run_client(guest, "resolve", GATEWAY_ADDR, name, "A", "udp")["answers"])
+
+
+def transferred(host: FleetHost, port: int) -> list[str]:
+    """What goes wrong with a transfer by a forwarded port of this host."""
+    return list(run_client(host.host, "transfer", "127.0.0.1", port, MIB, MIB)["errors"])
+
+
+def echoed(host: FleetHost, port: int) -> int:
+    """How many of ten datagrams come back by a forwarded port of this host."""
+    return int(run_client(host.host, "udp", "127.0.0.1", port, 1000, 10)["received"])
+
+
+def forwarded(daemon: Daemon) -> list[str]:
+    """The local addresses of what the daemon forwards."""
+    return [forward["local"] for forward in json.loads(daemon.api("/services/forwarder/all")[1])]
+
+
+def test_a_forward_of_the_fleet_leads_to_its_guest_from_every_host(fleet: Fleet) -> None:
+    first, second, third = fleet.hosts
+    taken = first.host.call(lambda: socket.create_server(("127.0.0.1", 8081)))
+    with NatsCluster(fleet.hosts[:1]) as cluster, running(cluster, first, second) as daemons:
+        address = dhcp(second, "guest1")
+        assert dhcp(first)
+        with taken, serving(second.guest, second):
+            words = (f":8080:{address}:{DATA}", f"8081:{address}:{DATA}", f"8082:{address}:{UDP_ECHO}/udp")
+            opened = asked(third, cluster, "expose", *words)
+            assert opened.splitlines()[0] == f":8080 -> {address}:{DATA} tcp"
+            assert asked(third, cluster, "expose", words[0]), "the same again"
+            for daemon in daemons:
+                wait_for(lambda daemon=daemon: {":8080", "127.0.0.1:8082"} <= {*forwarded(daemon)}, "them")
+            for host in (first, second):
+                assert transferred(host, 8080) == []
+                assert echoed(host, 8082) == 10
+            # A port that is busy on one host is open on the others, and here when it is free.
+            (refused,) = daemons[0].events("fleet forward refused")
+            assert refused["local"] == "127.0.0.1:8081"
+            assert "address already in use" in refused["error"]
+            assert dropped(daemons[0], "fleet_forwards_waiting") == 1
+            assert transferred(second, 8081) == []
+            taken.close()
+            wait_for(lambda: len(forwarded(daemons[0])) == 3, "the free port", 60.0)
+            assert transferred(first, 8081) == []
+            # A host that joins later has them too, also after a restart.
+            with one(cluster, third) as late:
+                wait_for(lambda: len(forwarded(late)) == 3, "the forwards")
+                wait_for(lambda: transferred(third, 8080) == [], "the way to the guest", 30.0)
+                rows = [line.split() for line in asked(third, cluster, "forwards").splitlines()[1:]]
+                assert rows[2] == ["udp", "127.0.0.1:8082", f"{address}:{UDP_ECHO}", "host1"]
+                late.restart()
+                assert len(forwarded(late)) == 3
+                wait_for(lambda: transferred(third, 8080) == [], "the way after a restart", 30.0)
+                asked(first, cluster, "unexpose", ":8080", "8082/udp")
+                for daemon in (*daemons, late):
+                    wait_for(lambda daemon=daemon: forwarded(daemon) == ["127.0.0.1:8081"], "they are closed")
+
+
+def test_a_forward_reaches_a_guest_that_has_moved_and_guests_only(fleet: Fleet) -> None:
+    first, second, third = fleet.hosts
+    mac = "5a:94:ef:e4:0d:77"
+    with NatsCluster(fleet.hosts[:1]) as cluster, contextlib.ExitStack() as stack:
+        daemons = []
+        for host, tap in zip(
+            fleet.hosts, (first.tap(), second.tap(mac=mac), third.tap(mac=mac)), strict=True
+        ):
+            words = (*host.fleet_link(), *tap, "-fleet", cluster.url, "-fleet-host", f"host{host.number}")
+            daemons.append(stack.enter_context(Daemon(host, *words)))
+            wait_for(lambda daemon=daemons[-1]: daemon.events(REACHED), "the cluster", 30.0)
+        third.guest.ip("link", "set", "eth0", "down")
+        address = dhcp(second)
+        assert address
+        asked(third, cluster, "expose", f"8080:{address}:{DATA}")
+        for daemon in daemons:
+            wait_for(lambda daemon=daemon: forwarded(daemon), "the forward")
+        with serving(second.guest, second):
+            for host in fleet.hosts:
+                assert transferred(host, 8080) == []
+        second.guest.ip("link", "set", "eth0", "down")
+        third.guest.ip("link", "set", "eth0", "up")
+        assert dhcp(third) == address
+        with serving(third.guest, third):
+            for host in fleet.hosts:
+                wait_for(lambda host=host: transferred(host, 8080) == [], "the new place", 30.0)
+        # Nobody but the host itself uses its address among guests.
+        assert [dropped(daemon, "vxlan_packet_dropped_not_for_host") for daemon in daemons] == [0, 0, 0]
