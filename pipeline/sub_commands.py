@@ -167,6 +167,20 @@ COMMANDS: Final = (
         2,
     ),
     Command(
+        "quotas show",
+        "list what guests have used of their quotas, and what is left",
+        "pipeline.client.quotas:show",
+        client_options.SHOW,
+    ),
+    Command(
+        "quotas reset",
+        "let what a guest has used of its quotas begin at zero; all for all guests",
+        "pipeline.client.quotas:reset",
+        client_options.QUOTAS_RESET,
+        "GUEST",
+        1,
+    ),
+    Command(
         "restart",
         "replace a running daemon by the version and the configuration of now; guests stay",
         "pipeline.client.restart:run",

@@ -8,6 +8,16 @@ from typing import TypedDict
 from pipeline.client.records import Record
 
 _FileRule = TypedDict("_FileRule", {"name-files": list[str], "stated-ports": list[int | str]}, total=False)
+_FileQuota = TypedDict(
+    "_FileQuota",
+    {
+        "bytes-from-guest": int | str,
+        "bytes-to-guest": int | str,
+        "dns-questions": int,
+        "open-flows": str,
+    },
+    total=False,
+)
 _FilePolicy = TypedDict("_FilePolicy", {"inner-names": list[str], "ask-seconds": int}, total=False)
 
 
@@ -24,12 +34,22 @@ class Rule(_FileRule, total=False):
     stated: str
 
 
+class Quota(_FileQuota, total=False):
+    """A quota of the egress policy (docs/policy.md). A bound that is left out is none."""
+
+    guests: list[str]
+    per: str
+    bytes: int | str
+    connections: int
+
+
 class Policy(_FilePolicy, total=False):
     """The egress policy: the first rule that fits decides, else ``preset`` or ``default``."""
 
     default: str
     preset: str
     rules: list[Rule]
+    quotas: list[Quota]
     questions: str
     rebinding: str
     quic: str
@@ -149,6 +169,53 @@ class Approval:
             *(record.text("guest_address"), record.text("address"), int(record.number("port"))),
             *(record.text("protocol"), record.text("name"), record.text("rule")),
             record.number("seconds"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaLimit:
+    """A bound of what a guest may use. rule: egress-policy.quotas[N]. limit: its key. left: 0 if used up."""
+
+    rule: str
+    limit: str
+    most: int
+    left: int
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaUse:
+    """What a guest has used in a period (docs/policy.md).
+
+    guest: a word of the quota's guests, else what has opened the guest's links. guests: numbers of the guests
+    that are there and have this account. ends_at: of the period, "" for the life of the guest.
+    """
+
+    guest: str
+    guests: tuple[int, ...]
+    per: str
+    ends_at: str
+    bytes_from_guest: int
+    bytes_to_guest: int
+    connections: int
+    dns_questions: int
+    quotas: tuple[QuotaLimit, ...]
+
+    @staticmethod
+    def of(record: Record) -> "QuotaUse":
+        """The account in an answer."""
+        limits = (
+            QuotaLimit(
+                *(each.text("rule"), each.text("limit")),
+                *(int(each.number("most")), int(each.number("left"))),
+            )
+            for each in record.records("quotas")
+        )
+        return QuotaUse(
+            *(record.text("guest"), tuple(record.whole_numbers("guests"))),
+            *(record.text("per"), record.text("ends_at")),
+            *(int(record.number("bytes_from_guest")), int(record.number("bytes_to_guest"))),
+            *(int(record.number("connections")), int(record.number("dns_questions"))),
+            tuple(limits),
         )
 
 

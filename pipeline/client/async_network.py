@@ -17,7 +17,7 @@ from typing import Final, Self, TypeVar
 import aiohttp
 
 from pipeline.client import api, scripts
-from pipeline.client.answers import Approval, Event, Explanation, Flow, Forward, Guest, Policy
+from pipeline.client.answers import Approval, Event, Explanation, Flow, Forward, Guest, Policy, QuotaUse
 from pipeline.client.api import MAX_ANSWER, MAX_TEXT, TIMEOUT, ApiError
 from pipeline.client.child import LOOK_SECONDS, START_SECONDS, Child, OfChild
 from pipeline.client.network import (
@@ -177,6 +177,14 @@ class AsyncNetwork(OfChild):
     ) -> Explanation:
         """As Network.explain()."""
         return await self._run(scripts.explain(guest, host, port, protocol, name))
+
+    async def quotas(self) -> list[QuotaUse]:
+        """As Network.quotas()."""
+        return await self._run(scripts.quotas())
+
+    async def reset_quotas(self, guest: str = "", per: str = "") -> int:
+        """As Network.reset_quotas()."""
+        return await self._run(scripts.reset_quotas(guest, per))
 
     async def waiting(self) -> list[Approval]:
         """As Network.waiting()."""

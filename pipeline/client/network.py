@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Final, Literal, Self, TypeVar
 
 from pipeline.client import api, options, scripts
-from pipeline.client.answers import Approval, Event, Explanation, Flow, Forward, Guest, Policy
+from pipeline.client.answers import Approval, Event, Explanation, Flow, Forward, Guest, Policy, QuotaUse
 from pipeline.client.api import Answer, Api, ApiError
 from pipeline.client.child import LOOK_SECONDS, START_SECONDS, Child, OfChild, attach
 from pipeline.client.records import Record
@@ -206,6 +206,17 @@ class Network(OfChild, _Closing):
         if the gateway had told the guest that the address has it.
         """
         return self._run(scripts.explain(guest, host, port, protocol, name))
+
+    def quotas(self) -> list[QuotaUse]:
+        """What guests have used of their quotas, and what is left."""
+        return self._run(scripts.quotas())
+
+    def reset_quotas(self, guest: str = "", per: str = "") -> int:
+        """Let what a guest has used begin at zero. Returns how many accounts did.
+
+        guest: of quotas(), or a guest's number; "" for all. per: life, hour, day or month; "" for all.
+        """
+        return self._run(scripts.reset_quotas(guest, per))
 
     def waiting(self) -> list[Approval]:
         """The flows that wait for an approval now."""

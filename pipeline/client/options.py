@@ -42,6 +42,12 @@ POLICY_SET: Final[tuple[Flag, ...]] = (
     *SHOW,
     Flag("keep", "bool", "keep open connections that are no longer allowed; else they are cut"),
 )
+PERIODS: Final = ("life", "hour", "day", "month")
+"""Periods of quotas."""
+QUOTAS_RESET: Final[tuple[Flag, ...]] = (
+    *SHOW,
+    Flag("per", "string", f"only quotas of this period: {', '.join(PERIODS)}", words=PERIODS),
+)
 POLICY_EXPLAIN: Final[tuple[Flag, ...]] = (
     *SHOW,
     Flag("name", "string", "as if the gateway had told the guest that the address has this name"),

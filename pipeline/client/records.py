@@ -43,6 +43,12 @@ class Record:
         value = self._fields.get(name)
         return [each for each in value if isinstance(each, str)] if isinstance(value, list) else []
 
+    def whole_numbers(self, name: str) -> list[int]:
+        """A list of whole numbers."""
+        value = self._fields.get(name)
+        found = value if isinstance(value, list) else []
+        return [each for each in found if isinstance(each, int) and not isinstance(each, bool)]
+
     def numbers(self) -> dict[str, int]:
         """All fields that are whole numbers."""
         return {

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, TypeVar
 from urllib.parse import quote, urlencode
 
-from pipeline.client.answers import Approval, Explanation, Flow, Forward, Guest, Policy
+from pipeline.client.answers import Approval, Explanation, Flow, Forward, Guest, Policy, QuotaUse
 from pipeline.client.api import ApiError
 from pipeline.client.records import Record, records
 from pipeline.config import forward_words
@@ -154,6 +154,18 @@ def decide(approval: Approval | str, *, allow: bool, scope: str) -> Script[None]
     """Answer a question, or the one with this id."""
     name = approval.id if isinstance(approval, Approval) else approval
     yield Call("POST", f"/approvals/{quote(name, safe='')}", {"allow": allow, "scope": scope})
+
+
+def quotas() -> Script[list[QuotaUse]]:
+    """What guests have used of their quotas."""
+    answer = yield Call("GET", "/quotas")
+    return [QuotaUse.of(each) for each in records(answer)]
+
+
+def reset_quotas(guest: str, per: str) -> Script[int]:
+    """Let what a guest has used begin at zero. Returns how many accounts did."""
+    answer = yield Call("POST", "/quotas/reset", {"guest": guest, "per": per})
+    return int(Record(answer).number("accounts"))
 
 
 def events(kinds: Sequence[str]) -> Call:

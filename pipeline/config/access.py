@@ -11,7 +11,7 @@ from dataclasses import replace
 from pipeline.config.address_words import split_network
 from pipeline.config.choices import DENY, PROXY
 from pipeline.config.errors import ConfigError
-from pipeline.config.model import EgressPolicy, PolicyRule, PortForward, forward_key
+from pipeline.config.model import MAX_QUOTAS, EgressPolicy, PolicyRule, PortForward, Quota, forward_key
 from pipeline.engines.proxy import via
 from pipeline.go import flags
 from pipeline.system import inet, small_file
@@ -28,6 +28,10 @@ def check_policy(policy: EgressPolicy) -> EgressPolicy:
         if rule.ports and "icmp" in rule.protocols:
             raise ConfigError(f"egress-policy.rules[{index}]: icmp has no ports (allowed: tcp, udp)")
         _check_proxy(rule, f"egress-policy.rules[{index}]")
+    if len(policy.quotas) > MAX_QUOTAS:
+        raise ConfigError(f"egress-policy.quotas: has {len(policy.quotas)} entries (allowed: {MAX_QUOTAS})")
+    for index, quota in enumerate(policy.quotas):
+        _check_quota(quota, f"egress-policy.quotas[{index}]")
     rules = [replace(rule, networks=_merged(rule.networks)) for rule in policy.rules]
     return replace(policy, rules=tuple(rules))
 
@@ -44,6 +48,13 @@ def _check_proxy(rule: PolicyRule, where: str) -> None:
     for protocol in rule.protocols:
         if protocol not in inet.TCP:
             raise ConfigError(f"{where}.protocols: a proxy carries no {protocol} (allowed: tcp)")
+
+
+def _check_quota(quota: Quota, where: str) -> None:
+    numbers = (quota.total_bytes, quota.bytes_from_guest, quota.bytes_to_guest)
+    if not any((*numbers, quota.connections, quota.dns_questions)):
+        words = "bytes, bytes-from-guest, bytes-to-guest, connections, dns-questions"
+        raise ConfigError(f"{where}: bounds nothing (allowed: one or several of {words})")
 
 
 def _merged(networks: tuple[str, ...]) -> tuple[str, ...]:

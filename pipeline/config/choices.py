@@ -67,6 +67,13 @@ PROXY: Final = "proxy"
 ASK_SECONDS: Final = (1, 120)
 """The least and the most. Systems give a connection up after about two minutes."""
 REMOVE: Final = "remove"
+CUT: Final = "cut"
+KEEP: Final = "keep"
+OPEN_FLOWS: Final = (CUT, KEEP)
+"""What becomes of a guest's open flows when it has used up its bytes."""
+LIFE: Final = "life"
+PERIODS: Final = (LIFE, "hour", "day", "month")
+"""For which a quota holds."""
 QUESTIONS: Final = ("refuse", "nxdomain", "answer")
 """What a guest gets that asks for a name which no rule allows."""
 STRICT: Final = "strict"

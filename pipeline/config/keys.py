@@ -205,6 +205,7 @@ class FileKeys(Map):
     limits: LimitKeys = LimitKeys()  # type: ignore[valid-type]  # noqa: RUF009
     api_token_file: Text = ""
     state_file: Text = ""
+    quota_file: Text = ""
     guest_api: GuestApi = NO_GUEST_API
     egress_policy: EgressPolicy = NO_POLICY
     ipv6: Ipv6Keys = Ipv6Keys()

@@ -342,18 +342,18 @@ def _network(
         "nat": stack.nat or {host: HOST_LOOPBACK},
         "gateway_virtual_ips": stack.gateway_virtual_ips or (host,),
         "udp_nat": _one_of("udp-nat", parsed.text("udp-nat") or keys.udp_nat, UDP_NATS),
-        "state_file": _state_file(parsed.text("state-file") or keys.state_file),
+        "state_file": _replaced_file("state file", parsed.text("state-file") or keys.state_file),
         **ipv6.settings(parsed.text("ipv6"), keys.ipv6, ipv6_default, mac, network.subnet, mtu),
         "ipv6_nat64": _one_of("nat64", parsed.text("nat64") or keys.ipv6.ipv6_nat64, NAT64),
     }
 
 
-def _state_file(path: str) -> str:
-    """The path of the state file. Each write replaces the file, so a symbolic link would be lost."""
+def _replaced_file(what: str, path: str) -> str:
+    """The path of such a file. Each write replaces the file, so a symbolic link would be lost."""
     for name in (path, output_file.new_path(path)) if path else ():
         if os.path.islink(name):
             words = "is a symbolic link, which is not followed (allowed: a regular file)"
-            raise ConfigError(f"state file {flags.quote(name)} {words}")
+            raise ConfigError(f"{what} {flags.quote(name)} {words}")
     return path
 
 
@@ -397,6 +397,7 @@ def _access(parsed: flags.Parsed, keys: FileKeys) -> Settings:
     return {
         "ec2_metadata_access": parsed.true("ec2-metadata-access") or keys.ec2_metadata_access or in_stack,
         "api_token_file": check_token_file(parsed.text("api-token-file") or keys.api_token_file),
+        "quota_file": _replaced_file("quota file", keys.quota_file),
         "egress_policy": policy,
         "name_lists": name_lists.read_all(policy),
         "proxy_hosts": proxy_hosts.look_up_all(policy),

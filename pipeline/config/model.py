@@ -10,17 +10,22 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Final, get_type_hints
 from urllib.parse import urlsplit
 
+from pipeline.config.byte_words import ByteCount
 from pipeline.config.choices import (
     ALLOW,
     ASK,
     ASK_SECONDS,
     AUTO,
+    CUT,
     DENY,
     GROUPS,
     GUARDED,
+    LIFE,
     LOCKED,
     OFF,
     ON,
+    OPEN_FLOWS,
+    PERIODS,
     PRESETS,
     PROXY,
     PUBLIC,
@@ -60,6 +65,10 @@ BUSY_POLL: Final = (0, 50)
 
 FLEET_TTL: Final = (3, 86400)
 """Seconds after which a host of a fleet that is silent is not a member any more."""
+
+MAX_COUNT: Final = 2**53
+"""The most connections or questions of a quota."""
+MAX_QUOTAS: Final = 100
 
 Settings = dict[str, object]
 """Settings by name. A group of Config has a field of this name, and so has one of the maps of keys.py."""
@@ -157,6 +166,22 @@ class PolicyRule:
 
 
 @dataclass(frozen=True, slots=True)
+class Quota:
+    """How much each guest may use, for its life or in a period. 0: any number (pipeline.engines.quotas)."""
+
+    guests: tuple[GuestWord, ...] = ()
+    per: Annotated[str, one_of(*PERIODS)] = LIFE
+    total_bytes: ByteCount = field(default=0, metadata={"alias": "bytes"})
+    bytes_from_guest: ByteCount = field(default=0, metadata={"alias": "bytes-from-guest"})
+    bytes_to_guest: ByteCount = field(default=0, metadata={"alias": "bytes-to-guest"})
+    connections: Annotated[int, number(0, MAX_COUNT)] = 0
+    dns_questions: Annotated[int, number(0, MAX_COUNT)] = field(
+        default=0, metadata={"alias": "dns-questions"}
+    )
+    open_flows: Annotated[str, one_of(*OPEN_FLOWS)] = field(default=CUT, metadata={"alias": "open-flows"})
+
+
+@dataclass(frozen=True, slots=True)
 class EgressPolicy:
     """Where guests may connect to. The first rule that fits decides. If none fits, ``default`` does.
 
@@ -175,6 +200,7 @@ class EgressPolicy:
     h3: Annotated[str, word_or_none(ALLOW, REMOVE)] = ""
     ask_seconds: Annotated[int, number(*ASK_SECONDS)] = field(default=30, metadata={"alias": "ask-seconds"})
     """For which a flow waits for an answer, if a rule asks for one."""
+    quotas: tuple[Quota, ...] = ()
 
     @property
     def denies_rebinding(self) -> bool:
@@ -339,6 +365,7 @@ class Access:
     ec2_metadata_access: bool
     api_token_file: str = ""
     guest_api: GuestApi = GuestApi()
+    quota_file: str = ""  # keeps what guests have used of their quotas
     egress_policy: EgressPolicy = EgressPolicy()
     name_lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # names of name-files, by path
     proxy_hosts: Mapping[str, str] = field(default_factory=dict)  # addresses of proxies, by name

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from pipeline.config.access import check_policy
 from pipeline.config.errors import ConfigError
 from pipeline.config.mistakes import Data, Document, path_text, unknown_keys, wording
-from pipeline.config.model import EgressPolicy, PolicyRule
+from pipeline.config.model import EgressPolicy, PolicyRule, Quota
 from pipeline.config.scalars import Scalar
 from pipeline.engines.proxy import via
 from pipeline.go import flags
@@ -23,7 +23,7 @@ KEY: Final = "egress-policy"
 """The policy's key in a file. Names of rules begin with it."""
 MAX_DEPTH: Final = 8
 _MAX_SHOWN: Final = 100
-_DEFAULT: Final = EgressPolicy(rules=(PolicyRule("allow"),))
+_DEFAULT: Final = EgressPolicy(rules=(PolicyRule("allow"),), quotas=(Quota(),))
 _NONE: Final = EgressPolicy()
 
 Json = dict[str, object]
@@ -60,15 +60,22 @@ def patched(policy: EgressPolicy, body: bytes) -> EgressPolicy:
 def written(policy: EgressPolicy) -> Json:
     """The policy as read() takes it. Keys that have their defaults are left out, but not the first two."""
     made, default = _dumped(policy), _dumped(_DEFAULT)
-    usual = default["rules"][0]
-    rules = [
-        {key: value for key, value in rule.items() if key == "action" or value != usual[key]}
-        for rule in made["rules"]
-    ]
+    rules, quotas = (
+        [_changed(each, default[key][0], always) for each in made[key]]
+        for key, always in (("rules", "action"), ("quotas", ""))
+    )
     shown = {
         key: value for key, value in made.items() if key in ("default", "rules") or value != default[key]
     }
-    return {**shown, "rules": rules}
+    shown |= {"rules": rules, "quotas": quotas}
+    if not quotas:
+        del shown["quotas"]
+    return shown
+
+
+def _changed(keys: Json, default: Json, always: str) -> Json:
+    """The keys whose values are not the default, and this one."""
+    return {key: value for key, value in keys.items() if key == always or value != default[key]}
 
 
 def shown(policy: EgressPolicy) -> Json:

@@ -48,13 +48,21 @@ class LeaseWriter:
                 await self._write(content)
             except OSError as error:
                 if not retry:
-                    self._log.warning("leases not written yet", path=self._path, error=str(error))
+                    self.failed(str(error))
                 retry = min(2 * retry, LAST_RETRY) if retry else FIRST_RETRY
                 await asyncio.sleep(retry)
             else:
                 if retry:
-                    self._log.info("leases written again", path=self._path)
+                    self.written_again()
                 retry = 0.0
+
+    def failed(self, error: str) -> None:
+        """The first attempt to write has failed."""
+        self._log.warning("leases not written yet", path=self._path, error=error)
+
+    def written_again(self) -> None:
+        """A later attempt has not."""
+        self._log.info("leases written again", path=self._path)
 
     async def _write(self, content: bytes) -> None:
         await self._threads.run(partial(output_file.replace, self._path, content, MODE))

@@ -5,17 +5,17 @@ import pickle
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pipeline import logs
 from pipeline.config.choices import UDP
-from pipeline.config.model import Config, EgressPolicy
+from pipeline.config.model import Config
 from pipeline.control import datagram_peers
 from pipeline.control.approvals import Approvals
 from pipeline.control.fleet import FleetSide
-from pipeline.control.flows.flow_log import PROXY_FAILED, QUESTION, FlowLog
+from pipeline.control.flows.flow_log import FlowLog
 from pipeline.control.flows.live import LiveFlows
+from pipeline.control.flows.question_log import QuestionLog
 from pipeline.control.flows.reports import FlowEvents
 from pipeline.control.forward_shares import ForwardShares
 from pipeline.control.forward_sockets import ForwardSockets
@@ -41,6 +41,7 @@ from pipeline.control.limit_reports import LimitReports
 from pipeline.control.memory import Memory
 from pipeline.control.metrics.meter import Meter
 from pipeline.control.notify import CONNECTION_CLOSED, CONNECTION_ESTABLISHED, WORKER_RESTARTED, Notifier
+from pipeline.control.quotas.keeper import QuotaKeeper
 from pipeline.control.reload import LiveSettings
 from pipeline.control.repeated import Repeated
 from pipeline.control.ssh.forwards import SocketForwards
@@ -106,7 +107,13 @@ class ControlPlane:
         self._leases = LeaseWriter(config.network.state_file, self._log)
         self._forward_sockets = ForwardSockets(request, self._log)
         self._forwarder = Forwarder(self._forward_sockets, self._sockets, self.hub, self._shares, udp=udp)
-        self._live = LiveSettings(config, self._channels, self._forwarder, self._sockets, self._log)
+        quotas = lambda: self.config.access.egress_policy.quotas  # noqa: E731
+        parts = (self.hub, self._log, config.access.quota_file)
+        self.quotas = QuotaKeeper(request, list(fabric.layout.names), quotas, *parts)
+        """What guests have used."""
+        self._live = LiveSettings(
+            config, self._channels, self._forwarder, self._sockets, self._log, self.quotas.wake
+        )
         sockets = (self._forward_sockets, self._sockets)
         self.succession = Succession(
             self._channels, self._memory, self._forwarder, sockets, self._live, self._leases, self._log
@@ -115,6 +122,7 @@ class ControlPlane:
         egress = fabric.layout.shards(EGRESS)
         self._approvals = Approvals(request, egress, self._live, self.hub, self._log, self._memory.is_up)
         self.succession.lasting = self._approvals.lasting
+        self.succession.used = self.quotas.saved
         self._not_handed_over = Repeated(self._log, "a guest's DNS connection cannot be handed over")
         meter.connect(request)
         self._limits = LimitReports(meter.counters, self.hub)
@@ -129,12 +137,10 @@ class ControlPlane:
             # Flows that open are needed too: when a flow ends its guest may be gone, with its MAC address.
             self.hub.subscribe(COMPLETED, flow_log.write)
             meter.include("flow_log_lines_dropped", lambda: flow_log.lost)
-        self._flow_log = flow_log
         self.restart: Callable[[], Awaitable[int]] | None = None
         """Replaces the program for a client of the API, see http/restart.py."""
-        self._end_questions: Callable[[], None] | None = None
-        """Ends the lines of the flow log about questions, if there are any."""
-        self._log_questions(config)
+        self._questions = QuestionLog(self.hub, flow_log)
+        self._questions.follow(config.access.egress_policy)
         self._flows = LiveFlows(request, fabric.layout.shards(TCP), fabric.layout.shards(EGRESS))
         self._servers = Servers(lambda: self._make_api(token=bool(token)))
         self._fronts: list[Front] = []
@@ -161,6 +167,7 @@ class ControlPlane:
         from pipeline.control.http.explainer import Explainer  # noqa: PLC0415
         from pipeline.control.http.observation import Observation  # noqa: PLC0415
         from pipeline.control.http.policy import PolicyPaths  # noqa: PLC0415
+        from pipeline.control.http.quotas import QuotaPaths  # noqa: PLC0415
         from pipeline.control.http.restart import RestartPath  # noqa: PLC0415
 
         explainer = Explainer(self._channels.request, self._sums)
@@ -175,6 +182,7 @@ class ControlPlane:
             policy=(
                 PolicyPaths(self._live, explainer, self.hub),
                 ApprovalPaths(self._approvals),
+                QuotaPaths(self.quotas, self.hub),
                 RestartPath(lambda: self.restart),
             ),
         )
@@ -204,6 +212,7 @@ class ControlPlane:
         """Start to notify, and open the configured forwards. Raises ForwardError, which names the forward."""
         self._notifier.start()
         self._limits.start()
+        await self.quotas.start()
         self._guest_front = self._front(self._servers.server(GUEST), {})
         for forward in self._config.access.forwards:
             if self._forwarder.is_open(forward):
@@ -281,16 +290,7 @@ class ControlPlane:
         """Give all workers and the API these settings. Raises ReloadError if they are refused."""
         await self._live.change(config, self._access, self._shares)
         self._flow_events.log_each(on=config.logging.log_level == "debug")
-        self._log_questions(config)
-
-    def _log_questions(self, config: Config) -> None:
-        """Write guests' questions into the flow log while there is an egress policy."""
-        on = self._flow_log is not None and config.access.egress_policy != EgressPolicy()
-        if on and self._end_questions is None and self._flow_log is not None:
-            self._end_questions = self.hub.subscribe((QUESTION, PROXY_FAILED), self._flow_log.write_question)
-        elif not on and self._end_questions is not None:
-            self._end_questions()
-            self._end_questions = None
+        self._questions.follow(config.access.egress_policy)
 
     def accept(self, *, on: bool) -> None:
         """Accept connections of API clients, or let them wait. Not on: a fleet is told nothing either."""
@@ -346,6 +346,8 @@ class ControlPlane:
         asks: list[messages.Request] = []
         if self.hub.wanted:
             asks.append(messages.Watch(sorted(self.hub.wanted)))
+        if (counted := self.quotas.for_worker(name)) is not None:
+            asks.append(counted)
         if name == RESOLVER:
             asks += self._memory.for_resolver()
         telling: list[Awaitable[object]] = [request(name, ask) for ask in asks]
@@ -374,23 +376,18 @@ class ControlPlane:
 
     def _link_ended(self, link: healing_messages.LinkUpEvent, error: str) -> None:
         """A link has ended with its ingress worker, which cannot say so any more."""
-        report = partial(
-            self.hub.report,
-            "guest-gone",
-            guest=link.guest,
-            link=link.number,
-            protocol=link.protocol,
-            peer=link.peer,
-            error=error,
-        )
-        if link.identity:
-            report(opened_by=link.identity)
-        else:
-            report()
-        self._approvals.link_gone(link.number)
+        more: dict[str, Any] = {"opened_by": link.identity} if link.identity else {}
+        more |= {"protocol": link.protocol, "peer": link.peer, "error": error}
+        self.hub.report("guest-gone", operator=False, guest=link.guest, link=link.number, **more)
+        self._link_gone(link.number)
         if link.protocol == protocols.STDIO:
             # Others come back, or their listener brings them back.
             self._on_guest(messages.GuestEvent("left", link.protocol, error, link.peer))
+
+    def _link_gone(self, link: int) -> None:
+        """Nothing is about the guest of this link any more: another one may get its number."""
+        self._approvals.link_gone(link)
+        self.quotas.link_gone(link)
 
     async def introduce_worker(self, name: str) -> None:
         """Give a successor the sockets that its predecessor had. Raises RequestError."""
@@ -418,13 +415,15 @@ class ControlPlane:
         self._moved_log = fd
         self._channels.send_all(messages.LogFile(), [fd])
 
-    def stop_workers(self) -> None:
+    async def stop_workers(self) -> None:
         """Ask all workers to end, except those that are gone already."""
+        await self.quotas.settle()
         self._channels.send_all(messages.Stop())
 
     async def close(self) -> None:
         """End every connection of the API and the channels to the workers, after their last messages."""
         self._channels.receive()
+        await self.quotas.stop()
         await self._leases.close()
         await self.succession.stop()
         self._limits.stop()
@@ -465,14 +464,14 @@ class ControlPlane:
                 self._on_guest(guest)
             case healing_messages.LinkUpEvent() as link:
                 self._memory.link_up(link, fds)
-                self._approvals.link_gone(link.number)
+                self._link_gone(link.number)
             case healing_messages.LinkEvent() as carried:
                 self.succession.on_link(carried, fds)
             case healing_messages.ConnectionsEvent() as connections:
                 self.succession.on_connections(connections)
             case healing_messages.LinkDownEvent() as link_down:
                 self._memory.link_down(link_down.number)
-                self._approvals.link_gone(link_down.number)
+                self._link_gone(link_down.number)
             case healing_messages.LeasesEvent() as leases:
                 self._memory.leases = leases
             case messages.ConnectEvent() as ask if fds:

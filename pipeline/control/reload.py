@@ -57,7 +57,10 @@ class LiveSettings:
         forwarder: Forwarder,
         sockets: SocketForwards,
         log: structlog.typing.FilteringBoundLogger,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
+        """changed: called when the workers have other settings."""
+        self._changed = changed
         self._config = config
         self._policy_of_file = config.access.egress_policy
         self._turn = asyncio.Lock()
@@ -152,7 +155,9 @@ class LiveSettings:
         # Ingress lets no SYN overtake a name, if the policy has names. So it is asked before egress.
         silent = await self._tell([INGRESS], ask)
         others = [name for name in self._channels.channels if name not in (RESOLVER, INGRESS)]
-        return silent + await self._tell(others, ask)
+        silent += await self._tell(others, ask)
+        self._changed()
+        return silent
 
     async def _end_forbidden(self) -> int:
         """End the open flows that the policy forbids. Returns how many."""

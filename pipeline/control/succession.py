@@ -22,6 +22,7 @@ from pipeline.control.forward_texts import ForwardError, proxy_text
 from pipeline.control.forwarder import FLEET, HOST, Forward, Forwarder
 from pipeline.control.lease_writer import LeaseWriter
 from pipeline.control.memory import Memory
+from pipeline.control.quotas.ledger import Saved
 from pipeline.control.reload import LiveSettings, ReloadError
 from pipeline.control.ssh.destination import SocketError, SshError, host_path
 from pipeline.control.ssh.forwards import SocketForwards
@@ -35,6 +36,7 @@ from pipeline.ipc.handover_messages import (
     Leases,
     OpenForward,
     Policy,
+    Used,
     Zone,
 )
 from pipeline.ipc.message import MessageError
@@ -90,6 +92,8 @@ class Succession:
         self._has_left = False
         self.lasting: Callable[[EgressPolicy], EgressPolicy] = lambda policy: policy
         """What of the policy is for a successor."""
+        self.used: Callable[[], list[Saved]] = list
+        """What guests have used of their quotas."""
         self._policy: Config | None = None
         """The settings with the policy of a predecessor's clients, if they have set one."""
         self._meeting: asyncio.Task[None] | None = None
@@ -166,6 +170,8 @@ class Succession:
         if policy != self._live.policy_of_file:
             texts = (_policy_text(self._live.policy_of_file), _policy_text(policy))
             items.append(Item(Policy(*texts), ()))
+        if used := self.used():
+            items.append(Item(Used([list(row) for row in used]), ()))
         if (leases := self._memory.leases) is not None:
             items.append(Item(Leases.with_fields_of(leases), ()))
         return items

@@ -24,5 +24,12 @@ POLICY: Final[tuple[Counter, ...]] = (
     Counter("egress_proxy_tunnels_opened", "flows", "connections that a proxy has led to their destination"),
     Counter("egress_proxy_tunnels_failed", "flows", "connections that a proxy has not led to a destination"),
     Counter("egress_flow_refused_too_many_asks", "flows", "flows refused: too many wait for an approval"),
+    Counter(
+        "egress_flow_refused_quota",
+        "flows",
+        "flows that a quota of the egress policy refuses, of those in egress_flow_refused_policy",
+    ),
+    Counter("egress_flow_closed_quota", "flows", "open flows that ended when a quota of bytes was used up"),
+    Counter("dns_query_refused_quota", "queries", "questions that a quota of the egress policy refuses"),
     Counter("egress_flow_closed_policy", "flows", "open flows that a new egress policy forbids"),
 )

@@ -36,6 +36,7 @@ from pipeline.ipc.handover_messages import (
     Running,
     StateEnd,
     Taken,
+    Used,
     Yours,
     Zone,
 )
@@ -59,6 +60,7 @@ class State:
     zones: list[Zone] = field(default_factory=list)
     policy: Policy | None = None
     leases: Leases | None = None
+    used: list[list[object]] = field(default_factory=list)
     connections: list[list[object]] = field(default_factory=list)
 
 
@@ -130,6 +132,8 @@ class Predecessor:
                     state.policy = message
                 case Leases():
                     state.leases = message
+                case Used():
+                    state.used = message.rows
                 case Connections():
                     state.connections += message.ends
                 case StateEnd():

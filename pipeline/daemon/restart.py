@@ -229,6 +229,7 @@ class Restarter:
 
     async def _hand_over(self, heir: Heir) -> None:
         plane = self._plane
+        await plane.quotas.settle()
         async with plane.succession.alone(), self._healer.pause_all():
             plane.accept(on=False)
             try:
@@ -241,6 +242,7 @@ class Restarter:
                 heir.flush(FLUSH_TIMEOUT)
                 self._healer.leave_paused()
                 plane.succession.leave()
+                plane.quotas.leave()
                 # Only this process may say that. The successor waits for it before it says more (release).
                 self._manager.main_process(heir.pid)
             except BaseException:

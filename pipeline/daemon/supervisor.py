@@ -315,7 +315,7 @@ class Supervisor:
             self.manager.notify(STOPPING)
             if self.config.network.ipv6_first and await plane.withdraw_route():
                 await asyncio.sleep(WITHDRAW_WAIT)
-        plane.stop_workers()
+        await plane.stop_workers()
         await processes.stop(self.running, self.log)
         await plane.close()
         if self.successor is None and not self.refused:

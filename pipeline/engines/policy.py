@@ -67,8 +67,8 @@ def has_proxies(config: PolicyConfig) -> bool:
 
 
 def has_stations(config: PolicyConfig) -> bool:
-    """Whether any rule names a guest by its MAC address or its link."""
-    return any(needs_stations(rule.guests) for rule in config.rules)
+    """Whether any rule or quota names a guest by its MAC address or its link."""
+    return any(needs_stations(each.guests) for each in (*config.rules, *config.quotas))
 
 
 def name_text(labels: Sequence[bytes]) -> str:

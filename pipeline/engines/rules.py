@@ -50,6 +50,13 @@ class RuleConfig(Protocol):
         """The URL of the proxy, for the action "proxy" alone (pipeline.engines.proxy.via)."""
 
 
+class BoundConfig(Protocol):
+    """A quota of the configuration (pipeline.engines.quotas)."""
+
+    @property
+    def guests(self) -> Sequence[str]: ...
+
+
 class PolicyConfig(Protocol):
     """The policy of the configuration."""
 
@@ -61,6 +68,8 @@ class PolicyConfig(Protocol):
 
     @property
     def rules(self) -> Sequence[RuleConfig]: ...
+    @property
+    def quotas(self) -> Sequence[BoundConfig]: ...
 
 
 def number_of(pattern: str) -> int:

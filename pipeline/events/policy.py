@@ -40,6 +40,23 @@ KINDS: Final[tuple[Kind, ...]] = (
         errno="name of the error, such as ECONNREFUSED",
     ),
     published(
+        *("quota-used-up", WARNING, "a guest has used up a quota"),
+        "Until the period ends, or somebody resets the quota, further flows or questions are refused.",
+        guest="whose account it is: a word of the quota's guests, else what has opened the guest's links",
+        guests="numbers of the guests that are there and have this account, as in /guests",
+        per="life, hour, day or month",
+        rule="egress-policy.quotas[N]",
+        limit="the key of the quota: bytes, bytes-from-guest, bytes-to-guest, connections or dns-questions",
+        most="what it allows",
+    ),
+    published(
+        *("quota-reset", INFO, "quotas reset"),
+        "A client of the API has reset what guests have used.",
+        guest="whose account it is, null for all",
+        per="life, hour, day or month, null for all periods",
+        accounts="how many accounts",
+    ),
+    published(
         *("approval-decided", INFO, "approval decided"),
         "A flow waits for an approval no longer.",
         id="of the question",

@@ -64,6 +64,19 @@ LIFE: Final = (
     ),
     logged("leases-written-again", INFO, "leases written again", "The file is up to date.", path=_PATH),
     logged(
+        *("quotas-not-written", WARNING, "quotas not written yet"),
+        "The file of what guests have used cannot be written now.",
+        path=_PATH,
+        error=_ERROR,
+    ),
+    logged("quotas-written-again", INFO, "quotas written again", "That file is up to date.", path=_PATH),
+    logged(
+        *("quotas-failed", ERROR, "quotas cannot be added up"),
+        "An error of the program while it asked the workers what guests have used. It tries again.",
+        error=_ERROR,
+        exception="the traceback",
+    ),
+    logged(
         *("socket-file-left", WARNING, "socket file not removed: it is gone or not ours"),
         "The socket file of a forward stays.",
         path=_PATH,

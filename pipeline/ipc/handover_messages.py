@@ -10,7 +10,7 @@ from                messages, in order
 ==================  =====================================================================================
 old supervisor      Place (sockets, or a tap), File (a file), Minder (a socket), PlacesEnd
 successor           Ready, or Refused
-old supervisor      OpenForward (a socket), Zone, Policy, Leases, GuestLink (sockets),
+old supervisor      OpenForward (a socket), Zone, Policy, Used, Leases, GuestLink (sockets),
                     Connections, StateEnd
 successor           Running, or Refused
 old supervisor      Yours
@@ -120,6 +120,14 @@ class Leases(AllLeases, Request):
 
 
 @dataclass(frozen=True, slots=True)
+class Used(Request):
+    """What guests have used of their quotas: each the values of control.quotas.ledger.Saved."""
+
+    NAME = "used"
+    rows: list[list[object]]
+
+
+@dataclass(frozen=True, slots=True)
 class Connections(Request):
     """Connections of guests that end now, as in ConnectionsEvent."""
 
@@ -167,15 +175,15 @@ CAPTURE: Final = "capture"
 PID_FILE: Final = "pid-file"
 
 HandoverMessage = (
-    Place | File | Minder | PlacesEnd | Ready | Refused | OpenForward | Zone | Policy | Leases | GuestLink
-    | Connections | StateEnd | Running | Yours | Taken
+    Place | File | Minder | PlacesEnd | Ready | Refused | OpenForward | Zone | Policy | Used | Leases
+    | GuestLink | Connections | StateEnd | Running | Yours | Taken
 )  # fmt: skip
 _M = TypeVar("_M")
 _CLASSES: Final = {
     cls.NAME: cls
     for cls in (
         *(Place, File, Minder, PlacesEnd, Ready, Refused, OpenForward, Zone, Policy, Leases, GuestLink),
-        *(Connections, StateEnd, Running, Yours, Taken),
+        *(Used, Connections, StateEnd, Running, Yours, Taken),
     )
 }
 

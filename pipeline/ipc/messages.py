@@ -15,9 +15,10 @@ ingress         Attach (with a socket), Open (sockets), Capture (a file), LiveCa
                 Adopt (sockets), Connected, Members, Places
 demux           Cam, Neighbors, Seek, Station, Stations, StationsAway
 tcp             FlowIds, Flows, EndFlow, EndStrays, StationsAway
-resolver        Names, Leases, DnsAll, DnsAdd, ServeTcp (a socket), RestoreLeases, LeaseGranted, NamesAway
+resolver        Names, Leases, DnsAll, DnsAdd, ServeTcp (a socket), RestoreLeases, LeaseGranted, NamesAway,
+                Count
 listen          Expose (a socket), Unexpose, Tunnel (a socket)
-egress          FlowIds, Flows, EndFlow, EndForbidden, Explain, Asks, Decide
+egress          FlowIds, Flows, EndFlow, EndForbidden, Explain, Asks, Decide, Count
                 of listen: Accepted (a socket), UdpForward (a socket), UdpUnforward
 ==============  =========================================================================================
 """
@@ -456,7 +457,7 @@ _REQUESTS: Final = _by_name(
     *(Cam, Neighbors, WithdrawRoute, Leases),
     *(flow_messages.FlowIds, flow_messages.Flows, flow_messages.EndFlow, flow_messages.Names),
     *(policy_messages.EndForbidden, policy_messages.Explain),
-    *(policy_messages.Asks, policy_messages.Decide),
+    *(policy_messages.Asks, policy_messages.Decide, policy_messages.Count),
     *(DnsAll, DnsAdd, ServeTcp),
     *(healing_messages.Pause, healing_messages.Lost, healing_messages.Settle, healing_messages.Resume),
     healing_messages.RestoreLeases,

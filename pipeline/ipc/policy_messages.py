@@ -1,4 +1,4 @@
-"""The control messages about the egress policy, to the egress workers (see messages.py)."""
+"""The control messages about the egress policy, to the egress workers and the resolver (see messages.py)."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,6 +18,39 @@ class AskRow(NamedTuple):
     protocol: str
     rule: str
     seconds: float
+
+
+class UseRow(NamedTuple):
+    """What an account has counted in one worker, or in all of them.
+
+    sums: bytes from and to the guest, connections, DNS questions. quotas: the numbers of those that bound it.
+    """
+
+    per: str
+    subject: str
+    sums: list[int]
+    quotas: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Count(Request):
+    """Report what guests have used of their quotas, and count on. To egress workers and the resolver.
+
+    elsewhere: period, subject and sums, as in a UseRow: what all others have counted. gone: periods and
+    subjects of accounts that are over. They are in the answer for the last time.
+    """
+
+    NAME = "count"
+    elsewhere: list[list[object]]
+    gone: list[list[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class CountAnswer(Answer):
+    """rows: each the values of a UseRow. incarnation: one that has changed begins at zero."""
+
+    incarnation: int
+    rows: list[list[object]]
 
 
 @dataclass(frozen=True, slots=True)

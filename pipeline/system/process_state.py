@@ -10,6 +10,7 @@ RUNNABLE: Final = "R"
 _STATE: Final = 0
 _UTIME: Final = 11
 _STIME: Final = 12
+_STARTED: Final = 19
 """Fields of /proc/PID/stat after the name."""
 
 
@@ -20,12 +21,26 @@ class ProcessState(NamedTuple):
     seconds: float
 
 
+def started_at(pid: int) -> int:
+    """When a process was started, in ticks since the system was; 0 if the system does not tell.
+
+    A later process with the same number has another time.
+    """
+    try:
+        return int(_fields(pid)[_STARTED])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _fields(pid: int) -> list[str]:
+    # The name stands in brackets, and may have any characters.
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
 def state_of(pid: int) -> ProcessState | None:
     """The state of a process; None if the system does not tell."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-        # The name stands in brackets, and may have any characters.
-        fields = text.rpartition(")")[2].split()
+        fields = _fields(pid)
         ticks = int(fields[_UTIME]) + int(fields[_STIME])
         return ProcessState(fields[_STATE], ticks / os.sysconf("SC_CLK_TCK"))
     except (OSError, ValueError, IndexError):

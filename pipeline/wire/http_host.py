@@ -42,6 +42,10 @@ class RequestStream:
         self._is_http = False
         self._start = b""
         """How the first line begins."""
+        self.head = b""
+        """The lines of the head, once they have all come."""
+        self.length = 0
+        """Bytes of the stream up to the end of the head: empty lines before and after it are included."""
 
     def read(self, data: bytes | bytearray) -> Stated:
         """What the stream's first bytes state. data: all of them so far."""
@@ -54,7 +58,11 @@ class RequestStream:
             self._is_http = True
             self._searched = self._begin
         end = self._end_of_head(data)
-        return _read_head(bytes(data[self._begin : end])) if end else WAITING
+        if not end:
+            return WAITING
+        self.head = bytes(data[self._begin : end])
+        self.length = end + (1 if data[end] == _LF else 2)
+        return _read_head(self.head)
 
     def end(self) -> Stated:
         """What the stream states, if it has no further byte. A head that never ends has no name.

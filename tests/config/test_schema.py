@@ -229,7 +229,9 @@ SHOWN = {
         "networks: [10.0.0.0/8], names: ['*.example.com'], ports: [443, 8000-8100], "
         "protocols: [tcp, udp], groups: [public, metadata], name-files: [NAMES], stated: ignore, "
         "stated-ports: [8443]}, {action: proxy, via: 'http://localhost:3128'}], questions: nxdomain, "
-        "rebinding: deny, inner-names: [a.example], quic: deny, ech: remove, h3: remove}\n"
+        "rebinding: deny, inner-names: [a.example], quic: deny, ech: remove, h3: remove, "
+        "quotas: [{guests: ['link:3'], per: day, bytes: 5GB, bytes-from-guest: 7, bytes-to-guest: 8MiB, "
+        "connections: 9, dns-questions: 10, open-flows: keep}]}\nquota-file: /q\n"
     ),
     "fleet": (
         "links: ['vxlan+udp://10.66.0.1?vni=7']\n"

@@ -13,6 +13,7 @@ import aiohttp
 import structlog
 
 from pipeline.config import merge, options
+from pipeline.config.model import Quota
 from pipeline.control.approvals import Approvals
 from pipeline.control.facts import Facts, Process
 from pipeline.control.flows.live import LiveFlows
@@ -25,12 +26,14 @@ from pipeline.control.http.explainer import Explainer
 from pipeline.control.http.front import Front, TakeOver
 from pipeline.control.http.observation import Observation
 from pipeline.control.http.policy import PolicyPaths
+from pipeline.control.http.quotas import QuotaPaths
 from pipeline.control.http.restart import Restart, RestartPath
 from pipeline.control.http.runner import make_runner, server_of
 from pipeline.control.http.takeover import CAPTURE, CONNECT, TUNNEL, Capture, Connect, Tunnel
 from pipeline.control.hub import Hub
 from pipeline.control.metrics.build import Build
 from pipeline.control.metrics.page import Readings, Snapshot, page
+from pipeline.control.quotas.keeper import QuotaKeeper
 from pipeline.control.reload import LiveSettings
 from pipeline.control.web.login import Login
 from pipeline.control.web.site import Site
@@ -51,6 +54,7 @@ ROWS = {
     8: list(_IN._replace(packets_from_guest=1)),
 }
 """The flows of every tcp and every egress worker."""
+QUOTAS = (Quota(per="day", total_bytes=100, connections=2),)
 
 
 class Meter:
@@ -110,7 +114,8 @@ class Workers:
             "asks": {"asks": []},
             "decide": {"found": True},
             "explain": {"allowed": False, "rule": "egress-policy.default", "passed": []},
-            "guests": {"guests": {"3": {"links": 1}}, "peers": {"3": "process 12"}},
+            "guests": {"guests": {"3": {"links": 1}}, "peers": {"3": "machine 12"}},
+            "count": {"incarnation": 0, "rows": [["day", "guest 3", [10, 20, 1, 2], [0]]]},
         }
 
     async def __call__(
@@ -193,13 +198,19 @@ def live_settings(workers: Workers) -> LiveSettings:
 
 def policy_paths(
     workers: Workers, hub: Hub | None = None, restart: Restart | None = None
-) -> tuple[PolicyPaths, ApprovalPaths, RestartPath]:
-    """The paths of the egress policy, of approvals and of a restart."""
+) -> tuple[PolicyPaths, ApprovalPaths, QuotaPaths, RestartPath]:
+    """The paths of the egress policy, of approvals, quotas and of a restart."""
     live = live_settings(workers)
     hub = hub or Hub(lambda _watch: None, LOG)
     explainer = Explainer(workers, GuestSums(workers, ("ingress",), {}))
     approvals = Approvals(workers, ("egress0", "egress1"), live, hub, LOG, lambda _link: True)
-    return PolicyPaths(live, explainer, hub), ApprovalPaths(approvals), RestartPath(lambda: restart)
+    quotas = QuotaKeeper(workers, NAMES, lambda: QUOTAS, hub, LOG)
+    return (
+        PolicyPaths(live, explainer, hub),
+        ApprovalPaths(approvals),
+        QuotaPaths(quotas, hub),
+        RestartPath(lambda: restart),
+    )
 
 
 @contextlib.asynccontextmanager

@@ -25,7 +25,8 @@ from tests.support.lone_daemon import LoneDaemon
 EXPOSE, UNEXPOSE = (f"/services/forwarder/{name}" for name in ("expose", "unexpose"))
 ADD = "/services/dns/add"
 EXPLAIN, APPROVAL = "/policy/explain", "/approvals/{id}"
-PATHS = [EXPOSE, UNEXPOSE, ADD, EXPLAIN, APPROVAL]
+RESET = "/quotas/reset"
+PATHS = [EXPOSE, UNEXPOSE, ADD, EXPLAIN, APPROVAL, RESET]
 MAX_LOG = 20_000
 MAX_GROWTH = 48 << 20
 

@@ -83,7 +83,7 @@ def lines(network: Network) -> list[dict[str, Any]]:
         hellos.hello(NAME),
         hellos.hello(NAME, extensions=[hellos.POST_QUANTUM, hellos.ECH]),
         hellos.of_openssl(NAME),
-        f"GET / HTTP/1.1\r\nHost: {NAME}:7001\r\n\r\n".encode() + b"x" * 40_000,
+        f"PUT / HTTP/1.1\r\nHost: {NAME}:7001\r\nContent-Length: 40000\r\n\r\n".encode() + b"x" * 40_000,
     ],
     ids=["tls", "post-quantum", "openssl", "http"],
 )
@@ -115,6 +115,28 @@ def test_a_connection_that_states_no_allowed_name_is_cut_before_a_byte_has_left(
     agent: Agent, data: bytes
 ) -> None:
     assert is_cut(say(agent, data))
+
+
+def test_each_request_of_a_connection_states_the_allowed_name(agent: Agent, network: Network) -> None:
+    good = f"PUT /x HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: 9\r\n\r\nGET / HTT".encode()
+    bad = b"GET / HTTP/1.1\r\nHost: shared.other.test\r\n\r\n"
+    for data, words in ((good * 30, ()), (good * 30, (7, 0.0005))):
+        assert say(agent, data, *words) == {"received": len(data), "errno": ""}
+    upgrade = f"GET /x HTTP/1.1\r\nHost: {NAME}\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n".encode()
+    frames = b"\x81\x85mask" + bad * 10
+    assert say(agent, upgrade + frames)["received"] == len(upgrade + frames)
+    assert is_cut(say(agent, upgrade + bad))
+    # Pipelined, and in segments of their own. What the server sends back shows what has reached it.
+    for words in ((), (len(good), 0.05)):
+        outcome = say(agent, good + bad, *words)
+        assert outcome["errno"] in CUT
+        assert outcome["received"] <= len(good)
+    smuggled = f"PUT / HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert is_cut(say(agent, smuggled.encode() + b"0\r\n\r\n" + bad))
+    wait_for(
+        lambda: [line for line in lines(network) if line.get("stated_name") == "shared.other.test"],
+        "the line of the flow log",
+    )
 
 
 def test_a_hello_in_segments_of_one_byte(agent: Agent) -> None:
@@ -172,6 +194,18 @@ def test_other_spellings_of_an_address_are_the_same_address(agent: Agent, spelli
     assert agent.run("connect", spelling, ECHO)["errno"] in REFUSED
 
 
+def test_a_mapped_address_is_the_ipv4_address(agent: Agent) -> None:
+    assert agent.run("connect", f"::ffff:{SECOND_ADDR}", ECHO)["errno"] in REFUSED
+    assert agent.run("connect", f"::ffff:{INTERNET_ADDR}", DATA)["errno"] == ""
+
+
+def test_an_address_is_refused_after_its_answer_has_expired(agent: Agent) -> None:
+    assert ask(agent, "brief.example.test") == ("NOERROR", [SECOND_ADDR])
+    assert agent.run("connect", SECOND_ADDR, DATA)["errno"] == ""
+    # A second, but five at least.
+    wait_for(lambda: agent.run("connect", SECOND_ADDR, DATA)["errno"] in REFUSED, "the end of the answer", 20)
+
+
 def test_a_protocol_without_names_passes_where_no_rule_asks_for_one(agent: Agent) -> None:
     assert agent.run("transfer", INTERNET_ADDR, DATA, 100_000, 100_000)["errors"] == []
 
@@ -212,6 +246,10 @@ def test_curl_reaches_an_allowed_name_and_no_other_one_at_its_address(agent: Age
     assert curl(agent, "--resolve", f"{other}:443:{INTERNET_ADDR}", f"https://{other}/") != 0
     assert curl(agent, f"https://{INTERNET_ADDR}/") != 0
     assert curl(agent, f"https://{other}/") == 6, "its name is not resolved"
+
+
+def test_another_host_inside_tls_is_not_seen(agent: Agent, web: str) -> None:
+    assert curl(agent, "-H", "Host: shared.other.test", web) == 0, "the table of docs/policy.md says so"
 
 
 # --- QUIC -------------------------------------------------------------------------------------

@@ -24,6 +24,11 @@ class Sent:
         self.says: Any = decode(record)
 
 
+def _everything() -> Any:
+    """The policy that allows every flow."""
+    return SimpleNamespace(active=False, quotas=SimpleNamespace(on=False))
+
+
 class EgressRig:
     """What the parts of egress need from a worker."""
 
@@ -58,7 +63,7 @@ class EgressRig:
             unregister=lambda fd: self.callbacks.pop(fd),
             log=SimpleNamespace(warning=lambda *_, **__: None),
         )
-        policy: Any = make_policy(self.worker) if make_policy else SimpleNamespace(active=False)
+        policy: Any = make_policy(self.worker) if make_policy else _everything()
         self.context = EgressContext(self.worker, targets, policy, 0, outbound)
 
     def fill(self, payloads: list[bytes], stride: int = 1500) -> Run:

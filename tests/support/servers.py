@@ -67,6 +67,7 @@ RECORDS = (
     ("inward.example.test.", 300, "IN", "CNAME", "host.containers.internal."),
     ("hint.example.test.", 300, "IN", "HTTPS", "1 . ipv4hint=10.0.0.1"),
     ("www.example.test.", 300, "IN", "HTTPS", f"1 . alpn=h2,h3 ipv4hint=198.18.0.2 ech={ECH}"),
+    ("brief.example.test.", 1, "IN", "A", "198.18.0.3"),
     ("shared.other.test.", 300, "IN", "A", "198.18.0.2"),
     ("many.example.test.", 300, "IN", "A", *(f"198.18.1.{n}" for n in range(1, 101))),
     ("text.example.test.", 300, "IN", "TXT", *(f'"{n}{LONG_TEXT}"' for n in range(8))),

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from pipeline.system.process_state import RUNNABLE, state_of
+from pipeline.system.process_state import RUNNABLE, started_at, state_of
 from tests.support.netns import wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells")
@@ -24,3 +24,12 @@ def test_a_process_that_works_is_runnable_and_uses_time() -> None:
         process.kill()
         process.wait()
     assert state_of(process.pid) is None
+
+
+def test_a_process_has_one_start_and_a_later_one_has_another() -> None:
+    mine = started_at(os.getpid())
+    assert mine == started_at(os.getpid()) > 0
+    with subprocess.Popen(["sleep", "60"]) as later:
+        assert started_at(later.pid) >= mine
+        later.kill()
+    assert started_at(later.pid) == 0, "it is gone"

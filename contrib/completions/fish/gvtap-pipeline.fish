@@ -10,6 +10,7 @@ complete -c gvtap-pipeline -n __fish_use_subcommand -a expose
 complete -c gvtap-pipeline -n __fish_use_subcommand -a unexpose
 complete -c gvtap-pipeline -n __fish_use_subcommand -a fleet
 complete -c gvtap-pipeline -n __fish_use_subcommand -a policy
+complete -c gvtap-pipeline -n __fish_use_subcommand -a quotas
 complete -c gvtap-pipeline -n __fish_use_subcommand -a restart
 complete -c gvtap-pipeline -n __fish_use_subcommand -a attach
 complete -c gvtap-pipeline -n __fish_use_subcommand -a capture
@@ -19,6 +20,7 @@ complete -c gvtap-pipeline -n __fish_use_subcommand -a help
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from config' -a 'check show schema'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from fleet' -a 'status guests forwards expose unexpose show-policy set-policy'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from policy' -a 'show set explain'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from quotas' -a 'show reset'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o api-token-file -r -F -d 'file with the token that the API on the host asks for; none if empty'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o busy-poll -r -d 'microseconds to look for more work before sleeping, 0 to 50; -1 means as configured, else 50'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from start' -o config -r -F -d 'path of a YAML configuration file'
@@ -196,6 +198,12 @@ complete -c gvtap-pipeline -n '__fish_seen_subcommand_from policy' -o json -d 'p
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from policy' -o keep -d 'keep open connections that are no longer allowed; else they are cut'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from policy' -o name -r -d 'as if the gateway had told the guest that the address has this name'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from policy' -o version -d 'print the version and exit'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from quotas' -o api -r -d 'the daemon\'s API: unix:///path, tcp://host:port; else $GVTAP_API, else of -config, else the usual socket'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from quotas' -o api-token-file -r -F -d 'file with the token that the API asks for; none if empty'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from quotas' -o config -r -F -d 'configuration file of the daemon, which names its API and its token'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from quotas' -o json -d 'print JSON, for scripts'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from quotas' -o per -r -a 'life hour day month' -d 'only quotas of this period: life, hour, day, month'
+complete -c gvtap-pipeline -n '__fish_seen_subcommand_from quotas' -o version -d 'print the version and exit'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from restart' -o api -r -d 'the daemon\'s API: unix:///path, tcp://host:port; else $GVTAP_API, else of -config, else the usual socket'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from restart' -o api-token-file -r -F -d 'file with the token that the API asks for; none if empty'
 complete -c gvtap-pipeline -n '__fish_seen_subcommand_from restart' -o config -r -F -d 'configuration file of the daemon, which names its API and its token'

@@ -30,6 +30,7 @@ from pipeline.control.http.approvals import ApprovalPaths
 from pipeline.control.http.connection import TOO_LONG
 from pipeline.control.http.observation import Observation
 from pipeline.control.http.policy import PolicyPaths
+from pipeline.control.http.quotas import QuotaPaths
 from pipeline.control.http.restart import RestartPath
 from pipeline.control.http.runner import connection_of
 from pipeline.control.http.stations import Stations
@@ -78,11 +79,11 @@ class Api:
         *,
         access: Access | None = None,
         description: openapi.Json | None = None,
-        policy: Sequence[PolicyPaths | ApprovalPaths | RestartPath] = (),
+        policy: Sequence[PolicyPaths | ApprovalPaths | QuotaPaths | RestartPath] = (),
     ) -> None:
         """access: by default every client may do everything. description: the answer of /openapi.json.
 
-        policy: the paths of the egress policy, of approvals and of a restart, which only
+        policy: the paths of the egress policy, of approvals, quotas and a restart, which only
         endpoints on the host have.
         """
         self.access = Access(log) if access is None else access

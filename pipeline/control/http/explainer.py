@@ -24,6 +24,7 @@ MAX_PASSED: Final = 100
 """Rules before the deciding one that an answer lists: the last ones."""
 _HELP: Final = {counter.name: counter.help for counter in TABLE}
 PRESET: Final = f"{policy_json.KEY}.preset"
+QUOTAS: Final = f"{policy_json.KEY}.quotas["
 _UNOWNED: Final = "nat_flow_refused_unowned"
 _RULE: Final = re.compile(rf"{policy_json.KEY}\.rules\[([0-9]+)\]")
 
@@ -120,6 +121,8 @@ def _through(answer: policy_messages.ExplainAnswer, decides: Mapping[str, object
 
 
 def _why(answer: policy_messages.ExplainAnswer, count: int) -> str:
+    if answer.rule.startswith(QUOTAS):
+        return "the guest has used up this quota, so it may open nothing"
     if answer.rule == PRESET:
         return f"none of the {count} rules fits, so the preset decides"
     if not answer.rule:

@@ -288,6 +288,58 @@ class ApprovalGiven(BaseModel):
     rule_added: bool = Field(description="whether the policy has a new rule")
 
 
+class QuotaLimit(BaseModel):
+    """One bound of an account."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    rule: str = Field(description="egress-policy.quotas[N]")
+    limit: str = Field(
+        description="its key: bytes, bytes-from-guest, bytes-to-guest, connections or dns-questions"
+    )
+    most: _Count
+    left: _Count = Field(description="0 if it is used up")
+
+
+class QuotaUse(BaseModel):
+    """What a guest has used in the present period, in which a quota of the policy bounds it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    guest: str = Field(
+        description="whose it is: a word of the quota's guests, else what has opened the guest's links"
+    )
+    guests: list[int] = Field(description="guests that are there and have this account, as in /guests")
+    per: str = Field(description="life, hour, day or month")
+    ends_at: str | None = Field(description="when the period ends; null for the life of a guest")
+    bytes_from_guest: _Count
+    bytes_to_guest: _Count
+    connections: _Count
+    dns_questions: _Count
+    quotas: list[QuotaLimit]
+
+
+class QuotaUses(RootModel[list[QuotaUse]]):
+    """All accounts."""
+
+
+class QuotaResetRequest(BaseModel):
+    """Which accounts begin again."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    guest: str = Field("", description="guest of /quotas, or a number of its guests; all without it")
+    per: Literal["", "life", "hour", "day", "month"] = Field("", description="all periods without it")
+
+
+class QuotaReset(BaseModel):
+    """They have begun again."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    accounts: _Count = Field(description="how many")
+
+
 class Problem(BaseModel):
     """Why a request about the policy is refused."""
 
@@ -417,8 +469,12 @@ class Traffic(BaseModel):
     guests: list[GuestTraffic]
 
 
-REQUESTS: Final = (ExposeRequest, UnexposeRequest, ZoneRequest, Policy, ExplainRequest, ApprovalRequest)
+REQUESTS: Final = (
+    *(ExposeRequest, UnexposeRequest, ZoneRequest, Policy, ExplainRequest, ApprovalRequest),
+    QuotaResetRequest,
+)
 ANSWERS: Final = (
     *(Forwards, Zones, Leases, Cam, Guests, Flows, Counters, Version, Status, Traffic),
     *(PolicyChanged, Explanation, Problem, Approvals, ApprovalGiven, Restarted),
+    *(QuotaUses, QuotaReset),
 )

@@ -119,6 +119,8 @@ def document(version: str, *, token: bool) -> Json:
     paths["/policy/explain"] = {"post": _explain(token)}
     paths["/approvals"] = {"get": _approvals(token)}
     paths["/approvals/{id}"] = {"post": _decide(token)}
+    paths["/quotas"] = {"get": _quotas(token)}
+    paths["/quotas/reset"] = {"post": _reset_quotas(token)}
     paths["/tunnel"] = {"post": _tunnel(token)}
     paths["/connect"] = {"post": _connect()}
     paths["/capture"] = {"get": _capture(token)}
@@ -221,6 +223,21 @@ def _decide(token: bool) -> Json:
     )
     operation["parameters"] = [{"name": "id", "in": "path", "required": True, "schema": _TEXT}]
     operation["requestBody"] = _json_body(_ref(models.ApprovalRequest))
+    return _with_problems(operation)
+
+
+def _quotas(token: bool) -> Json:
+    summary = "What guests have used of their quotas, and what is left."
+    return _operation(summary, _answer(models.QuotaUses, "/quotas"), (401,) if token else ())
+
+
+def _reset_quotas(token: bool) -> Json:
+    operation = _operation(
+        "Let what a guest has used begin at zero, or what all have.",
+        _answer(models.QuotaReset, "/quotas/reset"),
+        (400, 404, 408, 413, *((401,) if token else ())),
+    )
+    operation["requestBody"] = _json_body(_ref(models.QuotaResetRequest))
     return _with_problems(operation)
 
 

@@ -12,7 +12,7 @@ from pipeline.wire.tls_hello import HelloStream
 
 MAX_BYTES: Final = 16384 + 64
 """The longest TLS hello or head of a request, with the headers of some TLS records."""
-_TEXT: Final = frozenset(b"\r\n\t ") | frozenset(range(0x21, 0x7F))
+TEXT: Final = frozenset(b"\r\n\t ") | frozenset(range(0x21, 0x7F))
 """Bytes with which the head of a request may begin, and no record of TLS."""
 
 
@@ -28,7 +28,7 @@ class FirstBytes:
         if not data:
             return WAITING
         if self._tls is None and self._http is None:
-            if data[0] in _TEXT:
+            if data[0] in TEXT:
                 self._http = RequestStream()
             else:
                 self._tls = HelloStream()

@@ -21,8 +21,19 @@ def of(context: EgressContext, ask: policy_messages.Explain) -> policy_messages.
         return policy_messages.ExplainAnswer(True, SERVICE, [])
     found = context.policy.explain(guest, addr, ask.port, ask.protocol, ask.name)
     verdict = found.verdict
+    used_up = _used_up(context, guest) if verdict.allow or verdict.hold else ""
+    if used_up:
+        return policy_messages.ExplainAnswer(False, used_up, list(found.passed))
     via = verdict.via.text if verdict.via is not None and verdict.allow else ""
     return policy_messages.ExplainAnswer(verdict.allow, verdict.rule, list(found.passed), verdict.hold, via)
+
+
+def _used_up(context: EgressContext, guest: int) -> str:
+    """The quota that refuses any new flow of the guest with this address."""
+    quotas, station = context.policy.quotas, context.policy.stations.station_of(guest)
+    if not quotas.on or station is None:
+        return ""
+    return quotas.refuses(context.bound.guest_of(station[1]), guest)
 
 
 def _target(context: EgressContext, addr: int, ask: policy_messages.Explain) -> Target:

@@ -194,8 +194,11 @@ class EchoSockets:
         policy = self._context.policy
         verdict = policy.judge(guest_addr, remote_addr, 0, "icmp") if policy.active else None
         rule = verdict.rule if verdict is not None else ""
-        if verdict is not None and not verdict.allow:
-            reports.refused("icmp", guest, ends, rule=rule, error=REFUSED)
+        refused_by = rule if verdict is not None and not verdict.allow else ""
+        if policy.quotas.on and not refused_by:
+            refused_by = policy.over_quota(guest, ends, "icmp")
+        if refused_by:
+            reports.refused("icmp", guest, ends, rule=refused_by, error=REFUSED)
             code = refusal.answer_to_datagram(REFUSED)
             self._notify_error(key, host_icmp.EchoError(icmp.UNREACHABLE, code, 0, 0, sequence))
             return None
@@ -216,6 +219,8 @@ class EchoSockets:
             reports.refused("icmp", guest, ends, limit=TOO_MANY_SOCKETS, error=errno.EMFILE)
             return None
         flow = EchoFlow(self, key, sock, guest, self._free_ident(), rule)
+        if policy.quotas.on:
+            flow.traffic.meter = policy.quotas.opened(guest, guest_addr)
         if reports.wants_opened():
             reports.opened(flow.row(monotonic()))
         return flow
@@ -381,6 +386,21 @@ class EchoSockets:
                 flow.end(POLICY)
                 ended += 1
         return ended
+
+    def renew_meters(self) -> None:
+        """There are other quotas: count the bytes of pings in their accounts from now on."""
+        quotas = self._context.policy.quotas
+        for flow in self.flows.values():
+            flow.traffic.meter = quotas.meter(flow.guest, flow.key[0]) if quotas.on else None
+
+    def end_used_up(self) -> None:
+        """End the pings of guests whose bytes are used up."""
+        for flow in list(self.flows.values()):
+            rule = flow.traffic.meter.cut_by if flow.traffic.meter is not None else ""
+            if rule:
+                self._context.policy.ended_by_quota()
+                flow.rule = rule
+                flow.end(POLICY)
 
     def close(self) -> None:
         """Close every socket, since the worker ends."""

@@ -4,11 +4,12 @@ import errno
 from time import monotonic
 from typing import Final
 
-from pipeline.config.model import EgressPolicy, Network
+from pipeline.config.model import EgressPolicy, Network, Quota
 from pipeline.counters import INDEX
 from pipeline.engines.groups import Groups
 from pipeline.engines.policy import Decision, Policy, Verdict, has_names
 from pipeline.engines.proxy.via import Via
+from pipeline.engines.quotas import Quotas
 from pipeline.engines.rules import WEB_PORTS, has_port
 from pipeline.engines.stated import quic
 from pipeline.engines.stations import Stations
@@ -31,6 +32,8 @@ MAX_LOGGED: Final = 1024
 _REFUSED: Final = INDEX["egress_flow_refused_policy"]
 _ENDED: Final = INDEX["egress_flow_closed_policy"]
 _CONTRADICTS: Final = INDEX["egress_flow_refused_stated_name"]
+_OVER_QUOTA: Final = INDEX["egress_flow_refused_quota"]
+_QUOTA_ENDED: Final = INDEX["egress_flow_closed_quota"]
 _TCP_ONLY: Final = INDEX["egress_flow_refused_proxy_tcp_only"]
 _ECH: Final = "egress-policy.ech"
 _QUIC: Final = "egress-policy.quic"
@@ -62,6 +65,10 @@ class PolicyFilter:
             station_of=self.stations.station_of,
         )
         self.active = self.policy.active
+        self.quotas = Quotas(self.stations.addresses_of, self.stations.station_of)
+        """They hold beside the policy, also if it is not active."""
+        self._quotas: tuple[Quota, ...] = ()
+        self.follow_quotas(policy.quotas)
         self._told = ToldNames()
         self._text = ""
         """The beginning of a name."""
@@ -77,6 +84,14 @@ class PolicyFilter:
         self.policy.replace(policy)
         self.active = self.policy.active
         return changed
+
+    def follow_quotas(self, quotas: tuple[Quota, ...]) -> bool:
+        """Follow these quotas from now on. Returns whether they are others. Then flows need other meters."""
+        if quotas == self._quotas:
+            return False
+        self._quotas = quotas
+        self.quotas.replace(quotas)
+        return True
 
     def learn(self, named: Named) -> None:
         """The gateway's name server told a guest an address for a name of the policy."""
@@ -149,6 +164,18 @@ class PolicyFilter:
                 guest, ip.host_port(address, port) if port else ip.text(address), protocol, verdict, now
             )
         return verdict
+
+    def over_quota(self, guest: int, ends: Ends, protocol: str) -> str:
+        """The quota that refuses a new flow, "" if none does. Counts and logs that. guest: its number."""
+        rule = self.quotas.refuses(guest, ends.guest_addr)
+        if rule:
+            self._counts[_OVER_QUOTA] += 1
+            self.refuse(ends, protocol, rule)
+        return rule
+
+    def ended_by_quota(self) -> None:
+        """Count an open flow that ends because the bytes of its guest are used up."""
+        self._counts[_QUOTA_ENDED] += 1
 
     def may_ask(self, ends: Ends, protocol: str) -> bool:
         """Whether the policy does not refuse such a flow without asking."""

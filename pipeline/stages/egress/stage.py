@@ -39,7 +39,7 @@ from pipeline.records.kinds import (
 )
 from pipeline.records.services import Named, Told
 from pipeline.records.udp import UdpData
-from pipeline.stages import ipv6_addresses
+from pipeline.stages import counting, ipv6_addresses
 from pipeline.stages.egress import explanation
 from pipeline.stages.egress.context import EgressContext
 from pipeline.stages.egress.icmp import EchoSockets
@@ -79,6 +79,7 @@ class EgressStage:
         )
         policy = PolicyFilter(worker, config.access.policy, config.network)
         source = outbound.for_guests(config.network.outbound_address, config.network.outbound_interface)
+        self._quotas = policy.quotas
         self.context = EgressContext(worker, targets, policy, config.workers.tcp_workers, source)
         self._set_rate(config)
         self.connections = Connections(self.context, config, Opener(self.context, self._drain_demux))
@@ -116,6 +117,8 @@ class EgressStage:
         self.icmp.expire(now)
         self.udp.expire(now)
         self._asks.expire(now)
+        if self._quotas.cuts:
+            self._end_used_up()
         connections.write(now)
         work += connections.read(now)
         if datagrams := self.udp.read_ready(now):
@@ -233,7 +236,7 @@ class EgressStage:
         """Requests of listen: ``accepted`` and ``udp_forward`` (each with a socket), ``udp_unforward``.
 
         Of the supervisor: ``guests``, ``flow_ids``, ``flows``, ``end_flow``, ``end_forbidden``, ``explain``,
-        ``asks`` and ``decide``.
+        ``asks``, ``decide`` and ``count``.
         """
         match messages.request_of(message):
             case messages.Accepted() as ask:
@@ -260,6 +263,8 @@ class EgressStage:
                 return policy_messages.DecideAnswer(found).encode()
             case policy_messages.EndForbidden():
                 return policy_messages.EndForbiddenAnswer(self._end_forbidden()).encode()
+            case policy_messages.Count() as ask:
+                return counting.count(self._quotas, ask, self.context.worker.ports.incarnation).encode()
             case policy_messages.Explain() as ask:
                 return explanation.of(self.context, ask).encode()
             case messages.UdpUnforward() as ask:
@@ -273,6 +278,10 @@ class EgressStage:
         self.connections.set_limits(config.limits)
         self.udp.forwards.set_max_clients(config.limits.max_udp_clients_per_forward)
         self.context.policy.replace(config.access.policy)
+        if self.context.policy.follow_quotas(config.access.policy.quotas):
+            self.connections.renew_meters()
+            self.udp.renew_meters()
+            self.icmp.renew_meters()
         self._asks.seconds = float(config.access.egress_policy.ask_seconds)
         self._set_rate(config)
 
@@ -281,6 +290,13 @@ class EgressStage:
         self.context.rates.set_rate(
             config.limits.max_bytes_to_guest_per_second / config.workers.egress_workers
         )
+
+    def _end_used_up(self) -> None:
+        """Some guest has used up its bytes: end its flows, if the quota says so."""
+        if self._quotas.take_cuts():
+            self.connections.end_used_up()
+            self.udp.end_used_up()
+            self.icmp.end_used_up()
 
     def _end_forbidden(self) -> int:
         """End the open flows that the policy forbids. Returns how many."""

@@ -1,5 +1,6 @@
 """Counts what a flow without connection carries: it has no sequence numbers that would tell."""
 
+from pipeline.engines.quotas import Meter
 from pipeline.ipc.flow_rows import FlowRow
 from pipeline.records.flows import Ends
 from pipeline.wire import ip
@@ -16,18 +17,24 @@ class Traffic:
         self.packets_to_guest = 0
         self.bytes_from_guest = 0
         self.bytes_to_guest = 0
+        self.meter: Meter | None = None
+        """Counts the bytes for the quotas of the guest, if there are any."""
 
     def from_guest(self, packets: int, length: int, now: float) -> None:
         """The guest sent packets with this many bytes of payload in all."""
         self.packets_from_guest += packets
         self.bytes_from_guest += length
         self.last_at = now
+        if self.meter is not None:
+            self.meter.carried(length, 0)
 
     def to_guest(self, packets: int, length: int, now: float) -> None:
         """Packets with this many bytes of payload in all are on their way to the guest."""
         self.packets_to_guest += packets
         self.bytes_to_guest += length
         self.last_at = now
+        if self.meter is not None:
+            self.meter.carried(0, length)
 
     def row(self, now: float) -> FlowRow:
         """The flow as the supervisor gets it."""

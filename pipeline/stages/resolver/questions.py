@@ -8,22 +8,27 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from pipeline.config.model import Config, EgressPolicy
+from pipeline.counters import INDEX
 from pipeline.engines.dns import message as m
 from pipeline.engines.dns.filters import AnswerFilter, Labels
 from pipeline.engines.dns.zones import A, Zones
 from pipeline.engines.policy import Names, Policy, name_text
+from pipeline.engines.quotas import Quotas
 from pipeline.engines.stations import Stations
 from pipeline.stages import address_groups
 
 _ANSWER = "answer"
+_BY_POLICY = INDEX["dns_query_refused_policy"]
+_BY_QUOTA = INDEX["dns_query_refused_quota"]
 _RCODES = {"refuse": m.REFUSED, "nxdomain": m.NXDOMAIN, _ANSWER: m.REFUSED}
 
 
 class Refused(NamedTuple):
-    """The reply to a question that is not allowed, and what refuses it."""
+    """The reply to a question that is not allowed, and what refuses it. counter: of such questions."""
 
     payload: bytes
     rule: str
+    counter: int
 
 
 class QuestionPolicy:
@@ -39,7 +44,9 @@ class QuestionPolicy:
             addresses_of=self.stations.addresses_of,
             station_of=self.stations.station_of,
         )
+        self.quotas = Quotas(self.stations.addresses_of, self.stations.station_of)
         self._rcode = m.REFUSED
+        self._judges_names = False
         self.judges = False
         self.replace(config.access.policy)
 
@@ -47,17 +54,27 @@ class QuestionPolicy:
         """Judge by this policy from now on."""
         self._policy.replace(policy)
         self._rcode = _RCODES[policy.questions]
-        self.judges = self._policy.judges_questions and policy.questions != _ANSWER
+        self._judges_names = self._policy.judges_questions and policy.questions != _ANSWER
+        self.quotas.replace(policy.quotas)
+        self.judges = self._judges_names or self.quotas.on
 
-    def refusal(self, wire: bytes, guest_addr: int, *, tcp: bool) -> Refused | None:
-        """The refusal of a guest's message; None if the name server may answer it."""
+    def refusal(self, wire: bytes, guest: int, guest_addr: int, *, tcp: bool) -> Refused | None:
+        """The refusal of a guest's message; None if the name server may answer it. guest: its number.
+
+        Quotas count the questions that are allowed, except those that the gateway answers itself.
+        """
         query = m.parse_query(wire, tcp=tcp)
         if isinstance(query, m.Malformed):
             return None
-        verdict = self._policy.question(guest_addr, name_text(query.labels))
-        if verdict.allow or self._is_local(query):
+        rule, counter = "", _BY_POLICY
+        if self._judges_names:
+            verdict = self._policy.question(guest_addr, name_text(query.labels))
+            rule = "" if verdict.allow else verdict.rule
+        if (rule or self.quotas.on) and self._is_local(query):
             return None
-        return Refused(m.render(query, m.Body(self._rcode)), verdict.rule)
+        if not rule and self.quotas.on:
+            rule, counter = self.quotas.ask(guest, guest_addr), _BY_QUOTA
+        return Refused(m.render(query, m.Body(self._rcode)), rule, counter) if rule else None
 
 
 def filter_of(config: Config, zones: Callable[[], Zones]) -> AnswerFilter:

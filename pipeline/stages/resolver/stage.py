@@ -22,13 +22,14 @@ from pipeline.events.network import GATEWAY, UPSTREAM
 from pipeline.histograms import BY_NAME
 from pipeline.host import name_files
 from pipeline.host.upstream.resolver import MAX_QUESTIONS, Upstream
-from pipeline.ipc import fleet_messages, flow_messages, healing_messages, messages
+from pipeline.ipc import fleet_messages, flow_messages, healing_messages, messages, policy_messages
 from pipeline.ipc.channel import close_all
 from pipeline.records import kinds
 from pipeline.records.flows import Ends, FlowKey
 from pipeline.records.guests import UNKNOWN_GUESTS, LinkNotice, Neighbor, NeighborGone
 from pipeline.records.kinds import RECORD_BYTES
 from pipeline.records.services import ServiceDatagram
+from pipeline.stages import counting
 from pipeline.stages.holdings import Holdings, count
 from pipeline.stages.losses import Losses
 from pipeline.stages.resolver.descriptors import question_sockets
@@ -55,7 +56,6 @@ BURSTS_A_STEP: Final = 4
 
 _UNKNOWN_PORT: Final = INDEX["resolver_datagram_dropped_unknown_port"]
 _OVER_RATE: Final = INDEX["dns_query_dropped_rate_limit"]
-_REFUSED: Final = INDEX["dns_query_refused_policy"]
 _PENDING: Final = INDEX["dns_pending"]
 _QUEUED: Final = INDEX["dns_queued"]
 _WAITED: Final = INDEX["dns_query_refused_waited_too_long"]
@@ -272,9 +272,9 @@ class ResolverStage:
         self._reload_files(now)
         refused = None
         if self.questions.judges:
-            refused = self.questions.refusal(wire, self._asker(client)[0], tcp=tcp)
+            refused = self.questions.refusal(wire, guest, self._asker(client)[0], tcp=tcp)
         if refused is not None:
-            self.counts[_REFUSED] += 1
+            self.counts[refused.counter] += 1
             self._reply(client, refused.payload, GATEWAY, rule=refused.rule)
             return True
         over_ipv6 = self.dns.dns64 is not None and _is_ipv6(self._asker(client)[0])
@@ -392,6 +392,8 @@ class ResolverStage:
                 return flow_messages.NamesAnswer(
                     [self.told.name(guest, host) for guest, host in parsed]
                 ).encode()
+            case policy_messages.Count() as ask:
+                return counting.count(self.questions.quotas, ask, self.worker.ports.incarnation).encode()
             case messages.DnsAll():
                 return messages.DnsAllAnswer(self.dns.zones.as_list()).encode()
             case messages.DnsAdd() as ask:

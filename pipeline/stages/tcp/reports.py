@@ -63,7 +63,8 @@ class TcpReports:
         if decided.is_name:
             decision.name += decided.text
         else:
-            decision.rule += decided.text
+            # No rule's path needs a second record. A later decision takes the place of the first one.
+            decision.rule, decision.name = decided.text, ""
 
     def opened(self, flow: Flow, now: float) -> None:
         """The handshake is complete on both sides."""

@@ -15,8 +15,8 @@ from pipeline.records.flows import FLOW_FROM_EGRESS, FlowNotice, flow_key
 from pipeline.records.run import Run
 from pipeline.records.streams import Connect, GuestAnswered, Shutdown, ToHost, Window
 from pipeline.records.udp import UdpData
+from pipeline.stages.egress.tcp.chunks import MAX_READ
 from pipeline.stages.egress.tcp.closing import CLOSING_PATIENCE
-from pipeline.stages.egress.tcp.flow import MAX_READ
 from tests.support.network import receive
 from tests.support.one_process import OneProcess
 from tests.support.played_guests import GATEWAY, HOST

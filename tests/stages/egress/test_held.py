@@ -284,3 +284,89 @@ def test_a_hello_with_ech_may_be_denied() -> None:
                 assert egress.got(host) == hello
                 egress.notify(kinds.ABORT, 1)
             egress.at_home()
+
+
+# --- further requests of HTTP/1 ------------------------------------------------------------------
+
+GET, OTHER_GET = (b"GET / HTTP/1.1\r\nHost: %s\r\n\r\n" % name for name in (b"a.test", b"b.test"))
+POST = b"POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 100000\r\n\r\n"
+
+
+def test_a_further_request_with_another_host_ends_the_connection_before_it_leaves(egress: Held) -> None:
+    host = egress.open(1)
+    for _ in range(3):
+        egress.to_host(1, GET)
+        assert egress.got(host) == GET
+    egress.to_host(1, GET + OTHER_GET)
+    egress.settle()
+    assert egress.ended(1)
+    with pytest.raises(ConnectionResetError):
+        host.recv(100)
+    assert egress.counter("egress0", "egress_flow_refused_stated_name") == 1
+
+
+def test_pipelined_requests_are_judged_each(egress: Held) -> None:
+    host = egress.open(1)
+    egress.to_host(1, GET + OTHER_GET)
+    egress.settle()
+    assert egress.ended(1)
+    with pytest.raises(ConnectionResetError):
+        host.recv(100)
+
+
+def test_a_head_in_two_segments_waits_and_a_body_passes(egress: Held) -> None:
+    host = egress.open(1)
+    egress.to_host(1, POST + b"x" * 30_000)
+    assert egress.got(host) == POST + b"x" * 30_000
+    for _ in range(2):
+        egress.to_host(1, b"y" * 35_000)
+        assert len(egress.got(host)) == 35_000
+    egress.to_host(1, GET[:20])
+    assert egress.got(host) == b""
+    egress.to_host(1, GET[20:])
+    assert egress.got(host) == GET
+    assert egress.out() == 0
+    egress.notify(kinds.ABORT, 1)
+
+
+def test_the_rest_of_a_head_must_come_in_time(egress: Held) -> None:
+    host = egress.open(1)
+    egress.to_host(1, GET + GET[:20])
+    assert egress.got(host) == GET
+    egress.advance(tcp_holds.HOLD_S + 0.1)
+    assert egress.ended(1)
+    assert egress.kept("held_flows") == 0
+
+
+def test_requests_that_come_one_after_the_other_have_time_each(egress: Held) -> None:
+    host = egress.open(1)
+    egress.to_host(1, GET + GET[:20])
+    assert egress.got(host) == GET
+    for _ in range(4):
+        egress.advance(tcp_holds.HOLD_S / 2)
+        egress.to_host(1, GET[20:] + GET[:20])
+        assert egress.got(host) == GET
+    assert not egress.ended(1)
+    egress.notify(kinds.ABORT, 1)
+
+
+def test_a_guest_that_aborts_sends_nothing_that_was_not_judged(egress: Held) -> None:
+    host = egress.open(1)
+    egress.to_host(1, GET)
+    assert egress.got(host) == GET
+    egress.to_host(1, OTHER_GET)
+    egress.notify(kinds.ABORT, 1)
+    egress.settle()
+    with pytest.raises(ConnectionResetError):
+        host.recv(100)
+    assert egress.out() == 0
+
+
+def test_a_guest_that_closes_in_the_middle_of_a_head_ends_the_stream(egress: Held) -> None:
+    host = egress.open(1)
+    egress.to_host(1, GET + OTHER_GET[:20])
+    egress.notify(kinds.SHUTDOWN, 1)
+    egress.settle()
+    assert egress.got(host) == GET
+    assert host.recv(100) == b""
+    egress.notify(kinds.ABORT, 1)

@@ -8,7 +8,7 @@ import dns.message
 import dns.rcode
 import pytest
 
-from pipeline.config.model import EgressPolicy, PolicyRule
+from pipeline.config.model import EgressPolicy, PolicyRule, Quota
 from pipeline.records import kinds
 from pipeline.records.guests import Neighbor, NeighborGone
 from pipeline.wire import ip
@@ -83,3 +83,21 @@ def test_answers_that_were_refused_are_asked_for_again_under_another_policy(rig:
     assert rig.ask("rebound.example.com").rcode() == dns.rcode.REFUSED
     with_policy(rig, rebinding="allow")
     assert rig.ask("rebound.example.com").rcode() == dns.rcode.NOERROR
+
+
+def test_a_quota_of_questions_is_refused_when_it_is_used_up(rig: Rig) -> None:
+    rig.stage.reload(changed(rig.config, egress_policy=EgressPolicy(quotas=(Quota(dns_questions=2),))))
+    for _ in range(3):
+        assert rig.ask("localhost").rcode() == dns.rcode.NOERROR, "the gateway's own names do not count"
+    assert rig.ask("www.example.com").rcode() == dns.rcode.NOERROR
+    assert rig.ask("www.example.com").rcode() == dns.rcode.NOERROR
+    answer = rig.ask("www.example.com")
+    assert (answer.rcode(), answer.answer) == (dns.rcode.REFUSED, [])
+    assert rig.ask("localhost").rcode() == dns.rcode.NOERROR
+    assert rig.count("dns_query_refused_quota") == 1
+    assert rig.count("dns_query_refused_policy") == 0
+    (row,) = rig.request({"op": "count", "elsewhere": [], "gone": []})["rows"]
+    assert (row[0], row[2], row[3]) == ("life", [0, 0, 0, 2], [0])
+    rig.request({"op": "count", "elsewhere": [["life", row[1], [0, 0, 0, -1]]], "gone": []})
+    assert rig.ask("www.example.com").rcode() == dns.rcode.NOERROR
+    assert rig.ask("www.example.com").rcode() == dns.rcode.REFUSED

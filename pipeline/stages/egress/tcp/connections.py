@@ -39,10 +39,11 @@ from pipeline.stages.egress.sockets import NO_DESCRIPTOR
 from pipeline.stages.egress.tcp import ways
 from pipeline.stages.egress.tcp.closing import ClosingFlows
 from pipeline.stages.egress.tcp.dials import PendingDials
-from pipeline.stages.egress.tcp.flow import DEAD, DIALLING, Flow
+from pipeline.stages.egress.tcp.flow import Flow
 from pipeline.stages.egress.tcp.opener import Opener
 from pipeline.stages.egress.tcp.reads import HostReads
 from pipeline.stages.egress.tcp.share import Shares
+from pipeline.stages.egress.tcp.states import DEAD, DIALLING
 from pipeline.stages.egress.tcp.table import FlowTable
 from pipeline.stages.egress.tcp.ways import Way
 from pipeline.stages.egress.tcp.writes import HostWrites
@@ -112,6 +113,20 @@ class Connections:
                 flow.forbid()
                 ended += 1
         return ended
+
+    def renew_meters(self) -> None:
+        """There are other quotas: count the bytes of open connections in their accounts from now on."""
+        for flow in self.flows.by_key.values():
+            flow.renew_meter()
+
+    def end_used_up(self) -> None:
+        """Reset the connections of guests whose bytes are used up."""
+        for flow in list(self.flows.by_key.values()):
+            rule = flow.meter.cut_by if flow.meter is not None else ""
+            if rule:
+                self._policy.ended_by_quota()
+                self.flows.report_decision(flow, Verdict(True, rule))
+                flow.forbid()
 
     # --- the step ---------------------------------------------------------------------------
 
@@ -225,7 +240,7 @@ class Connections:
 
     def _connect(self, shard: int, request: Connect, answer: Answer | None = None) -> None:
         """Open a connection that a guest asks for. answer: that of somebody who has approved it."""
-        sock, error, verdict, refused = self._opener.open(request, approved=answer is not None)
+        sock, error, verdict, refused, meter = self._opener.open(request, approved=answer is not None)
         if sock is None and not error and verdict is not None:
             if not self._ask(shard, request, verdict.rule):
                 self._refuse(shard, request, verdict.rule)
@@ -242,7 +257,9 @@ class Connections:
             verdict = Verdict(True, answer.rule, hold=bool(answer.name))
         stream = HostStream(sock, self._slots)
         way = Way.of(verdict)
-        flow = Flow(self.flows, request.flow, shard, stream, share, request, way=way, approval=answer)
+        flow = Flow(
+            self.flows, request.flow, shard, stream, share, request, way=way, approval=answer, meter=meter
+        )
         if verdict is not None and not way.reads_name:
             self.flows.report_decision(flow, verdict)
         if host_tcp.is_connected(sock):

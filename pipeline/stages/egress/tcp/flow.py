@@ -9,6 +9,7 @@ from pipeline.counters import INDEX
 from pipeline.engines.policy import is_same_way
 from pipeline.engines.proxy.handshake import Failure
 from pipeline.engines.proxy.via import Via
+from pipeline.engines.quotas import Meter
 from pipeline.histograms import BY_NAME
 from pipeline.host import tcp as host_tcp
 from pipeline.host.credit import ReadCredit
@@ -22,25 +23,25 @@ from pipeline.records.streams import Connect, Shutdown, Stray
 from pipeline.stages.egress.asks import Answer
 from pipeline.stages.egress.policy_filter import REFUSED
 from pipeline.stages.egress.tcp import ways
+from pipeline.stages.egress.tcp.chunks import MAX_READ, read_chunk
 from pipeline.stages.egress.tcp.holds import Hold
+from pipeline.stages.egress.tcp.requests import RequestGuard
 from pipeline.stages.egress.tcp.share import Share
+from pipeline.stages.egress.tcp.states import (
+    CLOSING,
+    CONNECTING,
+    DEAD,
+    DIALLING,
+    HELD,
+    OPEN,
+    REROUTING,
+    TUNNELLING,
+    UNDER_WAY,
+)
 from pipeline.stages.egress.tcp.table import FlowTable, TableEntry
 from pipeline.stages.egress.tcp.ways import DIRECT, Tunnel, Way
-from pipeline.wire.stated import Stated
+from pipeline.wire.stated import HTTP, NAME, Stated
 
-MAX_READ: Final = 65536
-
-CONNECTING: Final = "CONNECTING"
-DIALLING: Final = "DIALLING"
-HELD: Final = "HELD"
-OPEN: Final = "OPEN"
-CLOSING: Final = "CLOSING"
-DEAD: Final = "DEAD"
-TUNNELLING: Final = "TUNNELLING"
-REROUTING: Final = "REROUTING"
-
-UNDER_WAY: Final = frozenset((TUNNELLING, REROUTING))
-"""The guest's bytes wait, since nothing leads to the host yet."""
 _ESTABLISHED: Final = frozenset((OPEN, HELD))
 _EVENTS: Final = ev.READ | ev.URGENT | ev.WRITE | ev.READ_HANGUP | ev.EDGE
 _CONNECT_EVENTS: Final = ev.WRITE | ev.HANGUP | ev.ERROR
@@ -51,7 +52,6 @@ _MORE_EVENTS: Final = ev.URGENT | ev.READ_HANGUP | ev.HANGUP | ev.ERROR
 
 _OPENED: Final = INDEX["egress_connection_opened"]
 _RESET: Final = INDEX["egress_connection_reset_by_host"]
-_TO_HOST: Final = INDEX["egress_bytes_to_host"]
 _TUNNELS: Final = INDEX["egress_proxy_tunnels_opened"]
 _CONNECT_TIME: Final = BY_NAME["tcp_connect"]
 
@@ -84,6 +84,7 @@ class Flow(TableEntry):
         *,
         way: Way = DIRECT,
         approval: Answer | None = None,
+        meter: Meter | None = None,
     ) -> None:
         """request: the guest's CONNECT. None for a dialled flow, whose shard is not known yet."""
         super().__init__(share.guest)
@@ -116,6 +117,9 @@ class Flow(TableEntry):
         """What somebody has said about it, if the policy asks."""
         self.stated: Stated | None = None
         """What the guest's bytes stated, if the flow was held for it."""
+        self.requests: RequestGuard | None = None  # judges further requests of HTTP/1
+        self.meter = meter
+        """Counts the bytes for the quotas of the guest, if there are any."""
         share.join()
         flows.add(self, evictable=self.state == CONNECTING)
         if request is not None:
@@ -173,8 +177,14 @@ class Flow(TableEntry):
         self.share = share
         share.join()
         self._flows.bound.moved(self, share.guest)
+        if self.meter is not None:
+            self.renew_meter()
         if self.stream.readable and self.state in _ESTABLISHED:
             turns.add(self)
+
+    def renew_meter(self) -> None:
+        """The guest has another number, or there are other quotas."""
+        self.meter = self._flows.meter_of(self)
 
     def evict(self) -> None:
         """Another flow needs the socket.
@@ -282,6 +292,8 @@ class Flow(TableEntry):
     def enqueue(self, run: Run) -> None:
         """Queue bytes of the guest for the host. Takes over their reference."""
         self.stream.enqueue(run)
+        if self.requests is not None:
+            self.requests.queued(run.length)
         self.used_at = self._flows.now
         self._flows.needs_flush[self] = None
 
@@ -329,9 +341,9 @@ class Flow(TableEntry):
 
     def guest_aborted(self) -> None:
         """The guest's connection was reset. Of the queued bytes, the host gets what its socket takes now."""
-        if self.state == OPEN or self.state == CLOSING:
+        if (self.state == OPEN or self.state == CLOSING) and self.requests is None:
             with suppress(OSError):
-                self._flows.counts[_TO_HOST] += self.stream.flush(self._flows.worker.free)
+                self._flows.sent(self, self.stream.flush(self._flows.worker.free))
         self.close(reset=self.state != DIALLING)
 
     # --- the name that the guest's bytes state ----------------------------------------------
@@ -369,6 +381,8 @@ class Flow(TableEntry):
                 self.forbid()
                 return False
             hold.release(self.stream)
+            if stated.protocol == HTTP and stated.kind == NAME:
+                self.requests = RequestGuard(self.stream.queued_bytes)
         self._hold = None
         flows.holds.remove(self)
         flows.silent.remove(self)
@@ -377,6 +391,21 @@ class Flow(TableEntry):
         else:
             self._open()
         return self.state == OPEN or self.state == CLOSING
+
+    def judge_requests(self, *, last: bool = False) -> bool:
+        """Whether the requests that the guest has sent may go to the host. If not, the connection is reset.
+
+        last: the rest of a head has not come in time.
+        """
+        guard, flows = self.requests, self._flows
+        if guard is None:
+            return True
+        judge = lambda stated: flows.judge(self, stated, self.way.via)  # noqa: E731
+        if last or not guard.examine(self.stream, flows.worker.free, judge):
+            self.forbid()
+            return False
+        flows.holds.keep(self, guard.size, flows.now, anew=guard.moved)
+        return True
 
     # --- the way to the host ----------------------------------------------------------------
 
@@ -469,10 +498,3 @@ class Flow(TableEntry):
 
     def _notify_shutdown(self) -> None:
         self._flows.tcp_out[self.shard].push(Shutdown.pack(self.number, self._hung_up))
-
-
-def read_chunk(mss: int) -> int:
-    """The most bytes of one read: as many whole segments of mss bytes as fit into 64 KiB."""
-    if not 0 < mss < MAX_READ:
-        return MAX_READ
-    return MAX_READ // mss * mss

@@ -78,6 +78,13 @@ class Holds(Generic[F]):
         self._bytes += size - self._sizes.get(flow, 0)
         self._sizes[flow] = size
 
+    def keep(self, flow: F, size: int, now: float, *, anew: bool) -> None:
+        """The flow is open, and waits for the rest of a request unless size is 0. anew: of another one."""
+        if self._since and (anew or not size):
+            self.remove(flow)
+        if size:
+            self.wait(flow, size, now)
+
     def remove(self, flow: F) -> None:
         """The flow is decided on, or over."""
         if self._since.pop(flow, None) is not None:

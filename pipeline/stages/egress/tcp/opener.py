@@ -8,6 +8,7 @@ from typing import NamedTuple
 from pipeline.counters import INDEX
 from pipeline.engines import nat
 from pipeline.engines.policy import Verdict
+from pipeline.engines.quotas import Meter
 from pipeline.host import tcp as host_tcp
 from pipeline.ipc import messages
 from pipeline.records.flows import Ends
@@ -24,12 +25,14 @@ class Opened(NamedTuple):
     """A socket whose connection is under way, or None and an errno.
 
     ``verdict``: what the egress policy says, if it was asked. ``refused``: a rule forbids the connection.
+    ``meter``: counts the bytes of the connection, if a quota fits its guest.
     """
 
     sock: socket.socket | None
     error: int = 0
     verdict: Verdict | None = None
     refused: bool = False
+    meter: Meter | None = None
 
 
 class Opener:
@@ -61,18 +64,26 @@ class Opener:
             # The resolver's NAMED was published before the guest could send this SYN. It is in demux's ring.
             self._read_names()
             verdict = self._policy.judge(ends.guest_addr, ends.remote_addr, ends.remote_port, "tcp")
-            if self._policy.asks(verdict):
-                return Opened(None, verdict=verdict)
-            if not (verdict.allow or verdict.hold):
-                self._reports.refused("tcp", request.guest, ends, rule=verdict.rule, error=REFUSED)
-                return Opened(None, REFUSED, refused=True)
+            if not (verdict.allow or verdict.hold or self._policy.asks(verdict)):
+                return self._refused(request, ends, verdict.rule)
+        quotas = self._policy.quotas
+        counted = quotas.on and not target.service
+        if counted and (rule := self._policy.over_quota(request.guest, ends, "tcp")):
+            return self._refused(request, ends, rule)
+        if verdict is not None and self._policy.asks(verdict):
+            return Opened(None, verdict=verdict)
         insists = request.insists
         if self._bound.refuses(request.guest, insists=insists):
             return Opened(None, errno.EMFILE)
         sock, error = self._try(target, ends, request, verdict)
         if error in NO_DESCRIPTOR and self._bound.make_room(request.guest, insists=insists):
             sock, error = self._try(target, ends, request, verdict)
-        return Opened(sock, error, verdict)
+        meter = quotas.opened(request.guest, ends.guest_addr) if counted and sock is not None else None
+        return Opened(sock, error, verdict, meter=meter)
+
+    def _refused(self, request: Connect, ends: Ends, rule: str) -> Opened:
+        self._reports.refused("tcp", request.guest, ends, rule=rule, error=REFUSED)
+        return Opened(None, REFUSED, refused=True)
 
     def _try(
         self, target: nat.Target, ends: Ends, request: Connect, verdict: Verdict | None

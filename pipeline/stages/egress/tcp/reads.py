@@ -14,8 +14,10 @@ from pipeline.counter_block import add
 from pipeline.counters import INDEX
 from pipeline.records.streams import ToGuest
 from pipeline.stages.egress.context import EgressContext
-from pipeline.stages.egress.tcp.flow import HELD, MAX_READ, OPEN, Flow
+from pipeline.stages.egress.tcp.chunks import MAX_READ
+from pipeline.stages.egress.tcp.flow import Flow
 from pipeline.stages.egress.tcp.share import TIGHT_READ
+from pipeline.stages.egress.tcp.states import HELD, OPEN
 from pipeline.stages.egress.tcp.table import FlowTable
 from pipeline.stages.loop import yield_core
 
@@ -172,6 +174,8 @@ class HostReads:
             flow.credit.sent(count)
             flow.used_at = self._flows.now
             add(self._counts, _FROM_HOST, count)
+            if flow.meter is not None:
+                flow.meter.carried(0, count)
             self._tcp_out[flow.shard].push(ToGuest.pack(flow.number, slot, off, count))
         return count
 

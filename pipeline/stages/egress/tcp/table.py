@@ -4,10 +4,13 @@ import errno
 from typing import Final, Generic, TypeVar
 
 from pipeline.counters import INDEX
-from pipeline.engines.policy import Verdict
+from pipeline.engines.policy import Verdict, is_same_way
 from pipeline.engines.proxy.handshake import Failure
+from pipeline.engines.proxy.via import Via
+from pipeline.engines.quotas import Meter
 from pipeline.records.flows import Ends
 from pipeline.records.streams import MAKE_WAY_NO, Connect, ConnectFailed, Decided
+from pipeline.stages.egress.asks import Answer
 from pipeline.stages.egress.context import EgressContext
 from pipeline.stages.egress.sockets import GuestSocket
 from pipeline.stages.egress.tcp.closing import ClosingFlows
@@ -18,6 +21,7 @@ from pipeline.stages.egress.tcp.ways import HANDSHAKE_S, SILENT_S, Waits, Way
 from pipeline.wire import ip
 from pipeline.wire.stated import Stated
 
+_TO_HOST: Final = INDEX["egress_bytes_to_host"]
 _FAILED: Final = INDEX["egress_connection_failed"]
 _NO_TUNNEL: Final = INDEX["egress_proxy_tunnels_failed"]
 
@@ -29,6 +33,13 @@ class TableEntry(GuestSocket):
     number: int
     shard: int
     stated: Stated | None
+    approval: Answer | None
+    meter: Meter | None
+
+    @property
+    def ends(self) -> Ends | None:
+        """Both ends of a connection that the guest asked for."""
+        raise NotImplementedError
 
 
 F = TypeVar("F", bound=TableEntry)
@@ -95,6 +106,34 @@ class FlowTable(Generic[F]):
         self.dials.remove(flow.number)
         self.bound.closed(flow)
         del self.by_key[flow.key]
+
+    def judge(self, flow: F, stated: Stated, via: Via | None) -> bool:
+        """Whether an open flow may state this in a further request. via: the proxy through which it goes."""
+        ends = flow.ends
+        assert ends is not None
+        if stated == flow.stated:
+            return True
+        verdict = self.policy.decide(ends, "tcp", stated, flow.approval)
+        if verdict.allow and not is_same_way(verdict.via, via):
+            verdict = self.policy.refuse_way(ends, verdict)
+        flow.stated = stated
+        if not verdict.allow:
+            # The flow was open, so its end is what is reported, with the rule that has ended it.
+            self.report_decision(flow, verdict._replace(allow=True))
+        return verdict.allow
+
+    def sent(self, flow: F, count: int) -> None:
+        """A host socket has taken the last bytes of a flow."""
+        self.counts[_TO_HOST] += count
+        if flow.meter is not None:
+            flow.meter.carried(count, 0)
+
+    def meter_of(self, flow: F) -> Meter | None:
+        """What counts the bytes of an open flow. Nothing does that host clients or services have."""
+        ends, quotas = flow.ends, self.policy.quotas
+        if ends is None or self.targets.tcp_target(ends.remote_addr, ends.remote_port).service:
+            return None
+        return quotas.meter(flow.guest, ends.guest_addr) if quotas.on else None
 
     def report_decision(self, flow: F, verdict: Verdict) -> None:
         """The policy has decided on a flow. Tcp, which reports its end, is told, if anyone wants that."""

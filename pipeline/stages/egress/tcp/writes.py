@@ -11,8 +11,9 @@ from pipeline.counters import INDEX
 from pipeline.engines.proxy.handshake import NO_ANSWER
 from pipeline.records.streams import Taken
 from pipeline.stages.egress.context import EgressContext
-from pipeline.stages.egress.tcp.flow import CLOSING, HELD, OPEN, UNDER_WAY, Flow
+from pipeline.stages.egress.tcp.flow import Flow
 from pipeline.stages.egress.tcp.reads import HostReads
+from pipeline.stages.egress.tcp.states import CLOSING, HELD, OPEN, UNDER_WAY
 from pipeline.stages.egress.tcp.table import FlowTable
 
 SPILL_AFTER_S: Final = 0.05
@@ -73,7 +74,8 @@ class HostWrites:
         needs_flush = self._flows.needs_flush
         for flow in needs_flush:
             if flow.state == OPEN or flow.state == CLOSING or (flow.state == HELD and flow.examine()):
-                self._flush_one(flow, now)
+                if flow.requests is None or flow.judge_requests():
+                    self._flush_one(flow, now)
             elif flow.state in UNDER_WAY and flow.stream.queued_refs:
                 self._flows.stalled.setdefault(flow, now)
         needs_flush.clear()
@@ -90,6 +92,8 @@ class HostWrites:
             return
         if sent:
             add(self._counts, _TO_HOST, sent)
+            if flow.meter is not None:
+                flow.meter.carried(sent, 0)
             flows.tcp_out[flow.shard].push(Taken.pack(flow.number, sent))
         if flow.state == CLOSING and stream.write_finished:
             flow.close(reset=False)
@@ -125,7 +129,9 @@ class HostWrites:
         """Decide on connections whose first bytes have stated no name for too long."""
         flows = self._flows
         for flow in flows.holds.due(now):
-            if flow.examine(last=True):
+            if flow.state != HELD:
+                flow.judge_requests(last=True)
+            elif flow.examine(last=True):
                 flows.needs_flush[flow] = None
 
     def _end_waits(self, now: float) -> None:

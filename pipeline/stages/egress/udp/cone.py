@@ -136,7 +136,15 @@ class Cone(DatagramSocket):
         if context.policy.active and not context.policy.admits(self._guest_addr, remote, port, "udp"):
             context.counts[_POLICY] += count
             return None
-        return DatagramFlow(self, NO_NUMBER, flow_key(self._guest_addr, self._guest_port, remote, port), 0.0)
+        quotas = context.policy.quotas
+        if quotas.on and quotas.refuses(self.guest, self._guest_addr):
+            context.counts[_POLICY] += count
+            return None
+        key = flow_key(self._guest_addr, self._guest_port, remote, port)
+        flow = DatagramFlow(self, NO_NUMBER, key, 0.0)
+        if quotas.on:
+            flow.count_in(quotas.meter(self.guest, self._guest_addr))
+        return flow
 
     # --- errors and ends ------------------------------------------------------------------
 

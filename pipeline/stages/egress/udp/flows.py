@@ -17,6 +17,7 @@ from typing import Final
 
 from pipeline.counters import INDEX
 from pipeline.engines import nat
+from pipeline.engines.quotas import Meter
 from pipeline.engines.udp import IDLE, RENEWAL_STEP
 from pipeline.host import udp as host_udp
 from pipeline.host import udp_local
@@ -91,8 +92,13 @@ class DatagramFlow(Traffic):
         self.socket.context.notices.notify_datagram_failed(self.key, error)
         self.end(HOST, ERROR, error)
 
-    def forbid(self) -> None:
-        """A new egress policy forbids the flow. Demux tells the guest."""
+    def count_in(self, meter: Meter | None) -> None:
+        """Count the bytes for the quotas of the guest from now on; None if there are none."""
+        self.meter = meter
+
+    def forbid(self, rule: str = "") -> None:
+        """A new egress policy forbids the flow, or this rule ends it. Demux tells the guest."""
+        self.rule = rule or self.rule
         self.socket.context.notices.notify_datagram_failed(self.key, REFUSED)
         self.end(GATEWAY, POLICY)
 

@@ -69,10 +69,18 @@ class UdpSockets:
                 flow = self._ask(data, pieces, now) if hold is None else self._held(hold, pieces)
             if flow is not None:
                 if flow.socket.use(now):
-                    context.bound.adopt(flow.socket, data.link)
+                    self._adopt(flow, data.link)
                 flow.from_guest(len(pieces), data.length, now)
                 flow.socket.send(flow, pieces, data.piece_size)
         context.worker.free(data.slot)
+
+    def _adopt(self, flow: DatagramFlow, link: int) -> None:
+        """The guest on this link uses the flow. It may be back with another number."""
+        before = flow.socket.guest
+        self._context.bound.adopt(flow.socket, link)
+        if flow.meter is not None and flow.socket.guest != before:
+            addr = Ends.of(flow.key).guest_addr
+            flow.count_in(self._context.policy.quotas.meter(flow.socket.guest, addr))
 
     def _ask(self, data: UdpData, pieces: list[memoryview], now: float) -> DatagramFlow | None:
         """A new flow. None if it is not open now: it is held, or demux tells the guest, if ICMP can."""
@@ -148,6 +156,10 @@ class UdpSockets:
         context = self._context
         ends = Ends.of(request.key)
         guest = context.bound.guest_of(request.link)
+        quotas = context.policy.quotas
+        if quotas.on and (used_up := context.policy.over_quota(guest, ends, "udp")):
+            self._refuse(request, used_up, stated.name if stated is not None else "")
+            return None
         try:
             sock = self._sockets.socket_for(guest, ends, request.host_addr, now)
             flow = sock.open_flow(request.number, request.key, request.host_addr, now)
@@ -158,6 +170,8 @@ class UdpSockets:
             self._end(request, error)
             return None
         flow.rule, flow.stated = rule, stated
+        if quotas.on:
+            flow.count_in(quotas.opened(guest, ends.guest_addr))
         if context.reports.wants_opened():
             context.reports.opened(flow.row(now))
         return flow
@@ -196,6 +210,21 @@ class UdpSockets:
                 flow.forbid()
                 ended += 1
         return ended
+
+    def renew_meters(self) -> None:
+        """There are other quotas: count the bytes of open flows in their accounts from now on."""
+        quotas = self._context.policy.quotas
+        for flow in self.table.flows_by_id.values():
+            addr = Ends.of(flow.key).guest_addr
+            flow.count_in(quotas.meter(flow.socket.guest, addr) if quotas.on else None)
+
+    def end_used_up(self) -> None:
+        """End the flows of guests whose bytes are used up."""
+        for flow in list(self.table.flows_by_id.values()):
+            rule = flow.meter.cut_by if flow.meter is not None else ""
+            if rule:
+                self._context.policy.ended_by_quota()
+                flow.forbid(rule)
 
     # --- ends -------------------------------------------------------------------------
 
