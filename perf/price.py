@@ -4,6 +4,7 @@
     names     a policy whose rules have names, against none. The streams of a row go to an address, so the
               names do not fit them. The row with ``Host`` is held until the guest has stated its name.
     rules     a policy of 10 000 rules, against one of ten
+    quotas    a quota of each kind for each guest, which nobody uses up, against none
 
 Both daemons run all the time. A turn measures each figure of both, one right after the other, and every
 second turn in the other order. A ratio over 1 means that the daemon with the feature is better, also in rows
@@ -76,6 +77,14 @@ def listed(directory: Path, count: int) -> list[str]:
     return configured(directory, rules)
 
 
+def counted(directory: Path) -> list[str]:
+    """The flags of a daemon that counts all that quotas can count."""
+    most = {"bytes": "1000TB", "bytes-from-guest": "1000TB", "connections": 2**50, "dns-questions": 2**50}
+    path = directory / "quotas.json"
+    path.write_text(json.dumps({"egress-policy": {"quotas": [most]}}))
+    return ["-config", str(path)]
+
+
 def _nothing(_: Path) -> list[str]:
     return []
 
@@ -95,6 +104,11 @@ FEATURES: Final = {
     "rules": Feature(
         lambda directory: listed(directory, FEW),
         lambda directory: listed(directory, MANY),
+        {"tcp up": 0.98, "tcp down": 0.98, "connect-request-close": 0.98, **_EXCHANGES},
+    ),
+    "quotas": Feature(
+        _nothing,
+        counted,
         {"tcp up": 0.98, "tcp down": 0.98, "connect-request-close": 0.98, **_EXCHANGES},
     ),
 }

@@ -21,6 +21,7 @@ from tests.support.daemon import Daemon
 from tests.support.netns import (
     INTERNET_ADDR,
     INTERNET_ADDR6,
+    SECOND_ADDR,
     SECOND_ADDR6,
     Network,
     add_host_ipv6,
@@ -282,3 +283,15 @@ def test_a_host_without_ipv6_serves_ipv4(network: Network, outside: Servers) -> 
     finally:
         network.host.run("sysctl", "-q", "-w", "net.ipv6.conf.all.disable_ipv6=0")
         add_host_ipv6(network)
+
+
+def test_a_rule_about_an_ipv4_address_holds_for_its_form_in_ipv6(network: Network, outside: Servers) -> None:
+    path = network.directory / "mixed.yaml"
+    denied = [SECOND_ADDR, "169.254.0.0/16"]
+    path.write_text(f"egress-policy: {{rules: [{{action: deny, networks: {json.dumps(denied)}}}]}}")
+    with guest_of(network, "-config", str(path)) as (_, agent):
+        assert agent.run("connect", f"{MIXED}{INTERNET_ADDR}", DATA)["errno"] == ""
+        for hidden in (SECOND_ADDR, "169.254.169.254"):
+            for form in (MIXED, "::ffff:"):
+                found = agent.run("connect", f"{form}{hidden}", DATA)["errno"]
+                assert found in ("EHOSTUNREACH", "ECONNREFUSED", "EACCES"), (form, hidden)

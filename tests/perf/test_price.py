@@ -28,6 +28,12 @@ def test_the_host_has_a_name_that_the_policy_allows(tmp_path: Path) -> None:
     assert price.NAME in str(found.access.policy.rules[0])
 
 
+def test_the_quotas_are_those_that_count_everything(tmp_path: Path) -> None:
+    (quota,) = config_of(price.counted(tmp_path)).access.policy.quotas
+    assert quota.guests == ()
+    assert min(quota.total_bytes, quota.bytes_from_guest, quota.connections, quota.dns_questions) > 2**49
+
+
 def test_another_program_has_no_price(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         price.main(["names", "--peers", "passt"])
