@@ -190,10 +190,11 @@ class Agent:
         try:
             async with asyncio.timeout(OPEN_S):
                 await session.open(server)
+                # The watch may report all keys before it returns. Then there is something to write at once.
+                self._session = session
+                self._failed = 0
                 self._mirror.begin()
                 await session.watch(self._on_entry)
-            self._session = session
-            self._failed = 0
             began = self._now()
             while not session.lost.is_set():
                 now = self._now()

@@ -39,6 +39,8 @@ class Store:
         """Whether watches report nothing, although writes succeed."""
         self.is_slow = False
         """Whether a watch reports its keys some time after it has begun, as the real one does."""
+        self.watch_ends_late = False
+        """Whether a watch goes on with other things after it has reported all keys."""
         self.asked: list[str] = []
         self.published: list[tuple[str, bytes]] = []
 
@@ -84,6 +86,8 @@ class FakeSession:
             asyncio.get_running_loop().call_later(0.05, self._report, on_entry)
         else:
             self._report(on_entry)
+        if self.store.watch_ends_late:
+            await asyncio.sleep(0.05)
 
     def _report(self, on_entry: Callable[[Entry | None], None]) -> None:
         if self.lost.is_set():
@@ -343,6 +347,20 @@ def test_names_and_settings_reach_the_workers(store: Store) -> None:
         await until(lambda: two.settings.changed == {values.POLICY: b'{"default":"deny"}'})
         await one.agent.stop()
         await two.agent.stop()
+
+    run(scenario)
+
+
+def test_what_is_written_as_soon_as_all_keys_are_reported_is_not_lost(store: Store) -> None:
+    store.watch_ends_late = True
+
+    async def scenario() -> None:
+        rig = Rig(store)
+        rig.agent.start()
+        key = f"{values.HOST}host1"
+        await until(lambda: key in store.keys)
+        assert values.host_of(store.keys[key][0]).beat == 1
+        await rig.agent.stop()
 
     run(scenario)
 
