@@ -21,7 +21,7 @@ from the handover on (pause), and leaves the fleet only if its row is still its 
 import asyncio
 import secrets
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Set
 from contextlib import suppress
 from typing import Final
 
@@ -322,15 +322,16 @@ class Agent:
     def _follow_up(self) -> None:
         """Carry out what the engines ask for."""
         view, hands = self.view, self._hands
-        if view.members.take_changed():
-            self._members_changed()
+        changed_hosts = view.members.take_changes()
+        if changed_hosts is not None:
+            self._members_changed(changed_hosts)
         self._look_for_rival()
         if changes := view.places.take_changes():
             hands.places(changes, view.members)
             if changes.away:
                 self._away(changes.away)
-        if view.names.take_changed():
-            hands.names(view.names.away())
+        if changed_names := view.names.take_changes():
+            hands.names(changed_names, complete=False)
         for answer in view.grants.take_answers():
             if not self._station.on_answer(answer, self._now()):
                 hands.granted(answer)
@@ -343,11 +344,12 @@ class Agent:
         for write in view.take_writes(self._now()):
             self._write(write)
 
-    def _members_changed(self) -> None:
+    def _members_changed(self, changed: Set[str]) -> None:
         view = self.view
         self._hands.members(view.members)
-        self._hands.places(view.places.everything(), view.members)
-        view.names.on_members()
+        # Ingress forgets the places of a host that has left.
+        self._hands.places(view.places.of_hosts(changed & view.members.others().keys()), view.members)
+        view.names.on_members(changed)
         others = view.members.others()
         for name in sorted(others.keys() - self._known):
             self._hub.report("fleet-host-joined", host=name, address=others[name].address)
@@ -368,10 +370,9 @@ class Agent:
 
     def _away(self, stations: dict[bytes, tuple[bytes, ...]]) -> None:
         self._hands.away(stations)
-        places = self.view.places.all_places()
         for mac in stations:
             self.view.grants.moved_away(mac)
-            host = places[mac].host if mac in places else ""
+            host = self.view.places.host_of(mac)
             self._hub.report("fleet-guest-moved", mac=":".join(f"{byte:02x}" for byte in mac), host=host)
 
     # --- the workers -------------------------------------------------------------------------------
@@ -393,19 +394,19 @@ class Agent:
         self._wake.set()
 
     def _on_stations(self, event: fleet_messages.StationsEvent) -> None:
-        places = self.view.places
+        stations = self.view.places
         if event.complete:
-            for mac in places.here().keys() - event.macs.keys() - {self._station.mac}:
-                places.on_gone(mac)
+            for mac in stations.here().keys() - event.macs.keys() - {self._station.mac}:
+                stations.on_gone(mac)
         for mac, is_here in event.macs.items():
             if is_here:
-                places.on_here(mac)
+                stations.on_here(mac)
             else:
-                places.on_gone(mac)
+                stations.on_gone(mac)
         for addr, mac in event.addrs.items():
-            places.on_address(addr, mac)
+            stations.on_address(addr, mac)
         if event.complete:
-            places.on_known()
+            stations.on_known()
 
     async def introduce(self, worker: str) -> None:
         """A worker has died. Tell its successor what it has to know."""
@@ -414,7 +415,7 @@ class Agent:
             self._hands.members(view.members)
             self._hands.places(view.places.everything(), view.members)
         elif worker == RESOLVER:
-            self._hands.names(view.names.away())
+            self._hands.names(view.names.away(), complete=True)
             for key in view.settings:
                 self._settings.change(key, view.settings[key])
         elif worker == DEMUX:

@@ -44,9 +44,10 @@ class Hands:
 
     def places(self, changes: Changes, members: Members) -> None:
         """Tell ingress where stations are."""
-        addresses = {name: members.address_of(name) for name in members.others()}
-        macs = {mac: addresses.get(host, "") for mac, host in changes.macs.items()}
-        addrs = {addr: addresses.get(host, "") for addr, host in changes.addrs.items()}
+        hosts = {*changes.macs.values(), *changes.addrs.values()}
+        addresses = {name: members.address_of(name) for name in hosts}
+        macs = {mac: addresses[host] for mac, host in changes.macs.items()}
+        addrs = {addr: addresses[host] for addr, host in changes.addrs.items()}
         for part in _parts(macs):
             self._send(INGRESS, fleet_messages.Places(part, {}))
         for part in _parts(addrs):
@@ -66,9 +67,9 @@ class Hands:
         seconds = float(grant.seconds) if grant is not None else 0.0
         self._send(RESOLVER, fleet_messages.LeaseGranted(answer.mac, addr, seconds))
 
-    def names(self, names: Mapping[str, bytes]) -> None:
-        """Tell the name server the names of other hosts' guests."""
-        self._send(RESOLVER, fleet_messages.NamesAway(dict(names)))
+    def names(self, names: Mapping[str, bytes], *, complete: bool) -> None:
+        """Tell the name server names of other hosts' guests. complete: all of them; else what changed."""
+        self._send(RESOLVER, fleet_messages.NamesAway(dict(names), complete))
 
     def station(self, addr: bytes) -> None:
         """Tell demux the packed address that this host has among guests; empty for none."""

@@ -105,7 +105,11 @@ class NamesEvent(Event):
 
 @dataclass(frozen=True, slots=True)
 class NamesAway(Request):
-    """The host names of guests of all other hosts: packed IPv4 address by label."""
+    """The host names of guests of other hosts: packed IPv4 address by label.
+
+    complete: these are all. Else the others stay, and those with an empty address are gone.
+    """
 
     NAME = "names_away"
     names: dict[str, bytes]
+    complete: bool

@@ -132,9 +132,11 @@ class FakeHands:
     def __init__(self) -> None:
         self.hosts: list[str] = []
         self.macs: dict[bytes, str] = {}
+        self.place_messages: list[dict[bytes, str]] = []
         self.gone: dict[bytes, tuple[bytes, ...]] = {}
         self.answers: dict[bytes, Any] = {}
         self.name_map: dict[str, bytes] = {}
+        self.name_messages: list[dict[str, bytes]] = []
         self.asked = 0
         self.stations: list[bytes] = []
 
@@ -143,6 +145,7 @@ class FakeHands:
 
     def places(self, changes: Any, members: Any) -> None:
         self.macs |= {mac: members.address_of(host) for mac, host in changes.macs.items()}
+        self.place_messages.append(dict(changes.macs))
 
     def away(self, stations: dict[bytes, tuple[bytes, ...]]) -> None:
         self.gone |= stations
@@ -150,8 +153,12 @@ class FakeHands:
     def granted(self, answer: Any) -> None:
         self.answers[answer.mac] = answer.grant
 
-    def names(self, names: dict[str, bytes]) -> None:
-        self.name_map = dict(names)
+    def names(self, names: dict[str, bytes], *, complete: bool) -> None:
+        self.name_messages.append(dict(names))
+        if complete:
+            self.name_map.clear()
+        self.name_map |= names
+        self.name_map = {label: address for label, address in self.name_map.items() if address}
 
     def ask_for_stations(self) -> None:
         self.asked += 1
@@ -347,6 +354,31 @@ def test_names_and_settings_reach_the_workers(store: Store) -> None:
         await until(lambda: two.settings.changed == {values.POLICY: b'{"default":"deny"}'})
         await one.agent.stop()
         await two.agent.stop()
+
+    run(scenario)
+
+
+def test_workers_are_told_what_has_changed_and_not_everything_again(store: Store) -> None:
+    async def scenario() -> None:
+        rigs = [Rig(store, number) for number in (1, 2, 3)]
+        for number, rig in enumerate(rigs[:2]):
+            rig.agent.start()
+            await until(lambda rig=rig: rig.view.online)
+            rig.agent.on_event(fleet_messages.StationsEvent({MAC[:5] + bytes([number]): True}, {}, False))
+            rig.agent.on_event(fleet_messages.NamesEvent({f"vm{number}": ADDR[:3] + bytes([number])}))
+        hands = rigs[0].hands
+        await until(lambda: hands.name_map and hands.macs)
+        hands.name_messages.clear()
+        hands.place_messages.clear()
+        rigs[2].agent.start()
+        await until(lambda: len(hands.hosts) == 2)
+        rigs[2].agent.on_event(fleet_messages.StationsEvent({MAC: True}, {}, False))
+        rigs[2].agent.on_event(fleet_messages.NamesEvent({"new": ADDR}))
+        await until(lambda: "new" in hands.name_map and MAC in hands.macs)
+        assert hands.name_messages == [{"new": ADDR}]
+        assert [sent for sent in hands.place_messages if sent] == [{MAC: "host3"}]
+        for rig in rigs:
+            await rig.agent.stop()
 
     run(scenario)
 

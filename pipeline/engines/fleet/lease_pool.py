@@ -134,6 +134,10 @@ class LeasePool:
         self._joined_at = -_NEVER
         self._until = -_NEVER
         self._writes: list[Write] = []
+        self._waits = False
+        """Whether a write had no room."""
+        self._is_exhausted = False
+        """Whether no address was free at the last look, and nothing has changed about that since."""
 
     # --- what the owner asks --------------------------------------------------------------
 
@@ -211,6 +215,7 @@ class LeasePool:
         """The store has reported all that it has. From now on it reports each write, in order."""
         self._online = True
         self._pending.clear()
+        self._is_exhausted = False
         self._beat_at = now
         self.on_timer(now)
 
@@ -224,6 +229,8 @@ class LeasePool:
         seen = self._members.get(host)
         if seen is None or seen.revision != revision:
             self._members[host] = _Seen(member, revision, now)
+        if member.fenced:
+            self._is_exhausted = False
         if host == self._host:
             self._on_own_beat(member, now)
 
@@ -280,6 +287,8 @@ class LeasePool:
         else:
             for table in (self._named, self._reserved, self._given, self._clean_at):
                 table.pop(addr, None)
+        if self._is_free(addr):
+            self._is_exhausted = False
         self._fill_reserve(now)
 
     def on_refused(self, write: Write, now: float) -> None:
@@ -307,6 +316,8 @@ class LeasePool:
         """Send a beat if it is time, look for silent hosts, and repeat writes."""
         if not self._online:
             return
+        if not self._waits and now < self.deadline():
+            return
         if now >= self._beat_at:
             self._send_beat(now)
             self._fence_silent(now)
@@ -317,7 +328,11 @@ class LeasePool:
 
     def _work(self, now: float) -> None:
         """Write what follows from the present view."""
-        self._pending = {addr: again for addr, again in self._pending.items() if now < again}
+        self._waits = False
+        pending = {addr: again for addr, again in self._pending.items() if now < again}
+        if len(pending) < len(self._pending):
+            self._is_exhausted = False
+        self._pending = pending
         self._clean_at = {addr: at for addr, at in self._clean_at.items() if now < at}
         for addr in list(self._named):
             self._tidy(addr, now)
@@ -378,12 +393,13 @@ class LeasePool:
             self._write(addr, Claim(self._host, self._epoch, mac), self._claims[addr][1], now)
 
     def _fill_reserve(self, now: float) -> None:
-        if not self._may_write(now):
+        if self._is_exhausted or not self._may_write(now):
             return
         under_way = sum(addr not in self._named for addr in self._pending)
         for _ in range(self._reserve - self.reserve_size(now) - under_way):
             addr = self._free_address()
             if addr is None:
+                self._is_exhausted = True
                 return
             revision = self._claims[addr][1] if addr in self._claims else NO_KEY
             self._write(addr, Claim(self._host, self._epoch, RESERVED), revision, now)
@@ -409,3 +425,5 @@ class LeasePool:
         if len(self._pending) < MAX_WRITES:
             self._pending[addr] = now + RETRY_S
             self._writes.append(WriteClaim(addr, claim, revision))
+        else:
+            self._waits = True

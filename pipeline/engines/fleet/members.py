@@ -12,6 +12,7 @@ This module reads no clock and sends nothing. Its owner passes on what the store
 deadline(), and carries out take_writes().
 """
 
+from collections import OrderedDict
 from typing import Final, NamedTuple
 
 from pipeline.engines.fleet.entries import NO_KEY
@@ -36,15 +37,11 @@ class WriteHost(NamedTuple):
     revision: int | None
 
 
-class _Seen:
-    """The row of another host. ``since``: when its silence began, as far as this host knows."""
+class _Seen(NamedTuple):
+    """The row of another host."""
 
-    __slots__ = ("host", "revision", "since")
-
-    def __init__(self, host: Host, revision: int, since: float) -> None:
-        self.host = host
-        self.revision = revision
-        self.since = since
+    host: Host
+    revision: int
 
 
 class Members:
@@ -62,7 +59,9 @@ class Members:
         self._came_back = 0
         """The newest beat of this run that the store has reported."""
         self._writes: list[WriteHost] = []
-        self._changed = True
+        self._since: OrderedDict[str, float] = OrderedDict()
+        """When the silence of each other host began, as far as this host knows, the longest one first."""
+        self._changed: set[str] | None = set()
         self.rival = ""
         """The run of another daemon that has this host's name; empty for none."""
         self._own_revision = NO_KEY
@@ -84,10 +83,15 @@ class Members:
         """Names of members whose network is another one than this host's."""
         return [name for name, seen in self._seen.items() if seen.host.network != self._own.network]
 
-    def take_changed(self) -> bool:
-        """Whether the members are others than at the last call. True at first."""
-        changed, self._changed = self._changed, False
+    def take_changes(self) -> set[str] | None:
+        """Hosts that came, went or are elsewhere since the last call. None: none of them; not so at first."""
+        changed, self._changed = self._changed, None
         return changed
+
+    def _note_change(self, name: str) -> None:
+        if self._changed is None:
+            self._changed = set()
+        self._changed.add(name)
 
     @property
     def unanswered(self) -> int:
@@ -99,8 +103,7 @@ class Members:
     def on_online(self, now: float) -> None:
         """The store is reached, and has reported all rows."""
         self._online = True
-        for seen in self._seen.values():
-            seen.since = now
+        self._since = OrderedDict.fromkeys(self._seen, now)
         self._came_back = self._own.beat
         self._beat(now)
 
@@ -118,16 +121,23 @@ class Members:
             return
         seen = self._seen.get(name)
         if host is None:
-            if self._seen.pop(name, None) is not None:
-                self._changed = True
+            if seen is not None:
+                self._forget(name)
         elif seen is None:
             if len(self._seen) < MAX_MEMBERS:
-                self._seen[name] = _Seen(host, revision, now)
-                self._changed = True
+                self._seen[name] = _Seen(host, revision)
+                self._since[name] = now
+                self._note_change(name)
         elif seen.revision != revision:
-            where = (seen.host.address, seen.host.port)
-            self._changed = self._changed or where != (host.address, host.port)
-            self._seen[name] = _Seen(host, revision, now)
+            if (seen.host.address, seen.host.port) != (host.address, host.port):
+                self._note_change(name)
+            self._seen[name] = _Seen(host, revision)
+            self._since[name] = now
+            self._since.move_to_end(name)
+
+    def _forget(self, name: str) -> None:
+        del self._seen[name], self._since[name]
+        self._note_change(name)
 
     def _on_own(self, host: Host | None, revision: int) -> None:
         is_own = host is not None and host.run == self._own.run
@@ -155,17 +165,19 @@ class Members:
         """When on_timer() has to be called."""
         if not self._online:
             return _NEVER
-        return min([self._beat_at, *(seen.since + self._ttl for seen in self._seen.values())])
+        silent_at = next(iter(self._since.values()), _NEVER) + self._ttl
+        return min(self._beat_at, silent_at)
 
     def on_timer(self, now: float) -> None:
         """Write the own row if it is time, and forget silent members."""
         if not self._online:
             return
-        for name, seen in list(self._seen.items()):
-            if now - seen.since >= self._ttl:
-                del self._seen[name]
-                self._changed = True
-                self._writes.append(WriteHost(name, None, seen.revision))
+        while self._since:
+            name, since = next(iter(self._since.items()))
+            if now - since < self._ttl:
+                break
+            self._writes.append(WriteHost(name, None, self._seen[name].revision))
+            self._forget(name)
         if now >= self._beat_at:
             self._beat(now)
 

@@ -12,18 +12,20 @@ run stay in the store until then.
 This module reads no clock and sends nothing. Its owner carries out take_writes().
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final, NamedTuple
 
 from pipeline.engines.fleet.entries import NO_KEY
 from pipeline.engines.fleet.outbox import Outbox
-from pipeline.engines.fleet.values import Name
+from pipeline.engines.fleet.values import UNREADABLE, Name
 
 MAX_NAMES: Final = 1 << 16
 KEPT_S: Final = 3720.0
 """Seconds that names of an earlier run stay: the longest lease (lease_pool.LEASE), and a little more."""
 
 _NEVER: Final = float("inf")
+_NOBODY: Final = (Name(UNREADABLE, b""), NO_KEY)
+"""In place of a name that the store does not have."""
 
 
 class WriteName(NamedTuple):
@@ -45,7 +47,8 @@ class Names:
         self._stored: dict[str, tuple[Name, int]] = {}
         self._outbox: Outbox[str, WriteName] = Outbox(self._write)
         """By label."""
-        self._changed = False
+        self._changed: dict[str, None] = {}
+        """Labels about which away() may say something else than at the last take_changes()."""
         self._had: dict[str, None] = {}
         """Names that guests of this host have or had in this run."""
         self._forget_at: float | None = None
@@ -70,10 +73,14 @@ class Names:
             if name.host != self._host and not self._is_member(name.host)
         ]
 
-    def take_changed(self) -> bool:
-        """Whether away() is another one than at the last call."""
-        changed, self._changed = self._changed, False
-        return changed
+    def take_changes(self) -> dict[str, bytes]:
+        """What has changed in away() since the last call. A name that is gone has an empty address."""
+        changed, self._changed = self._changed, {}
+        return {label: self._away_at(label) for label in changed}
+
+    def _away_at(self, label: str) -> bytes:
+        name, _ = self._stored.get(label, _NOBODY)
+        return name.address if name.host != self._host and self._is_member(name.host) else b""
 
     def on_here(self, names: Mapping[str, bytes]) -> None:
         """The names of this host's guests are these."""
@@ -83,9 +90,11 @@ class Names:
             if before.get(label) != self._here.get(label):
                 self._outbox.add((label,))
 
-    def on_members(self) -> None:
-        """Other hosts are members now."""
-        self._changed = True
+    def on_members(self, hosts: Collection[str]) -> None:
+        """These hosts are members now, or not any more."""
+        self._changed.update(
+            dict.fromkeys(label for label, (name, _) in self._stored.items() if name.host in hosts)
+        )
         self._outbox.add(self._here)
 
     def on_online(self) -> None:
@@ -106,7 +115,7 @@ class Names:
         if before is not None and before[1] == revision:
             return
         self._outbox.on_answer(label)
-        self._changed = True
+        self._changed[label] = None
         if name is None:
             self._stored.pop(label, None)
             if label not in self._here:

@@ -15,7 +15,7 @@ Everything is bounded: stations of this host by MAX_HERE, those of others by MAX
 Outbox.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final, NamedTuple
 
 from pipeline.engines.fleet.outbox import Outbox
@@ -73,9 +73,10 @@ class Places:
         """The stations of this host, and their addresses."""
         return {mac: tuple(addrs) for mac, addrs in self._here.items()}
 
-    def all_places(self) -> dict[bytes, Place]:
-        """What the store has."""
-        return {mac: place for mac, (place, _) in self._stored.items()}
+    def host_of(self, mac: bytes) -> str:
+        """The host of a station, as the store has it; empty for none."""
+        found = self._stored.get(mac)
+        return found[0].host if found is not None else ""
 
     def orphans(self, is_member: Callable[[str], bool]) -> list[WritePlace]:
         """The writes that delete places of hosts that are gone. One that comes back writes its own again."""
@@ -201,6 +202,12 @@ class Places:
         """All places of other hosts, for those who know none."""
         macs = {mac: place.host for mac, (place, _) in self._stored.items() if place.host != self._host}
         return Changes(macs, {addr: host for addr, (host, _) in self._addr_hosts.items()}, {})
+
+    def of_hosts(self, hosts: Collection[str]) -> Changes:
+        """The places of some other hosts, for those who know none of them."""
+        macs = {mac: place.host for mac, (place, _) in self._stored.items() if place.host in hosts}
+        addrs = {addr: host for addr, (host, _) in self._addr_hosts.items() if host in hosts}
+        return Changes(macs, addrs, {})
 
     def take_writes(self, now: float) -> list[WritePlace]:
         """The writes to send now."""

@@ -43,13 +43,30 @@ class GuestNames:
     def _is_taken(self, label: str) -> bool:
         return label in self._away or self._zones.has_record(self._zone, label)
 
-    def set_away(self, names: Mapping[str, bytes]) -> None:
-        """Guests of other hosts have these names: packed IPv4 address by label."""
-        self._away.clear()
-        self._away_pointers.clear()
+    def set_away(self, names: Mapping[str, bytes], *, complete: bool) -> None:
+        """Guests of other hosts have these names: packed IPv4 address by label.
+
+        complete: and no others. Else an empty address removes the name.
+        """
+        away, pointers = self._away, self._away_pointers
+        if complete:
+            away.clear()
+            pointers.clear()
+        lost: set[bytes] = set()
         for label, address in names.items():
-            self._away[label] = address
-            self._away_pointers[address] = f"{label}.{self._zone}"
+            before = away.pop(label, b"")
+            if pointers.get(before) == f"{label}.{self._zone}":
+                del pointers[before]
+                lost.add(before)
+            if address:
+                away[label] = address
+                pointers[address] = f"{label}.{self._zone}"
+        lost -= pointers.keys()
+        if lost:
+            # Another name may have the address too.
+            pointers |= {
+                address: f"{label}.{self._zone}" for label, address in away.items() if address in lost
+            }
 
     def tell_fleet(self, worker: Worker) -> None:
         """Tell the fleet the names of this host's guests."""

@@ -412,7 +412,7 @@ class ResolverStage:
                 self._update_guest_names(self.dhcp.on_granted(ask, now), now)
                 return {}
             case fleet_messages.NamesAway() as ask:
-                self.guest_names.set_away(ask.names)
+                self.guest_names.set_away(ask.names, complete=ask.complete)
                 self.dns.on_guest_names()
                 return {}
             case messages.ServeTcp() as ask if len(fds) == 1:

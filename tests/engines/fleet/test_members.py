@@ -33,20 +33,37 @@ def test_a_row_that_does_not_come_back_is_written_again() -> None:
 
 def test_another_host_is_a_member_until_it_is_silent_for_a_ttl() -> None:
     members = online()
-    members.take_changed()
+    assert members.take_changes() == set()
     members.on_host("beta", OTHER, 5, 10.0)
-    assert members.take_changed()
+    assert members.take_changes() == {"beta"}
     assert members.address_of("beta") == "10.0.0.2"
     members.on_host("beta", OTHER._replace(beat=2), 6, 60.0)
-    assert not members.take_changed()
+    assert members.take_changes() is None
     members.take_writes()
     members.on_timer(149.0)
     assert members.others()
     members.take_writes()
     members.on_timer(150.0)
     assert not members.others()
-    assert members.take_changed()
+    assert members.take_changes() == {"beta"}
     assert WriteHost("beta", None, 6) in members.take_writes()
+
+
+def test_the_host_that_is_silent_for_longest_decides_when_to_look() -> None:
+    members = online()
+    members.on_host("alpha", OWN._replace(beat=1), 1, 0.0)
+    members.on_host("beta", OTHER, 5, 10.0)
+    members.on_host("gamma", OTHER._replace(address="10.0.0.3"), 6, 20.0)
+    members.on_host("beta", OTHER._replace(beat=2), 7, 30.0)
+    members.on_timer(90.0)
+    members.on_host("alpha", OWN._replace(beat=2), 8, 90.0)
+    assert members.deadline() == 20.0 + TTL
+    members.on_timer(20.0 + TTL - 0.1)
+    assert list(members.others()) == ["beta", "gamma"]
+    members.on_timer(20.0 + TTL)
+    assert list(members.others()) == ["beta"]
+    members.on_host("beta", OTHER._replace(address="10.0.0.9", beat=3), 9, 115.0)
+    assert members.take_changes() == {"beta", "gamma"}
 
 
 def test_no_member_is_lost_while_the_store_is_away() -> None:

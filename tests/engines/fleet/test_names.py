@@ -64,6 +64,26 @@ def test_all_hosts_agree_and_no_name_is_lost(steps: list[tuple[str, dict[str, by
         assert host.away() == others
 
 
+def test_only_names_that_have_changed_are_told() -> None:
+    members = {"beta", "gamma"}
+    host = Names("alpha", members.__contains__)
+    host.on_name("web", Name("beta", ONE), 1)
+    host.on_name("db", Name("gamma", TWO), 2)
+    host.on_name("own", Name("alpha", TWO), 3)
+    host.on_online()
+    assert host.take_changes() == {"web": ONE, "db": TWO, "own": b""}
+    assert host.take_changes() == {}
+    host.on_name("web", None, 4)
+    assert host.take_changes() == {"web": b""}
+    members.remove("gamma")
+    host.on_members({"gamma"})
+    assert host.take_changes() == {"db": b""}
+    members.add("gamma")
+    host.on_members({"gamma"})
+    assert host.take_changes() == {"db": TWO}
+    assert host.away() == {"db": TWO}
+
+
 def test_the_first_guest_keeps_a_name() -> None:
     world = World()
     world.hosts["alpha"].on_here({"web": ONE})

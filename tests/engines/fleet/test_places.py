@@ -123,12 +123,12 @@ def test_in_the_end_each_station_is_on_one_host_at_most_and_all_agree(
     world = World()
     play(world, steps)
     world.settle()
-    views = [host.all_places() for host in world.hosts.values()]
+    views = [{mac: host.host_of(mac) for mac in MACS} for host in world.hosts.values()]
     assert views[0] == views[1] == views[2]
     for mac in MACS:
         places = [name for name, host in world.hosts.items() if mac in host.here()]
         assert len(places) <= 1
-        assert places == ([views[0][mac].host] if mac in views[0] else [])
+        assert places == ([views[0][mac]] if views[0][mac] else [])
 
 
 @given(STEPS, st.sampled_from(MACS), st.sampled_from(HOSTS))
@@ -141,7 +141,7 @@ def test_a_station_that_appears_last_is_where_it_appeared(
     world.appear(name, mac)
     world.settle()
     for host in world.hosts.values():
-        assert host.all_places()[mac].host == name
+        assert host.host_of(mac) == name
 
 
 def test_a_station_that_moves_takes_its_addresses_along() -> None:
@@ -160,6 +160,17 @@ def test_a_station_that_moves_takes_its_addresses_along() -> None:
     assert (changes.macs, changes.addrs) == ({MACS[0]: "beta"}, {ADDRS[0]: "beta"})
 
 
+def test_the_places_of_one_host_are_told_without_those_of_others() -> None:
+    world = World()
+    world.appear("alpha", MACS[0])
+    world.hosts["alpha"].on_address(ADDRS[0], MACS[0])
+    world.appear("beta", MACS[1])
+    world.hosts["beta"].on_address(ADDRS[1], MACS[1])
+    world.settle()
+    changes = world.hosts["gamma"].of_hosts({"beta"})
+    assert (changes.macs, changes.addrs) == ({MACS[1]: "beta"}, {ADDRS[1]: "beta"})
+
+
 def test_a_host_that_was_started_again_removes_what_it_does_not_have() -> None:
     world = World()
     world.appear("alpha", MACS[0])
@@ -168,7 +179,7 @@ def test_a_host_that_was_started_again_removes_what_it_does_not_have() -> None:
     world.seen["alpha"] = 0
     world.reachable["alpha"] = False
     world.settle()
-    assert world.hosts["beta"].all_places() == {}
+    assert len(world.hosts["beta"]) == 0
 
 
 def test_what_a_host_has_left_that_is_gone_can_be_removed_and_comes_back_with_it() -> None:
@@ -180,9 +191,9 @@ def test_what_a_host_has_left_that_is_gone_can_be_removed_and_comes_back_with_it
     (write,) = beta.orphans(lambda host: host != "alpha")
     world.apply(beta, write)
     world.deliver("beta", len(world.log))
-    assert beta.all_places() == {}
+    assert beta.host_of(MACS[0]) == ""
     world.settle()
-    assert beta.all_places()[MACS[0]].host == "alpha"
+    assert beta.host_of(MACS[0]) == "alpha"
 
 
 def test_a_station_has_a_bounded_number_of_addresses_the_newest_ones() -> None:

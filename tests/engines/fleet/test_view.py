@@ -84,7 +84,7 @@ def test_any_store_is_read_and_the_host_goes_on(rows: list[tuple[str, bytes | No
         view.on_entry(store.put(key, value), now)
         now += 0.3
         view.on_timer(now)
-        view.members.take_changed()
+        view.members.take_changes()
         view.places.take_changes()
         view.grants.ask(MAC, 3600.0, now)
         for write in view.take_writes(now):

@@ -113,7 +113,7 @@ def test_names_of_this_host_are_reported_and_those_of_others_are_answered(rig: F
     rig.leased()
     assert rig.of(fleet_messages.NamesEvent) == [fleet_messages.NamesEvent({"web": ip.packed(ADDR)})]
     far = bytes((192, 168, 127, 88))
-    away = fleet_messages.NamesAway({"db": far})
+    away = fleet_messages.NamesAway({"db": far}, True)
     assert rig.stage.on_control(away.encode(), []) == {}
     assert texts(rig.ask("db.vm.internal")) == ["192.168.127.88"]
     assert texts(rig.ask("web.vm.internal")) == ["192.168.127.77"]
@@ -122,7 +122,25 @@ def test_names_of_this_host_are_reported_and_those_of_others_are_answered(rig: F
     rig.grant(2, ADDR + 1)
     rig.leased()
     assert texts(rig.ask("db.vm.internal")) == ["192.168.127.88"], "the name is taken"
-    away = fleet_messages.NamesAway({})
+    away = fleet_messages.NamesAway({}, True)
     assert rig.stage.on_control(away.encode(), []) == {}
     assert texts(rig.ask("db.vm.internal")) == []
+    rig.close()
+
+
+def test_a_change_of_names_leaves_the_others(rig: FleetRig) -> None:
+    def tell(names: dict[str, bytes]) -> None:
+        assert rig.stage.on_control(fleet_messages.NamesAway(names, False).encode(), []) == {}
+
+    one, two = bytes((192, 168, 127, 88)), bytes((192, 168, 127, 89))
+    tell({"db": one, "web": two, "old": two})
+    tell({"db": two, "web": b"", "none": b""})
+    assert texts(rig.ask("db.vm.internal")) == ["192.168.127.89"]
+    assert texts(rig.ask("old.vm.internal")) == ["192.168.127.89"]
+    assert texts(rig.ask("web.vm.internal")) == []
+    assert texts(rig.ask("88.127.168.192.in-addr.arpa", "PTR")) == []
+    tell({"db": b""})
+    assert texts(rig.ask("89.127.168.192.in-addr.arpa", "PTR")) == ["old.vm.internal."], (
+        "the other name of it"
+    )
     rig.close()
