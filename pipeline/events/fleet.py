@@ -46,6 +46,12 @@ KINDS: Final[tuple[Kind, ...]] = (
         "Two daemons have the same -fleet-host. None of them can give addresses for long.",
         host=_HOST,
     ),
+    published(
+        *("fleet-too-large", ERROR, "fleet is too large"),
+        "There is more than a host can know. The first hosts by name stay, and of the rest what came first.",
+        what="hosts, keys, places or names",
+        most="how many a host knows",
+    ),
     logged(
         *("fleet-setting-refused", ERROR, "fleet setting refused"),
         "A policy or a zone in the store is wrong. This host keeps what it has.",

@@ -29,7 +29,7 @@ import structlog
 
 from pipeline.config.fleet import station_mac_of
 from pipeline.control.hub import Hub
-from pipeline.engines.fleet import values
+from pipeline.engines.fleet import mirror, names, places, values
 from pipeline.engines.fleet.mirror import Entry, Mirror
 from pipeline.engines.fleet.view import FleetView, StoreWrite, store_write
 from pipeline.fleet.feed import EventFeed
@@ -39,6 +39,7 @@ from pipeline.fleet.settings import SharedSettings
 from pipeline.fleet.station import OwnStation
 from pipeline.fleet.store import ERRORS, Access, Session
 from pipeline.ipc import fleet_messages, messages
+from pipeline.links.vxlan_url import MAX_REMOTES
 from pipeline.topology import DEMUX, INGRESS, RESOLVER
 from pipeline.wire import ip
 
@@ -97,6 +98,7 @@ class Agent:
         self._tasks: list[asyncio.Task[None]] = []
         self._away_since: float | None = None
         self._strangers: list[str] = []
+        self._too_large: set[str] = set()
         self._rival = ""
         self._clean_at = self._now() + FIRST_CLEAN_S
         self._known: set[str] = set()
@@ -326,6 +328,7 @@ class Agent:
         if changed_hosts is not None:
             self._members_changed(changed_hosts)
         self._look_for_rival()
+        self._look_at_size()
         if changes := view.places.take_changes():
             hands.places(changes, view.members)
             if changes.away:
@@ -367,6 +370,22 @@ class Agent:
         if rival and rival != self._rival and not self._is_paused:
             self._hub.report("fleet-name-taken", host=self.view.name)
         self._rival = rival
+
+    def _look_at_size(self) -> None:
+        view = self.view
+        too_large = {
+            what: most
+            for what, most, is_over in (
+                ("hosts", MAX_REMOTES + 1, len(view.members) > MAX_REMOTES + 1),
+                ("keys", mirror.MAX_KEYS, self._mirror.lost > 0),
+                ("places", places.MAX_AWAY, len(view.places) >= places.MAX_AWAY),
+                ("names", names.MAX_NAMES, len(view.names) >= names.MAX_NAMES),
+            )
+            if is_over
+        }
+        for what in too_large.keys() - self._too_large:
+            self._hub.report("fleet-too-large", what=what, most=too_large[what])
+        self._too_large = set(too_large)
 
     def _away(self, stations: dict[bytes, tuple[bytes, ...]]) -> None:
         self._hands.away(stations)

@@ -19,6 +19,7 @@ from pipeline.engines.fleet.grants import Answer
 from pipeline.engines.fleet.members import Members
 from pipeline.engines.fleet.places import Changes
 from pipeline.ipc import fleet_messages, messages
+from pipeline.links.vxlan_url import MAX_REMOTES
 from pipeline.topology import DEMUX, INGRESS, RESOLVER
 from pipeline.wire import ip
 
@@ -39,7 +40,7 @@ class Hands:
 
     def members(self, members: Members) -> None:
         """Tell ingress who the other hosts are."""
-        hosts = [f"{host.address} {host.port}" for host in members.others().values()]
+        hosts = [f"{host.address} {host.port}" for host in members.linked(MAX_REMOTES)]
         self._send(INGRESS, fleet_messages.Members(hosts))
 
     def places(self, changes: Changes, members: Members) -> None:

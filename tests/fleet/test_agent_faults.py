@@ -194,3 +194,25 @@ def test_a_session_that_ended_since_nothing_came_back_is_replaced(
         await rig.agent.stop()
 
     run(scenario)
+
+
+def test_a_fleet_that_is_too_large_is_reported_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent_module, "MAX_REMOTES", 1)
+    monkeypatch.setattr("pipeline.engines.fleet.mirror.MAX_KEYS", 3)
+    monkeypatch.setattr("pipeline.engines.fleet.names.MAX_NAMES", 0)
+    monkeypatch.setattr("pipeline.engines.fleet.places.MAX_AWAY", 0)
+
+    async def scenario() -> None:
+        for number in (7, 8):
+            row = Host(f"10.0.0.{number}", 4789, "net", "other", 1)
+            store.put(f"{values.HOST}host{number}", values.host_bytes(row))
+        rig = Rig(store)
+        rig.agent.start()
+        await until(lambda: rig.hub.kinds.count("fleet-too-large") == 4)
+        store.put(f"{values.HOST}host8", None)
+        store.put(f"{values.NAME}db", b"{}")
+        await until(lambda: "fleet-host-left" in rig.hub.kinds)
+        assert rig.hub.kinds.count("fleet-too-large") == 4
+        await rig.agent.stop()
+
+    run(scenario)

@@ -74,6 +74,17 @@ class Members:
         """The other members by name."""
         return {name: seen.host for name, seen in self._seen.items()}
 
+    def linked(self, most: int) -> list[Host]:
+        """The other members with which this host exchanges frames: ``most`` at most.
+
+        If there are more, all hosts choose the same ones, the first by name. So a host that hears another is
+        heard by it.
+        """
+        chosen = sorted((self._name, *self._seen))[: most + 1]
+        if self._name not in chosen:
+            return []
+        return [self._seen[name].host for name in chosen if name != self._name]
+
     def address_of(self, name: str) -> str:
         """The outer address of another member; empty if there is no such member."""
         seen = self._seen.get(name)

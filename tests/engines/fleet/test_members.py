@@ -106,3 +106,21 @@ def test_hosts_of_another_network_are_named() -> None:
     members = online()
     members.on_host("beta", OTHER._replace(network="else"), 5, 10.0)
     assert members.strangers() == ["beta"]
+
+
+def test_hosts_of_a_fleet_that_is_too_large_choose_the_same_ones() -> None:
+    names = ("alpha", "beta", "gamma", "delta")
+    chosen = {}
+    for name in names:
+        members = Members(name, OWN, TTL)
+        for number, other in enumerate(names):
+            if other != name:
+                members.on_host(other, OTHER._replace(address=other), number, 0.0)
+        chosen[name] = sorted(host.address for host in members.linked(2))
+        assert len(members.linked(3)) == 3
+    assert chosen == {
+        "alpha": ["beta", "delta"],
+        "beta": ["alpha", "delta"],
+        "delta": ["alpha", "beta"],
+        "gamma": [],
+    }
