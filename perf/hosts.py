@@ -1,8 +1,9 @@
 """Measures the throughput between guests of two hosts, beside two kernel guests over Linux's vxlan device.
 
-Two namespaces stand for the hosts, with a veth between them, and two more for their guests. With `daemons`
-each host runs this program: the guest is a tap, and the hosts are joined by `-link vxlan+udp://`. With
-`kernel` the guest's interface is the vxlan device of its host. Both use the same veth.
+Two namespaces stand for the hosts, with a veth between them, and two more for their guests. With `agent` and
+`tap` each host runs this program, and the hosts are joined by `-link vxlan+udp://`. The guest runs this
+program's agent with offload, or is a tap that the daemon opens. With `kernel` the guest's interface is the
+vxlan device of its host. All use the same veth.
 
     python -m perf.hosts --seconds 3 --repeat 5
 """
@@ -24,7 +25,8 @@ from perf import compiled, iperf, report
 from perf import options as shared
 from perf.namespaces import Namespace, World, further_guests
 
-DAEMONS = "daemons"
+AGENT = "agent"
+TAP = "tap"
 KERNEL = "kernel"
 VNI = 7
 MTU = 1450
@@ -70,31 +72,49 @@ def run_kernel(stack: ExitStack, both: tuple[Side, Side]) -> None:
         side.host.run("ip", "link", "set", "eth0", "netns", str(side.guest.pid))
 
 
-def run_daemons(stack: ExitStack, both: tuple[Side, Side]) -> None:
+def run_taps(stack: ExitStack, both: tuple[Side, Side]) -> None:
     """Run a daemon on each host, with a tap in the namespace of the guest."""
     for side, other in (both, both[::-1]):
-        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="perf-hosts-"))
-        log = Path(directory) / "log"
-        argv = [
-            *(*compiled.command("gvtap-pipeline"), "start", "-ssh-port", "-1"),
-            *("-link", f"tap+eth0?netns={side.guest.path}"),
-            *("-link", f"vxlan+udp://{side.outer}?vni={VNI}&remote={other.outer}"),
-        ]
-        with log.open("wb") as out:
-            process = side.host.spawn(argv, out)
-        stack.callback(process.stop)
-        deadline = time.monotonic() + STARTS_S
-        while b"waiting for clients" not in log.read_bytes():
-            if not process.alive() or time.monotonic() > deadline:
-                raise report.MeasurementError(f"the daemon did not start: {log.read_text()}")
-            time.sleep(0.05)
+        run_daemon(stack, side, other, "-link", f"tap+eth0?netns={side.guest.path}")
 
 
-def configure(both: tuple[Side, Side]) -> None:
-    """Give the guests their addresses, and wait until they reach each other."""
+def run_agents(stack: ExitStack, both: tuple[Side, Side]) -> None:
+    """Run a daemon on each host, and this program's agent in the namespace of the guest."""
+    for side, other in (both, both[::-1]):
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="perf-hosts-")))
+        url = f"unix://{directory / 'net.sock'}"
+        run_daemon(stack, side, other, "-listen", url)
+        words = ("-url", url, "-iface", "eth0", "-mac", f"5a:94:ef:e4:0d:{side.number:02x}")
+        more = ("-stop-if-exist", "", "-address", f"{side.inner}/24", "-link-mtu", str(MTU))
+        with (directory / "agent.log").open("wb") as out:
+            argv = [*compiled.command("gvtap-guest"), *words, *more, "-gateway", "192.168.127.1"]
+            stack.callback(side.guest.spawn(argv, out).stop)
+
+
+def run_daemon(stack: ExitStack, side: Side, other: Side, *guest: str) -> None:
+    """Run a daemon on a host, and wait until it takes guests. guest: the flags about its guest's link."""
+    directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="perf-hosts-"))
+    log = Path(directory) / "log"
+    argv = [
+        *(*compiled.command("gvtap-pipeline"), "start", "-ssh-port", "-1", *guest),
+        *("-link", f"vxlan+udp://{side.outer}?vni={VNI}&remote={other.outer}"),
+    ]
+    with log.open("wb") as out:
+        process = side.host.spawn(argv, out)
+    stack.callback(process.stop)
+    deadline = time.monotonic() + STARTS_S
+    while b"waiting for clients" not in log.read_bytes():
+        if not process.alive() or time.monotonic() > deadline:
+            raise report.MeasurementError(f"the daemon did not start: {log.read_text()}")
+        time.sleep(0.05)
+
+
+def configure(kind: str, both: tuple[Side, Side]) -> None:
+    """Give the guests their addresses if nobody else does, and wait until they reach each other."""
     for side in both:
-        side.guest.run("ip", "address", "add", f"{side.inner}/24", "dev", "eth0")
-        side.guest.run("ip", "link", "set", "eth0", "up")
+        if kind != AGENT:
+            side.guest.run("ip", "address", "add", f"{side.inner}/24", "dev", "eth0")
+            side.guest.run("ip", "link", "set", "eth0", "up")
     deadline = time.monotonic() + STARTS_S
     while time.monotonic() < deadline:
         with contextlib.suppress(RuntimeError, subprocess.TimeoutExpired):
@@ -107,8 +127,8 @@ def measure(kind: str, options: argparse.Namespace, samples: report.Samples) -> 
     """Measure one kind once in each direction."""
     with ExitStack() as stack:
         both = stack.enter_context(sides(options.congestion))
-        (run_daemons if kind == DAEMONS else run_kernel)(stack, both)
-        configure(both)
+        {AGENT: run_agents, TAP: run_taps, KERNEL: run_kernel}[kind](stack, both)
+        configure(kind, both)
         # iperf3's server runs in the second guest, where others have the host.
         place = World(both[0].guest, both[1].guest)
         for direction in ("up", "down"):
@@ -125,10 +145,10 @@ def main(argv: list[str] | None = None) -> int:
     options.udp = False
     samples = report.Samples()
     for _ in range(options.repeat):
-        for kind in (DAEMONS, KERNEL):
+        for kind in (AGENT, TAP, KERNEL):
             with samples.attempt():
                 measure(kind, options, samples)
-    return samples.finish("hosts", shared.settings(options))
+    return samples.finish("hosts", shared.settings(options), lambda figures: report.table(figures, AGENT))
 
 
 if __name__ == "__main__":

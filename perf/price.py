@@ -5,6 +5,7 @@
               names do not fit them. The row with ``Host`` is held until the guest has stated its name.
     rules     a policy of 10 000 rules, against one of ten
     quotas    a quota of each kind for each guest, which nobody uses up, against none
+    hosts     a link to other hosts and a fleet whose servers do not answer, against neither
 
 Both daemons run all the time. A turn measures each figure of both, one right after the other, and every
 second turn in the other order. A ratio over 1 means that the daemon with the feature is better, also in rows
@@ -100,6 +101,15 @@ FEATURES: Final = {
         named,
         {**_FLOWS, "connect-request-close": 0.9, "connect-request-close, Host": 0.9},
         stated=True,
+    ),
+    "hosts": Feature(
+        _nothing,
+        lambda _: [
+            *("-link", "vxlan+udp://127.0.0.1?vni=7&remote=127.0.0.2"),
+            "-fleet",
+            "nats://127.0.0.1:1",
+        ],
+        {"tcp up": 0.98, "tcp down": 0.98, **_EXCHANGES},
     ),
     "rules": Feature(
         lambda directory: listed(directory, FEW),
