@@ -48,8 +48,8 @@ MAX_BACKOFF_S: Final = 1.0
 """The most seconds between two servers, on average. A user expects a host back soon after a repair."""
 OPEN_S: Final = 10.0
 """Seconds that a server has to accept a session. Each step has its own bound (store.TIMEOUT)."""
-SNAPSHOT_S: Final = 30.0
-"""Seconds that a server has to report all keys."""
+SNAPSHOT_S: Final = 10.0
+"""Seconds that a server may be silent while it reports all keys. It may have to report them to many hosts."""
 MAX_FAILED: Final = 3
 """Writes one after the other that had no answer. Then another server may be better, and the session ends."""
 MAX_UNANSWERED: Final = 3
@@ -104,6 +104,8 @@ class Agent:
         self._known: set[str] = set()
         self._failed = 0
         """Writes of this session that had no answer, since the last one that had."""
+        self._heard_at = 0.0
+        """When the watch reported a key."""
         self._is_paused = False
 
     @property
@@ -197,10 +199,10 @@ class Agent:
                 self._failed = 0
                 self._mirror.begin()
                 await session.watch(self._on_entry)
-            began = self._now()
+            self._heard_at = self._now()
             while not session.lost.is_set():
                 now = self._now()
-                if not self.view.online and now - began > SNAPSHOT_S:
+                if not self.view.online and now - self._heard_at > SNAPSHOT_S:
                     raise TimeoutError("not all keys came")
                 # While keys are being reported, none of them is one of this session.
                 if self.view.online and self.view.members.unanswered >= MAX_UNANSWERED:
@@ -280,7 +282,7 @@ class Agent:
     # --- the store ------------------------------------------------------------------------------
 
     def _on_entry(self, entry: Entry | None) -> None:
-        now = self._now()
+        now = self._heard_at = self._now()
         if entry is not None:
             if not values.admits(entry.key):
                 self.view.bad_values += 1

@@ -35,6 +35,8 @@ else:
 
 TIMEOUT: Final = 2.0
 """Seconds until a request that has no answer has failed."""
+WATCH_S: Final = 6.0
+"""Seconds that a server has to make a watch. It looks at all keys before it answers."""
 CLOSE_S: Final = 0.3
 """Seconds that a server has to take the rest at the end of a session."""
 PING_S: Final = 5
@@ -176,6 +178,7 @@ class Session:
 
     async def watch(self, on_entry: Callable[[Entry | None], None]) -> None:
         """Report each key as it is, then None, then each write, in order. Raises one of ERRORS."""
+        assert self._client is not None
         info = await self.js.stream_info(self._stream)
         complete = info.state.messages == 0
         if complete:
@@ -194,8 +197,9 @@ class Session:
                 self.error = error
                 self.lost.set()
 
-        await self.js.subscribe(
+        await self._client.jetstream(timeout=WATCH_S).subscribe(
             f"{self._prefix}>",
+            stream=self._stream,
             cb=on_message,
             ordered_consumer=True,
             deliver_policy=api.DeliverPolicy.LAST_PER_SUBJECT,

@@ -39,6 +39,8 @@ class Store:
         """Whether watches report nothing, although writes succeed."""
         self.is_slow = False
         """Whether a watch reports its keys some time after it has begun, as the real one does."""
+        self.takes_s = 0.0
+        """Seconds over which a watch reports its keys, evenly; 0: all at once."""
         self.watch_ends_late = False
         """Whether a watch goes on with other things after it has reported all keys."""
         self.asked: list[str] = []
@@ -82,7 +84,9 @@ class FakeSession:
         self.store.sessions.append(self)
 
     async def watch(self, on_entry: Callable[[Entry | None], None]) -> None:
-        if self.store.is_slow:
+        if self.store.takes_s:
+            self._report_slowly(on_entry, self.store.takes_s / (len(self.store.keys) + 1))
+        elif self.store.is_slow:
             asyncio.get_running_loop().call_later(0.05, self._report, on_entry)
         else:
             self._report(on_entry)
@@ -96,6 +100,24 @@ class FakeSession:
             on_entry(Entry(key, value, revision))
         on_entry(None)
         self.on_entry = on_entry
+
+    def _report_slowly(self, on_entry: Callable[[Entry | None], None], pause: float) -> None:
+        """Report a key after each pause."""
+        keys = iter(list(self.store.keys.items()))
+
+        def report() -> None:
+            if self.lost.is_set():
+                return
+            found = next(keys, None)
+            if found is None:
+                on_entry(None)
+                self.on_entry = on_entry
+                return
+            key, (value, revision) = found
+            on_entry(Entry(key, value, revision))
+            asyncio.get_running_loop().call_later(pause, report)
+
+        asyncio.get_running_loop().call_later(pause, report)
 
     async def write(self, key: str, value: bytes | None, revision: int | None) -> bool:
         if self.lost.is_set():

@@ -216,3 +216,22 @@ def test_a_fleet_that_is_too_large_is_reported_once(store: Store, monkeypatch: p
         await rig.agent.stop()
 
     run(scenario)
+
+
+def test_a_server_has_all_the_time_to_report_keys_while_it_reports_some(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_module, "SNAPSHOT_S", 0.5)
+    monkeypatch.setattr(agent_module, "LOOK_EVERY_S", 0.02)
+
+    async def scenario() -> None:
+        for number in range(20):
+            store.put(f"{values.NAME}vm{number}", b"{}")
+        store.takes_s = 1.2
+        rig = Rig(store)
+        rig.agent.start()
+        await until(lambda: rig.view.online)
+        assert (len(store.asked), rig.hub.kinds) == (1, ["fleet-reached"])
+        await rig.agent.stop()
+
+    run(scenario)

@@ -1,6 +1,7 @@
 """A session with servers that refuse, are silent, or hang. Each is tried once, and each wait has an end."""
 
 import asyncio
+import json
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 
 pytest.importorskip("nats")
 
+from pipeline.engines.fleet.mirror import Entry
+from pipeline.fleet import store
 from pipeline.fleet.store import ERRORS, Access, Session
 
 LONG_S = 30.0
@@ -104,3 +107,54 @@ def test_a_seed_that_is_none_is_refused_and_not_shown(tmp_path: Path, text: str)
     with pytest.raises(ERRORS) as raised:
         asyncio.run(session.open("nats://127.0.0.1:9"))
     assert not text or text.lower() not in str(raised.value).lower()
+
+
+STREAM = {
+    "config": {"name": "KV_net", "subjects": ["$KV.net.>"]},
+    "created": "2026-01-01T00:00:00Z",
+    "state": {"messages": 0, "bytes": 0, "first_seq": 1, "last_seq": 0, "consumer_count": 0},
+}
+CONSUMER = {
+    "stream_name": "KV_net",
+    "name": "c",
+    "created": "2026-01-01T00:00:00Z",
+    "config": {"deliver_policy": "last_per_subject"},
+}
+
+
+async def slow_to_watch(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer what a session asks, and a question for a watch after 1.5 s."""
+    writer.write(INFO)
+    inbox = b""
+    while line := await reader.readline():
+        words = line.split()
+        if line.startswith(b"PING"):
+            writer.write(b"PONG\r\n")
+        elif line.startswith(b"SUB") and not inbox:
+            inbox = words[-1]
+        elif line.startswith((b"PUB", b"HPUB")):
+            await reader.readexactly(int(words[-1]) + 2)
+            is_watch = b"CONSUMER" in words[1]
+            if is_watch:
+                await asyncio.sleep(1.5)
+            answer = json.dumps(CONSUMER if is_watch else STREAM).encode()
+            writer.write(b"MSG %s %s %d\r\n%s\r\n" % (words[2], inbox, len(answer), answer))
+
+
+def test_a_server_has_more_time_to_make_a_watch_of_many_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 250 000 keys and little processor time, a server needed more than the 2 s of other requests."""
+    monkeypatch.setattr(store, "TIMEOUT", 1.0)
+    found: list[Entry | None] = []
+
+    async def scenario() -> None:
+        server = await asyncio.start_server(slow_to_watch, "127.0.0.1", 0)
+        url = f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        session = Session(access(url))
+        await asyncio.wait_for(session.open(url), LONG_S)
+        await asyncio.wait_for(session.watch(found.append), LONG_S)
+        assert not session.lost.is_set()
+        await session.close()
+        server.close()
+
+    asyncio.run(scenario())
+    assert found == [None]
