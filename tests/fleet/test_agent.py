@@ -380,45 +380,6 @@ def test_names_and_settings_reach_the_workers(store: Store) -> None:
     run(scenario)
 
 
-def test_workers_are_told_what_has_changed_and_not_everything_again(store: Store) -> None:
-    async def scenario() -> None:
-        rigs = [Rig(store, number) for number in (1, 2, 3)]
-        for number, rig in enumerate(rigs[:2]):
-            rig.agent.start()
-            await until(lambda rig=rig: rig.view.online)
-            rig.agent.on_event(fleet_messages.StationsEvent({MAC[:5] + bytes([number]): True}, {}, False))
-            rig.agent.on_event(fleet_messages.NamesEvent({f"vm{number}": ADDR[:3] + bytes([number])}))
-        hands = rigs[0].hands
-        await until(lambda: hands.name_map and hands.macs)
-        hands.name_messages.clear()
-        hands.place_messages.clear()
-        rigs[2].agent.start()
-        await until(lambda: len(hands.hosts) == 2)
-        rigs[2].agent.on_event(fleet_messages.StationsEvent({MAC: True}, {}, False))
-        rigs[2].agent.on_event(fleet_messages.NamesEvent({"new": ADDR}))
-        await until(lambda: "new" in hands.name_map and MAC in hands.macs)
-        assert hands.name_messages == [{"new": ADDR}]
-        assert [sent for sent in hands.place_messages if sent] == [{MAC: "host3"}]
-        for rig in rigs:
-            await rig.agent.stop()
-
-    run(scenario)
-
-
-def test_what_is_written_as_soon_as_all_keys_are_reported_is_not_lost(store: Store) -> None:
-    store.watch_ends_late = True
-
-    async def scenario() -> None:
-        rig = Rig(store)
-        rig.agent.start()
-        key = f"{values.HOST}host1"
-        await until(lambda: key in store.keys)
-        assert values.host_of(store.keys[key][0]).beat == 1
-        await rig.agent.stop()
-
-    run(scenario)
-
-
 def test_what_is_wrong_in_the_store_is_counted_and_harms_nothing(store: Store) -> None:
     async def scenario() -> None:
         store.put("place.zz", b"{}")
@@ -467,22 +428,6 @@ def test_the_first_host_removes_what_hosts_have_left_that_are_gone(
         rig.agent.start()
         await until(lambda: values.mac_key(MAC) not in store.keys)
         await rig.agent.stop()
-
-    run(scenario)
-
-
-def test_events_wait_until_a_server_is_reached(store: Store) -> None:
-    async def scenario() -> None:
-        rig = Rig(store)
-        rig.feed.waiting = [("gvtap.net.host1.lease-given", b"{}")]
-        store.down = set(SERVERS)
-        rig.agent.start()
-        await until(lambda: store.asked)
-        assert rig.feed.waiting
-        store.down = set()
-        await until(lambda: store.published == [("gvtap.net.host1.lease-given", b"{}")])
-        await rig.agent.stop()
-        assert rig.feed.stopped
 
     run(scenario)
 
