@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Final, TypeVar
 
+from pipeline.daemon import signals
 from pipeline.daemon.handover_line import Line, LineError
 from pipeline.daemon.predecessor import VARIABLE
 from pipeline.ipc.channel import HasFileno, close_all
@@ -31,6 +32,9 @@ class Heir:
         ours, theirs = socket_pair()
         with theirs:
             variables = {**os.environ, **environment, VARIABLE: str(theirs.fileno())}
+            # A process starts with the signal mask of its parent. So a signal to the whole process group
+            # waits until the successor has handlers for it (signals.Signals).
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, signals.handled())
             try:
                 self._process = subprocess.Popen(
                     command(), pass_fds=[theirs.fileno()], env=variables, close_fds=True
@@ -38,6 +42,8 @@ class Heir:
             except BaseException:
                 ours.close()
                 raise
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._line = Line(ours, NAME)
 
     @property

@@ -10,6 +10,7 @@ successors, and ends with the supervisor. Then they end too.
 """
 
 import asyncio
+import errno
 import os
 import pickle
 import select
@@ -36,6 +37,10 @@ from pipeline.system import parent_death, process_name
 NAME: Final = "nursery"
 FORK_TIMEOUT: Final = 5.0
 """Seconds that the nursery has to fork a process."""
+FORK_PATIENCE: Final = 2.5
+"""Seconds for which a fork is tried again while a limit of the system forbids it. All workers pause."""
+FORK_AGAIN: Final = 0.05
+_LIMITS: Final = frozenset({errno.EAGAIN, errno.ENOMEM})
 _CONTROL: Final = "control"
 
 
@@ -313,19 +318,26 @@ class _Server:
 
     def _fork(self, ask: Fork) -> None:
         given, self._given = self._given, Ends({}, {})
-        pid, reason = 0, ""
-        try:
-            pid = os.fork()
-        except OSError as error:
-            reason = error.strerror or str(error)
-        else:
-            if not pid:
-                self._be_child(ask, given)
+        reason = ""
+        pid = -1
+        until = time.monotonic() + FORK_PATIENCE
+        while pid < 0:
+            try:
+                pid = os.fork()
+            except OSError as error:
+                reason = error.strerror or str(error)
+                if error.errno not in _LIMITS or time.monotonic() > until:
+                    break
+                time.sleep(FORK_AGAIN)
+                # An end of another successor makes room.
+                self._reap()
+        if not pid:
+            self._be_child(ask, given)
         for sock in (*given.controls.values(), *given.handoffs.values()):
             sock.close()
-        if pid:
+        if pid > 0:
             self._children.add(pid)
-        self._channel.send(Forked(ask.group, pid, reason).encode())
+        self._channel.send(Forked(ask.group, max(pid, 0), reason).encode())
 
     def _be_child(self, ask: Fork, given: Ends) -> None:
         """Run the process. Does not return."""

@@ -42,6 +42,9 @@ class Signals:
         signal.set_wakeup_fd(self.fds[1], warn_on_full_buffer=False)
         for number in self._numbers:
             signal.signal(number, lambda *_: None)
+        # A predecessor has started this process with these signals blocked (heir.py).
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, handled())
 
     def fileno(self) -> int:
         """The descriptor to poll. It is readable when take() has a signal."""
