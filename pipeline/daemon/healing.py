@@ -38,6 +38,7 @@ from pipeline.ipc import healing_messages, messages
 from pipeline.ipc.fabric import Fabric, by_home
 from pipeline.ipc.socket_pair import socket_pair
 from pipeline.system.process_state import RUNNABLE, state_of
+from pipeline.system.wall_clock import WallClock
 from pipeline.topology import INGRESS
 
 MAX_DEATHS: Final = 5
@@ -110,6 +111,7 @@ class Healer:
         """Who is in pause_all() now."""
         self._interrupted = False
         self._left = False
+        self._clock = WallClock()
         self._seen: dict[str, _Look] = {}
         """By process: the last look at its first worker."""
 
@@ -214,6 +216,8 @@ class Healer:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(LOOK_EVERY)
+            if self._clock.was_set_back():
+                self._fabric.wake_all()
             if self._turn.locked():
                 self._seen.clear()
                 continue

@@ -243,6 +243,11 @@ class Fabric:
                 if (owner, peer) in own:
                     ends[owner] = own[owner, peer]
 
+    def wake_all(self) -> None:
+        """End every worker's sleep, for whatever it waits."""
+        for waiter in set(self.waiters.values()):
+            waiter.post()
+
     def close_handoffs(self) -> None:
         """Close all ends of hand-offs in this process."""
         for ends in self.handoffs.values():

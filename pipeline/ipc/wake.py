@@ -77,7 +77,7 @@ class SemaphoreWaiter:
     """A POSIX semaphore, for workers that hold no sockets.
 
     The constructor removes its name. POSIX's timed wait uses the wall clock: if the clock is set back during
-    a sleep, that sleep may last until the next post.
+    a sleep, that sleep may last until the next post. So the supervisor posts then (pipeline.daemon.healing).
     """
 
     def __init__(self) -> None:
