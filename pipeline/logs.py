@@ -17,7 +17,9 @@ no rate. At level debug the rates are much higher. Long values are cut at MAX_TE
 
 Logging never blocks. Each process has a bounded queue and a thread that writes (system/outlet.py). A line
 that finds no room, or that cannot be written, is lost and counted. When the log accepts lines again, the
-line ``log lines dropped`` reports the count. At the end of the program ``flush`` waits at most LAST_WAIT.
+line ``log lines dropped`` reports the count. If a log file cannot be written, for instance on a full disk,
+each process that has lines says so once on standard error. At the end of the program ``flush`` waits at most
+LAST_WAIT.
 """
 
 import atexit
@@ -71,17 +73,15 @@ number, but the same opener."""
 
 
 def _dropped_line(count: int) -> bytes:
-    now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    line = {
-        "time": now,
-        "level": "warning",
-        "event": "log lines dropped",
-        "kind": "log-lines-dropped",
-        "worker": _source,
-        "pid": os.getpid(),
-    }
     priority = f"<{forms.PRIORITIES['warning']}>" if _for_journal else ""
-    return (priority + json.dumps({**line, "count": count})).encode() + b"\n"
+    return priority.encode() + _own_line("warning", "log lines dropped", count=count)
+
+
+def _own_line(level: str, event: str, **details: object) -> bytes:
+    """A line about the log itself."""
+    now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    names = {"kind": NAME_OF.get(event), "worker": _source, "pid": os.getpid()}
+    return json.dumps({"time": now, "level": level, "event": event, **names, **details}).encode() + b"\n"
 
 
 _outlet: Final = Outlet(MAX_QUEUED, notice=_dropped_line)
@@ -89,6 +89,8 @@ _source = "supervisor"
 """The worker whose lines this process writes."""
 _file = ("", STDERR)
 """Path and descriptor of the log file, "" for standard error."""
+_failing = False
+"""Whether the log file could not be written, as far as standard error was told."""
 _for_journal = False
 """Whether the descriptor of the log is systemd's journal."""
 _limiter = Limiter()
@@ -115,8 +117,20 @@ class Line:
     def msg(self, text: str) -> None:
         """Queue the line. If the queue is full the line is lost, since a log must not stop the program."""
         _outlet.put(self._fd, text.encode("utf-8", "backslashreplace") + b"\n")
+        if self._fd != STDERR:
+            _report_failure(self._fd)
 
     debug = info = warning = error = critical = msg
+
+
+def _report_failure(fd: int) -> None:
+    """Say on standard error, once, that the log file takes no lines. When it does, it says what it lacks."""
+    global _failing
+    error = _outlet.failing.get(fd)
+    if (error is not None) != _failing:
+        _failing = error is not None
+        if error is not None:
+            _outlet.put(STDERR, _own_line("error", "log not written", path=_file[0], error=error.strerror))
 
 
 class _Leveled(structlog.make_filtering_bound_logger(logging.INFO)):  # type: ignore[misc]
@@ -316,7 +330,8 @@ def _summarize() -> None:
 
 def _forget_lines() -> None:
     """Start with full buckets in a forked process. The parent reports the lines that it left out."""
-    global _limiter, _lock, _summary
+    global _failing, _limiter, _lock, _summary
+    _failing = False
     _limiter, _lock, _summary = _limiter.anew(), threading.Lock(), None
 
 

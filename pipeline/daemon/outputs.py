@@ -35,7 +35,7 @@ class Outputs:
                 raise OutputError(f"cannot write capture {path}: {error.strerror}") from error
         if path := self._config.flow_log:
             try:
-                self.flow_log = FlowLog(path)
+                self.flow_log = FlowLog(path, self._log)
             except OSError as error:
                 raise OutputError(f"cannot write flow log {path}: {error.strerror}") from error
 

@@ -264,6 +264,17 @@ LOG: Final = (
         error=_ERROR,
     ),
     logged(
+        *("flow-log-not-written", ERROR, "flow log not written"),
+        "Lines of the flow log are lost, for instance since the disk is full. A counter has their number.",
+        path=_PATH,
+        error=_ERROR,
+    ),
+    logged(
+        *("flow-log-written-again", INFO, "flow log written again"),
+        "Lines of the flow log are written again. The file says how many are missing.",
+        path=_PATH,
+    ),
+    logged(
         *("flow-log-not-reopened", ERROR, "flow log cannot be opened again"),
         "The old file stays.",
         path=_PATH,
@@ -280,6 +291,12 @@ LOG: Final = (
         of="kind of the lines",
         suppressed="their number",
         most="the guests or clients with most of them",
+    ),
+    logged(
+        *("log-not-written", ERROR, "log not written"),
+        "The log file takes no lines, for instance since the disk is full. This line is on standard error.",
+        path=_PATH,
+        error=_ERROR,
     ),
     logged(
         *("log-lines-dropped", WARNING, "log lines dropped"),

@@ -162,6 +162,15 @@ CAPTURES: Final = (
         error=_ERROR,
     ),
     logged(
+        *("capture-not-written", ERROR, "capture not written"),
+        "The disk of the file of -pcap is full. Frames wait, and further ones are left out and counted.",
+        error=_ERROR,
+    ),
+    logged(
+        *("capture-written-again", INFO, "capture written again"),
+        "The disk of the file of -pcap has room again.",
+    ),
+    logged(
         *("capture-file-lacks-frames", WARNING, "capture lacks frames, it is not written fast enough"),
         "The file of -pcap lacks frames. A counter has their number.",
     ),

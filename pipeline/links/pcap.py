@@ -7,7 +7,7 @@
 
 All fields are little-endian. add() gathers records and flush() writes them as one piece, so a program that
 reads the growing file sees whole bursts. A thread writes (pipeline.system.outlet). If the reader of the file
-stops, or the disk is slow, the capture loses frames. The network is never slowed.
+stops, or the disk is slow or full, the capture loses frames. The network is never slowed.
 """
 
 import os
@@ -92,6 +92,12 @@ class PcapWriter:
         data = b"".join(self._gathered)
         self._gathered.clear()
         return 0 if self._outlet.put(self._fd, data, frames) else frames
+
+    @property
+    def waits_for_room(self) -> str:
+        """What the system says about a disk that is full; "" while the file is written."""
+        error = self._outlet.failing.get(self._fd)
+        return error.strerror or "" if error is not None else ""
 
     def drain(self, timeout: float) -> bool:
         """Wait at most timeout seconds until all is written or has failed. Returns whether it is."""

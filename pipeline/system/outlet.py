@@ -2,16 +2,19 @@
 
 A log or a capture may go to a pipe without a reader, to a stopped terminal, or to a disk that does not
 answer. A worker that wrote there itself would block. An Outlet keeps a bounded number of bytes for the
-thread. An item that does not fit is lost and counted. No caller waits for room.
+thread. An item that does not fit is lost and counted. No caller waits for room. ``failing`` says which
+descriptors take nothing now, such as those of files on a full disk.
 
 The thread exists while there is something to write, and for LINGER seconds longer. It handles no signals. It
 does not survive fork(): register ``before_fork`` and the two methods after it with os.register_at_fork().
 """
 
+import errno
 import os
 import select
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +23,8 @@ from typing import Final
 LINGER: Final = 1.0
 """Seconds for which an idle thread waits for more items before it ends."""
 ROOM_WAIT: Final = 1.0
-"""Seconds of one wait until a descriptor that is non-blocking and full has room."""
+"""Seconds of one wait until a descriptor that is non-blocking and full has room, or a full disk."""
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC})
 
 
 class Outlet:
@@ -40,13 +44,16 @@ class Outlet:
         """on_lost is called with the number of lost units, while the lock is held.
 
         notice: makes an item that reports this number of lost units.
-        stop_at_error: the first write error ends the outlet. Otherwise it costs only that item.
+        stop_at_error: the first write error ends the outlet, except that a full disk is waited for: then the
+        thread goes on in the middle of an item. Otherwise an error costs only that item.
         """
         self.on_lost = on_lost
         self.lost = 0
         """Units that were lost so far."""
         self.error: OSError | None = None
         """The error that ended an outlet with stop_at_error."""
+        self.failing: dict[int, OSError] = {}
+        """The error of each descriptor for which the last attempt to write failed."""
         self._max_bytes = max_bytes
         self._notice = notice
         self._stop_at_error = stop_at_error
@@ -54,8 +61,8 @@ class Outlet:
         self._queue: deque[tuple[int, bytes, int, int]] = deque()
         """Descriptor, bytes, units that they stand for, lost units that they report."""
         self._bytes = 0
-        self._unreported = 0
-        """Lost units that no notice has reported yet."""
+        self._unreported: dict[int, int] = {}
+        """By descriptor: lost units that no notice has reported yet."""
         self._torn: set[int] = set()
         """Descriptors whose last item was written in part."""
         self._writing = False
@@ -68,7 +75,7 @@ class Outlet:
         with self._condition:
             # An empty queue takes an item of any length.
             if self.error is not None or (self._bytes and self._bytes + len(item) > self._max_bytes):
-                self._lose(units)
+                self._lose(fd, units)
                 return False
             self._report_losses(fd)
             self._append(fd, item, units, 0)
@@ -123,7 +130,9 @@ class Outlet:
         self._condition = threading.Condition()
         self._queue.clear()
         self._torn.clear()
-        self._bytes = self.lost = self._unreported = 0
+        self.failing = {}
+        self._unreported = {}
+        self._bytes = self.lost = 0
         self._writing = self._stopping = self._held = False
         self._thread = None
         self.on_lost = None
@@ -134,15 +143,14 @@ class Outlet:
         self._queue.append((fd, item, units, reported))
         self._bytes += len(item)
 
-    def _lose(self, units: int) -> None:
+    def _lose(self, fd: int, units: int) -> None:
         self.lost += units
-        self._unreported += units
+        self._unreported[fd] = self._unreported.get(fd, 0) + units
         if self.on_lost is not None:
             self.on_lost(units)
 
     def _report_losses(self, fd: int) -> None:
-        if self._unreported and self._notice is not None:
-            reported, self._unreported = self._unreported, 0
+        if self._notice is not None and (reported := self._unreported.pop(fd, 0)):
             self._append(fd, self._notice(reported), 0, reported)
 
     def _start(self) -> None:
@@ -182,15 +190,18 @@ class Outlet:
         # Only now: an item takes room in the queue while it is being written.
         self._bytes -= len(item)
         if error is not None:
-            self._unreported += reported
-            self._lose(units)
+            self.failing[fd] = error
+            self._lose(fd, units)
+            self._unreported[fd] += reported
             if self._stop_at_error:
                 self.error = error
-                self._lose(sum(row[2] for row in self._queue))
+                self._lose(fd, sum(row[2] for row in self._queue))
                 self._queue.clear()
                 self._bytes = 0
-        elif not self._queue:
-            self._report_losses(fd)
+        else:
+            self.failing.pop(fd, None)
+            if not self._queue:
+                self._report_losses(fd)
         if not self._queue:
             self._condition.notify_all()
 
@@ -208,6 +219,11 @@ class Outlet:
                 poller.poll(ROOM_WAIT * 1000)
                 continue
             except OSError as error:
+                if self._stop_at_error and error.errno in _FULL:
+                    # What follows belongs behind the part that is written already.
+                    self.failing[fd] = error
+                    time.sleep(ROOM_WAIT)
+                    continue
                 if begun:
                     self._torn.add(fd)
                 return error

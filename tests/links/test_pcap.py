@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.links import pcap
 from pipeline.links.pcap import PcapWriter
+from pipeline.system import outlet
 
 
 def records(data: bytes) -> list[tuple[float, int, bytes]]:
@@ -91,13 +92,22 @@ def test_a_fifo_is_written_into_for_its_reader(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
-def test_a_full_disk_is_an_error_of_flush() -> None:
-    writer = PcapWriter(os.open("/dev/full", os.O_WRONLY))
-    writer.add(b"frame", 0.0)
-    writer.flush()
+def test_frames_wait_while_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outlet, "ROOM_WAIT", 0.01)
+    fd = os.open("/dev/full", os.O_WRONLY)
+    writer = PcapWriter(fd)
+    for when in (0.0, 1.0):
+        writer.add(b"frame", when)
+        assert writer.flush() == 0
+    assert not writer.drain(0.1)
+    assert writer.waits_for_room == "No space left on device"
+    room = os.open(tmp_path / "capture", os.O_WRONLY | os.O_CREAT)
+    os.dup2(room, fd)
+    os.close(room)
     assert writer.drain(5)
-    with pytest.raises(OSError, match="No space left"):
-        writer.flush()
+    assert writer.waits_for_room == ""
+    data = (tmp_path / "capture").read_bytes()
+    assert records(bytes(24) + data) == [(0.0, 5, b"frame"), (1.0, 5, b"frame")]
     writer.close()
 
 

@@ -413,3 +413,15 @@ def test_frames_of_64_kib_are_whole_with_their_headers(guest: Guest) -> None:
         guest.sock.sendall(sent[begin : begin + 50000])
         found += guest.read_all()
     assert found == frames
+
+
+def test_a_link_whose_guest_does_not_read_ends_if_no_memory_is_left() -> None:
+    guest = Guest(max_backlog=100_000)
+
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    guest.link._keep = no_memory  # type: ignore[method-assign]
+    with pytest.raises(LinkClosed, match="no memory is left"):
+        guest.link.send([bytes(50_000)] * 1000)
+    guest.close()

@@ -1,8 +1,10 @@
 """Output by a thread: when the thread may start."""
 
+import errno
 import os
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -47,3 +49,27 @@ def test_an_outlet_that_goes_on_empty_starts_no_thread(ends: tuple[int, int]) ->
     outlet.put(ends[1], b"x")
     assert outlet.flush(SECONDS)
     assert outlet.stop_thread(SECONDS)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_a_loss_is_reported_where_it_happened(ends: tuple[int, int], tmp_path: Path) -> None:
+    reader, writer = ends
+    full = os.open("/dev/full", os.O_WRONLY)
+    outlet = Outlet(1000, notice=lambda count: b"%d lost\n" % count)
+    outlet.put(full, b"one\n")
+    outlet.put(full, b"two\n")
+    assert outlet.flush(SECONDS)
+    assert outlet.failing[full].errno == errno.ENOSPC
+    outlet.put(writer, b"other\n")
+    assert outlet.flush(SECONDS)
+    assert os.read(reader, 100) == b"other\n"
+    assert writer not in outlet.failing
+    room = os.open(tmp_path / "file", os.O_WRONLY | os.O_CREAT)
+    os.dup2(room, full)
+    os.close(room)
+    outlet.put(full, b"three\n")
+    assert outlet.flush(SECONDS)
+    assert not outlet.failing
+    assert (tmp_path / "file").read_bytes() == b"2 lost\nthree\n"
+    assert outlet.stop_thread(SECONDS)
+    os.close(full)

@@ -5,12 +5,15 @@ connection that its proxy has not led on.
 
 The lines have the fields of the events (docs/events.md). Writing never blocks (pipeline.system.outlet). A
 line that does not fit, or that cannot be written, is lost and counted. The next line that fits follows a line
-``{"kind": "flow-log-lines-lost", "count": N}``.
+``{"kind": "flow-log-lines-lost", "count": N}``. The log says once that lines are not written, and once that
+they are again.
 """
 
 import json
 import os
 from typing import Final
+
+import structlog
 
 from pipeline.control.hub import Happened
 from pipeline.events.flows import EVERY_END
@@ -32,9 +35,11 @@ LAST_WAIT: Final = 0.5
 class FlowLog:
     """The open file. It receives events as a subscriber of the hub."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, log: structlog.typing.FilteringBoundLogger) -> None:
         """Raises OSError."""
         self._path = path
+        self._log = log
+        self._failing = False
         self._fd = output_file.open_file(path, FILE_MODE, append=True, read_fifo=True)
         self._outlet = Outlet(MAX_QUEUED, notice=_lost_line)
 
@@ -47,6 +52,14 @@ class FlowLog:
         """Queue the line of an event about a guest's question, or about a proxy."""
         line = json.dumps(happened.as_object(), default=str, separators=(",", ":"))
         self._outlet.put(self._fd, line.encode() + b"\n")
+        # The thread has tried to write earlier lines.
+        error = self._outlet.failing.get(self._fd)
+        if (error is not None) != self._failing:
+            self._failing = error is not None
+            if error is not None:
+                self._log.error("flow log not written", path=self._path, error=error.strerror)
+            else:
+                self._log.info("flow log written again", path=self._path)
 
     @property
     def lost(self) -> int:

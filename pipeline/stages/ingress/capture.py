@@ -3,8 +3,8 @@
 A guest that offloads sends and gets super-segments. For the file they are cut and their checksums are
 completed, as a network card would do. The same is done for a guest whose virtio-net headers were stripped.
 Priority tags are removed. A frame from one guest to another is written twice, once for each link. A frame
-that is dropped later is written too. If the file cannot be written as fast as frames pass, frames are left
-out and counted. While no capture runs, a frame costs nothing here.
+that is dropped later is written too. If the file cannot be written as fast as frames pass, or the disk is
+full, frames are left out and counted. While no capture runs, a frame costs nothing here.
 """
 
 from collections.abc import Iterator
@@ -33,13 +33,14 @@ class Capture:
         self._ident = 0
         self._writer: PcapWriter | None = None
         self._warned = False
+        self._is_full = False
         self.active = False
 
     def start(self, fd: int) -> None:
         """Write to this file from now on. It has the capture's file header. It replaces an earlier file."""
         self.close()
         self._writer = PcapWriter(fd)
-        self._warned = False
+        self._warned = self._is_full = False
         self.active = True
 
     def received(self, view: memoryview, frames: list[tuple[int, int]], vnet_len: int, features: int) -> None:
@@ -86,9 +87,16 @@ class Capture:
             self._worker.log.error("capture file ended", error=error.strerror)
             self.close()
             return
+        why = writer.waits_for_room
+        if bool(why) != self._is_full:
+            self._is_full = bool(why)
+            if why:
+                self._worker.log.error("capture not written", error=why)
+            else:
+                self._worker.log.info("capture written again")
         if dropped:
             self._worker.counts[_DROPPED] += dropped
-            if not self._warned:
+            if not self._warned and not why:
                 self._warned = True
                 self._worker.log.warning("capture lacks frames, it is not written fast enough")
 

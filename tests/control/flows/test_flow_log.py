@@ -6,10 +6,13 @@ import stat
 from pathlib import Path
 
 import pytest
+import structlog
 
 from pipeline.control.flows.flow_log import FlowLog
 from pipeline.control.hub import Happened
 from tests.support.netns import wait_for
+
+LOG = structlog.get_logger()
 
 
 def happened(kind: str = "flow-closed", lost: int = 0) -> Happened:
@@ -20,7 +23,7 @@ def test_each_end_of_a_flow_is_a_line(tmp_path: Path) -> None:
     path = tmp_path / "flows"
     before = os.umask(0)
     try:
-        log = FlowLog(str(path))
+        log = FlowLog(str(path), LOG)
     finally:
         os.umask(before)
     for kind in ("flow-closed", "flow-opened", "flow-failed", "flow-refused"):
@@ -44,7 +47,7 @@ def test_each_end_of_a_flow_is_a_line(tmp_path: Path) -> None:
 def test_a_file_is_continued_and_reopened(tmp_path: Path) -> None:
     path = tmp_path / "flows"
     path.write_text("an earlier line\n")
-    log = FlowLog(str(path))
+    log = FlowLog(str(path), LOG)
     log.write(happened())
     wait_for(lambda: len(path.read_text().splitlines()) == 2, "the line")
     moved = path.rename(tmp_path / "old")
@@ -57,7 +60,7 @@ def test_a_file_is_continued_and_reopened(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_opened_again_leaves_the_old_one(tmp_path: Path) -> None:
     folder = tmp_path / "logs"
     folder.mkdir()
-    log = FlowLog(str(folder / "flows"))
+    log = FlowLog(str(folder / "flows"), LOG)
     folder.rename(tmp_path / "moved")
     with pytest.raises(FileNotFoundError):
         log.reopen()
@@ -68,4 +71,4 @@ def test_a_file_that_cannot_be_opened_again_leaves_the_old_one(tmp_path: Path) -
 
 def test_a_path_that_is_a_directory_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError):
-        FlowLog(str(tmp_path))
+        FlowLog(str(tmp_path), LOG)

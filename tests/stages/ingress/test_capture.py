@@ -12,6 +12,7 @@ from pipeline.counters import INDEX
 from pipeline.engines.offload.gso import Segmenter
 from pipeline.links import pcap
 from pipeline.stages.ingress.capture import Capture
+from pipeline.system import outlet
 from pipeline.wire import offload, tcp
 from pipeline.wire.framing import LE16, QEMU
 from pipeline.wire.virtio_net import GSO_TCPV4, GSO_UDP, LONG_LEN, NEEDS_CSUM, Header
@@ -37,11 +38,13 @@ class Written:
         self.path = path
         self.errors: list[str] = []
         self.warnings: list[str] = []
+        self.infos: list[str] = []
         self.counts = [0] * len(INDEX)
         worker: Any = SimpleNamespace(
             log=SimpleNamespace(
                 error=lambda event, **about: self.errors.append(about["error"]),
                 warning=lambda event: self.warnings.append(event),
+                info=lambda event: self.infos.append(event),
             ),
             counts=self.counts,
         )
@@ -158,13 +161,37 @@ def test_what_is_sent_whole_to_a_guest_that_offloads_is_written_cut(written: Wri
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
-def test_a_full_disk_ends_the_capture_with_one_line(written: Written) -> None:
-    written.capture.start(os.open("/dev/full", os.O_WRONLY))
+def test_a_full_disk_is_said_once_and_the_capture_goes_on(
+    tmp_path: Path, written: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outlet, "ROOM_WAIT", 0.01)
+    fd = os.open("/dev/full", os.O_WRONLY)
+    written.capture.start(fd)
+    for _ in range(5):
+        written.capture.received(memoryview(b"frame"), [(0, 5)], 0, 0)
+        assert not written.capture.drain(0.05)
+    assert written.errors == ["No space left on device"]
+    room = os.open(tmp_path / "room", os.O_WRONLY | os.O_CREAT)
+    os.dup2(room, fd)
+    os.close(room)
+    assert written.capture.drain(5)
+    written.capture.received(memoryview(b"frame"), [(0, 5)], 0, 0)
+    assert written.capture.drain(5)
+    assert written.capture.active
+    assert (tmp_path / "room").read_bytes().count(b"frame") == 6
+    assert (written.warnings, written.infos) == ([], ["capture written again"])
+    assert written.errors == ["No space left on device"]
+
+
+def test_a_file_that_is_gone_ends_the_capture_with_one_line(written: Written) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    written.capture.start(writer)
     written.capture.received(memoryview(b"frame"), [(0, 5)], 0, 0)
     assert written.capture.drain(5)
     written.capture.received(memoryview(b"frame"), [(0, 5)], 0, 0)
     assert not written.capture.active
-    assert written.errors == ["No space left on device"]
+    assert written.errors == ["Broken pipe"]
 
 
 def test_frames_that_the_capture_lacks_are_counted_and_said_once(
