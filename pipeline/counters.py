@@ -252,6 +252,7 @@ TABLE: Final[tuple[Counter, ...]] = (
     Counter(
         "tcp_syn_dropped_too_many_flows_of_guest", "segments", "SYNs over the limit max-tcp-flows-per-guest"
     ),
+    Counter("tcp_syn_dropped_no_memory", "segments", "SYNs for whose connections the process gets no memory"),
     Counter("tcp_syn_dropped_rate_limit", "segments", "SYNs over the limit max-syns-per-second"),
     Counter("tcp_flow_ended_guest_gone", "flows", "connections ended because their guest was gone"),
     Counter(
@@ -360,6 +361,7 @@ TABLE: Final[tuple[Counter, ...]] = (
         "flows",
         "flows refused at the limit of open descriptors, because no other flow could be closed",
     ),
+    Counter("egress_flow_refused_no_memory", "flows", "flows refused: the process gets no more memory"),
     *POLICY,
     Counter("icmp_echo_dropped_not_permitted", "messages", "pings while the host allows no ICMP sockets"),
     Counter("icmp_echo_dropped_send_failed", "messages", "pings that the host could not send"),

@@ -30,6 +30,7 @@ from pipeline.records.streams import MAKE_WAY_ANY, MAKE_WAY_OWN, SocketsUsedUp
 from pipeline.stages.flow_reports import TOO_MANY_SOCKETS
 from pipeline.stages.worker import Worker
 from pipeline.system import descriptor_limit
+from pipeline.system.headroom import Headroom
 
 RESERVE: Final = 64
 """Descriptors that flows of guests leave free, beside those for links."""
@@ -41,6 +42,7 @@ NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE})
 """The errnos of a system that has no descriptor, although the limit is not reached."""
 
 _TOO_MANY: Final = INDEX[TOO_MANY_SOCKETS]
+_NO_MEMORY: Final = INDEX["egress_flow_refused_no_memory"]
 _EVICTED: Final = INDEX["egress_flow_evicted_too_many_sockets"]
 _GUEST_GONE: Final = INDEX["egress_flow_evicted_guest_gone"]
 _OVER_SHARE: Final = INDEX["egress_flow_evicted_over_share"]
@@ -103,6 +105,7 @@ class SocketBound:
         reserve = RESERVE + descriptor_limit.links()
         self.limit = max(soft - reserve, 1) if soft >= 0 else 1 << 30
         self._open = 0
+        self._headroom = Headroom()
         self._accounts: dict[int, _Account] = {}
         """By the guest's number. A guest without sockets has none."""
         self._links: dict[int, int] = {}
@@ -210,8 +213,11 @@ class SocketBound:
     def refuses(self, guest: int, *, insists: bool = False) -> bool:
         """Whether one more socket for the guest is too many, and none could be closed for it.
 
-        insists: as for make_room().
+        insists: as for make_room(). If memory is short, one that is closed makes room too.
         """
+        if self._headroom.is_short(self._open) and not self.make_room(guest, insists=insists):
+            self._counts[_NO_MEMORY] += 1
+            return True
         if self._open < self.limit or self.make_room(guest, insists=insists):
             return False
         self._counts[_TOO_MANY] += 1

@@ -25,7 +25,7 @@ from pipeline.records.run import Run
 from pipeline.stages.tcp import records
 from pipeline.stages.tcp.eviction import Eviction
 from pipeline.stages.tcp.flow import Flow, Guest
-from pipeline.stages.tcp.guests import Guests
+from pipeline.stages.tcp.guests import NO_MEMORY, Guests
 from pipeline.stages.tcp.host_end import FlowNumbers, HostEnd, egress_of, flow_id
 from pipeline.stages.tcp.measures import measure_end
 from pipeline.stages.tcp.memory import ReceiveMemory
@@ -35,6 +35,7 @@ from pipeline.stages.tcp.releases import Releases
 from pipeline.stages.tcp.reports import TcpReports
 from pipeline.stages.tcp.time_waits import TimeWaits
 from pipeline.stages.worker import Worker
+from pipeline.system.headroom import Headroom
 from pipeline.topology import MAX_REFS
 from pipeline.wire import ip
 
@@ -83,6 +84,7 @@ class Connections:
         self._memory_freed_at = 0.0
         self.reports = TcpReports(worker)
         self.time_waits = TimeWaits()
+        self._headroom = Headroom()
         self._eviction = Eviction(self.guests, self._orphans, self.time_waits)
 
     def __len__(self) -> int:
@@ -255,6 +257,8 @@ class Connections:
         At a limit, this evicts another connection if it can.
         """
         reason = self.guests.full(guest)
+        if not reason and self._headroom.is_short(len(self.by_key)):
+            reason = NO_MEMORY
         if reason and self._evict(self._eviction.for_place(guest, reason), now):
             return ""
         return reason

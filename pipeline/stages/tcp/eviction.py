@@ -13,7 +13,7 @@ At the limit of one guest these are connections of that guest, and an establishe
 
 from pipeline.records.streams import MAKE_WAY_ANY
 from pipeline.stages.tcp.flow import Flow, Guest
-from pipeline.stages.tcp.guests import TOO_MANY_FLOWS, Guests
+from pipeline.stages.tcp.guests import NO_MEMORY, TOO_MANY_FLOWS, Guests
 from pipeline.stages.tcp.orphans import Orphans
 from pipeline.stages.tcp.time_waits import TimeWaits
 
@@ -31,7 +31,7 @@ class Eviction:
 
         None if there is none.
         """
-        others = reason == TOO_MANY_FLOWS
+        others = reason in (TOO_MANY_FLOWS, NO_MEMORY)
         waiting = self._time_waits.first() if others else self._time_waits.first_of(guest)
         if waiting is not None:
             return waiting

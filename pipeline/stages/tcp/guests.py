@@ -22,6 +22,7 @@ from pipeline.stages.tcp.flow import Flow, Guest, GuestLink
 
 TOO_MANY_FLOWS: Final = "tcp_syn_dropped_too_many_flows"
 TOO_MANY_FLOWS_OF_GUEST: Final = "tcp_syn_dropped_too_many_flows_of_guest"
+NO_MEMORY: Final = "tcp_syn_dropped_no_memory"
 SYN_RATE: Final = "tcp_syn_dropped_rate_limit"
 
 
