@@ -14,7 +14,7 @@ from pipeline.ipc.channel import close_all
 from pipeline.links import protocols
 from pipeline.links.places import ROWS, Place, Places
 from pipeline.system import descriptor_limit
-from pipeline.topology import DEMUX, INGRESS
+from pipeline.topology import DEMUX, INGRESS, RESOLVER
 
 LINKS_PART: Final = 8
 """Of the descriptors, one part in this many may be for links. Further links do not outlive ingress."""
@@ -32,6 +32,8 @@ class Memory:
         """The leases after their last change."""
         self.zones: list[messages.DnsAdd] = []
         """What clients of the API have added to the zones, in order."""
+        self.numbers: healing_messages.Know | None = None
+        """Up to which number a former daemon has numbered links."""
         self._opened: list[tuple[str, messages.Open, list[int]]] = []
         """What ingress has opened, each with its URL and its descriptors."""
         self._capture = -1
@@ -144,11 +146,14 @@ class Memory:
         rows = [*leases.ipv4, *leases.ipv6] if leases is not None else []
         return [row[0] for row in rows if row and isinstance(row[0], bytes)]
 
-    def for_resolver(self) -> Iterator[messages.Request]:
-        """What a successor of the resolver is told."""
-        if self.leases is not None:
-            yield healing_messages.RestoreLeases.with_fields_of(self.leases)
-        yield from self.zones
+    def first_for(self, name: str) -> Iterator[messages.Request]:
+        """What a successor of the resolver or of ingress is told before guests are served."""
+        if name == RESOLVER:
+            if self.leases is not None:
+                yield healing_messages.RestoreLeases.with_fields_of(self.leases)
+            yield from self.zones
+        elif name == INGRESS and self.numbers is not None:
+            yield self.numbers
 
     def close(self) -> None:
         """Close all descriptors."""

@@ -348,8 +348,7 @@ class ControlPlane:
             asks.append(messages.Watch(sorted(self.hub.wanted)))
         if (counted := self.quotas.for_worker(name)) is not None:
             asks.append(counted)
-        if name == RESOLVER:
-            asks += self._memory.for_resolver()
+        asks += self._memory.first_for(name)
         telling: list[Awaitable[object]] = [request(name, ask) for ask in asks]
         if name == INGRESS:
             adoptions = self._memory.adoptions(self._places, self._fabric.arena.slots)
@@ -467,8 +466,8 @@ class ControlPlane:
                 self._link_gone(link.number)
             case healing_messages.LinkEvent() as carried:
                 self.succession.on_link(carried, fds)
-            case healing_messages.ConnectionsEvent() as connections:
-                self.succession.on_connections(connections)
+            case healing_messages.ConnectionsEvent() | healing_messages.KnowledgeEvent() as told:
+                self.succession.on_told(told)
             case healing_messages.LinkDownEvent() as link_down:
                 self._memory.link_down(link_down.number)
                 self._link_gone(link_down.number)

@@ -33,6 +33,7 @@ from pipeline.ipc.handover_messages import (
     Connections,
     GuestLink,
     HandoverMessage,
+    Known,
     Leases,
     OpenForward,
     Policy,
@@ -87,8 +88,8 @@ class Succession:
         self._log = log
         self._links: list[tuple[healing_messages.LinkEvent, list[int]]] | None = None
         """What ingress has reported, while somebody collects."""
-        self._connections: list[Item] = []
-        """The same of tcp."""
+        self._told: list[Item] = []
+        """What else workers have reported meanwhile."""
         self._has_left = False
         self.lasting: Callable[[EgressPolicy], EgressPolicy] = lambda policy: policy
         """What of the policy is for a successor."""
@@ -107,10 +108,14 @@ class Succession:
         else:
             self._links.append((event, fds))
 
-    def on_connections(self, event: healing_messages.ConnectionsEvent) -> None:
-        """A tcp worker reports its connections."""
-        if self._links is not None:
-            self._connections.append(Item(Connections(event.ends), ()))
+    def on_told(self, event: healing_messages.ConnectionsEvent | healing_messages.KnowledgeEvent) -> None:
+        """A tcp worker reports its connections, or another one what it knows."""
+        if self._links is None:
+            return
+        if isinstance(event, healing_messages.ConnectionsEvent):
+            self._told.append(Item(Connections(event.ends), ()))
+        else:
+            self._told.append(Item(Known.with_fields_of(event), ()))
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
@@ -135,12 +140,12 @@ class Succession:
             for name in (INGRESS, RESOLVER, *self._shards):
                 await self._channels.request(name, ask, timeout=STEP_TIMEOUT)
             await self._leases.flush()
-            yield [*self._forwards(), *self._knowledge(), *self._guest_links(), *self._connections]
+            yield [*self._forwards(), *self._knowledge(), *self._guest_links(), *self._told]
         finally:
             for _, fds in self._links:
                 close_all(fds)
             self._links = None
-            self._connections.clear()
+            self._told.clear()
 
     def _forwards(self) -> list[Item]:
         items = []
@@ -245,7 +250,7 @@ class Succession:
 
     # --- the successor, afterwards ----------------------------------------------------------
 
-    async def learn(self, zones: list[Zone], leases: Leases | None) -> None:
+    async def learn(self, zones: list[Zone], leases: Leases | None, knowledge: Sequence[Known]) -> None:
         """Know what clients of the API have set, and the guests' leases. Before guests are served.
 
         The policy is the one of check_policy().
@@ -262,6 +267,14 @@ class Succession:
                 await self._live.use(self._policy)
             except (ReloadError, RequestError) as error:
                 self._lost("policy of a client", str(error))
+        for known in knowledge:
+            know = healing_messages.Know.with_fields_of(known)
+            if known.last_link is not None:
+                self._memory.numbers = know
+                await self._ask(INGRESS, know, "numbers of links")
+            if known.names is not None:
+                # After the policy: another one makes the resolver forget them.
+                await self._ask(RESOLVER, know, "names that guests were told")
 
     async def _ask(self, worker: str, ask: messages.Request, what: str) -> bool:
         try:

@@ -25,6 +25,7 @@ from pipeline.ipc.handover_messages import (
     Connections,
     File,
     GuestLink,
+    Known,
     Leases,
     Minder,
     OpenForward,
@@ -62,6 +63,7 @@ class State:
     leases: Leases | None = None
     used: list[list[object]] = field(default_factory=list)
     connections: list[list[object]] = field(default_factory=list)
+    knowledge: list[Known] = field(default_factory=list)
 
 
 class Predecessor:
@@ -136,6 +138,8 @@ class Predecessor:
                     state.used = message.rows
                 case Connections():
                     state.connections += message.ends
+                case Known():
+                    state.knowledge.append(message)
                 case StateEnd():
                     self._check(count, message.count)
                     return state

@@ -92,7 +92,7 @@ class TakingOver:
         """Restore what the workers must know before guests and clients are served."""
         state, succession = self._state, self._plane.succession
         self._plane.quotas.restore(_used(state.used))
-        await succession.learn(state.zones, state.leases)
+        await succession.learn(state.zones, state.leases, state.knowledge)
         await succession.restore_configured(self._known, self._config.access.forwards)
 
     async def restore(self) -> None:

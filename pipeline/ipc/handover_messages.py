@@ -11,7 +11,7 @@ from                messages, in order
 old supervisor      Place (sockets, or a tap), File (a file), Minder (a socket), PlacesEnd
 successor           Ready, or Refused
 old supervisor      OpenForward (a socket), Zone, Policy, Used, Leases, GuestLink (sockets),
-                    Connections, StateEnd
+                    Connections, Known, StateEnd
 successor           Running, or Refused
 old supervisor      Yours
 successor           Taken
@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from pipeline.ipc.healing_messages import AllLeases, CarriedLink
+from pipeline.ipc.healing_messages import AllLeases, CarriedLink, Knowledge
 from pipeline.ipc.message import MessageError, Request
 
 
@@ -136,6 +136,13 @@ class Connections(Request):
 
 
 @dataclass(frozen=True, slots=True)
+class Known(Knowledge, Request):
+    """What workers know: the last number of a link, and names that guests were told."""
+
+    NAME = "known"
+
+
+@dataclass(frozen=True, slots=True)
 class GuestLink(CarriedLink, Request):
     """A guest's link."""
 
@@ -176,14 +183,14 @@ PID_FILE: Final = "pid-file"
 
 HandoverMessage = (
     Place | File | Minder | PlacesEnd | Ready | Refused | OpenForward | Zone | Policy | Used | Leases
-    | GuestLink | Connections | StateEnd | Running | Yours | Taken
+    | GuestLink | Connections | Known | StateEnd | Running | Yours | Taken
 )  # fmt: skip
 _M = TypeVar("_M")
 _CLASSES: Final = {
     cls.NAME: cls
     for cls in (
         *(Place, File, Minder, PlacesEnd, Ready, Refused, OpenForward, Zone, Policy, Leases, GuestLink),
-        *(Used, Connections, StateEnd, Running, Yours, Taken),
+        *(Used, Connections, Known, StateEnd, Running, Yours, Taken),
     )
 }
 

@@ -145,7 +145,8 @@ class Adopt(CarriedLink, Request):
 class HandOver(Request):
     """To a worker that pauses: the supervisor has a successor. Report what that one needs, before the answer.
 
-    Ingress sends LinkEvent for each link, the resolver LeasesEvent, and tcp ConnectionsEvent.
+    Ingress sends LinkEvent for each link and KnowledgeEvent, the resolver LeasesEvent and KnowledgeEvent, and
+    tcp ConnectionsEvent.
     """
 
     NAME = "hand_over"
@@ -164,6 +165,33 @@ class ConnectionsEvent(Event):
 
     NAME = "connections"
     ends: list[list[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Knowledge(Message):
+    """What a worker knows, for another daemon's worker of this kind. Each kind has one of the fields.
+
+    last_link: of ingress: links were numbered up to this one. names: of the resolver: the names for which
+    guests got addresses, each with the guest's address and the one it got (as in Accepted), the number of the
+    policy's pattern, the time to live and, for a proxy, the text.
+    """
+
+    last_link: int | None = None
+    names: list[list[object]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KnowledgeEvent(Knowledge, Event):
+    """From a worker that pauses."""
+
+    NAME = "knowledge"
+
+
+@dataclass(frozen=True, slots=True)
+class Know(Knowledge, Request):
+    """To ingress or the resolver, before guests are served."""
+
+    NAME = "know"
 
 
 @dataclass(frozen=True, slots=True)

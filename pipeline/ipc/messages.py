@@ -12,11 +12,11 @@ any worker      Stop, Ping, Audit, Reload, Watch, LogFile (a file), Pause, Lost,
                 HandOver, Resume
 all but listen  Guests
 ingress         Attach (with a socket), Open (sockets), Capture (a file), LiveCapture (a socket),
-                Adopt (sockets), Connected, Members, Places
+                Adopt (sockets), Know, Connected, Members, Places
 demux           Cam, Neighbors, Seek, Station, Stations, StationsAway
 tcp             FlowIds, Flows, EndFlow, EndStrays, StationsAway
-resolver        Names, Leases, DnsAll, DnsAdd, ServeTcp (a socket), RestoreLeases, LeaseGranted, NamesAway,
-                Count
+resolver        Names, Leases, DnsAll, DnsAdd, ServeTcp (a socket), RestoreLeases, Know, LeaseGranted,
+                NamesAway, Count
 listen          Expose (a socket), Unexpose, Tunnel (a socket)
 egress          FlowIds, Flows, EndFlow, EndForbidden, Explain, Asks, Decide, Count
                 of listen: Accepted (a socket), UdpForward (a socket), UdpUnforward
@@ -461,7 +461,7 @@ _REQUESTS: Final = _by_name(
     *(DnsAll, DnsAdd, ServeTcp),
     *(healing_messages.Pause, healing_messages.Lost, healing_messages.Settle, healing_messages.Resume),
     healing_messages.RestoreLeases,
-    *(healing_messages.Adopt, healing_messages.HandOver),
+    *(healing_messages.Adopt, healing_messages.HandOver, healing_messages.Know),
     *(healing_messages.Seek, healing_messages.EndStrays),
     *(fleet_messages.Members, fleet_messages.Places, fleet_messages.Stations, fleet_messages.StationsAway),
     fleet_messages.Station,
@@ -471,7 +471,7 @@ _REQUESTS: Final = _by_name(
 _EVENTS: Final = _by_name(
     *(HappenedEvent, GuestEvent, MacEvent, ServiceEvent, StateFileEvent, FilesEvent, ConnectEvent),
     *(healing_messages.LeasesEvent, healing_messages.LinkUpEvent, healing_messages.LinkDownEvent),
-    *(healing_messages.LinkEvent, healing_messages.ConnectionsEvent),
+    *(healing_messages.LinkEvent, healing_messages.ConnectionsEvent, healing_messages.KnowledgeEvent),
     *(fleet_messages.StationsEvent, fleet_messages.NamesEvent),
     *(fleet_messages.LeaseWantedEvent, fleet_messages.LeaseOverEvent),
 )

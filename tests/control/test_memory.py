@@ -82,5 +82,12 @@ def test_a_successor_of_demux_looks_for_all_guests_with_a_lease(memory: Memory) 
 def test_a_successor_of_the_resolver_gets_the_last_leases_before_the_zones(memory: Memory) -> None:
     memory.zones.append(messages.DnsAdd({"name": "a."}))
     memory.leases = healing_messages.LeasesEvent([[b"1", b"2", 3.0]], [])
-    asks = list(memory.for_resolver())
+    asks = list(memory.first_for("resolver"))
     assert asks == [healing_messages.RestoreLeases([[b"1", b"2", 3.0]], []), messages.DnsAdd({"name": "a."})]
+
+
+def test_a_successor_of_ingress_numbers_links_on_after_a_former_daemon(memory: Memory) -> None:
+    assert list(memory.first_for("ingress")) == []
+    memory.numbers = healing_messages.Know(last_link=7)
+    assert list(memory.first_for("ingress")) == [memory.numbers]
+    assert list(memory.first_for("resolver")) == []

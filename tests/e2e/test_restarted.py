@@ -7,17 +7,18 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.test_healing import Machine, datagrams, names, new_connection, traffic
-from tests.support import foreign
+from tests.e2e.test_healing import Machine, datagrams, kill, names, new_connection, traffic
+from tests.support import foreign, sshd
 from tests.support.agent import GATEWAY_ADDR, GUEST_ADDR, Agent, address
 from tests.support.daemon import Daemon
-from tests.support.netns import Network, wait_for
+from tests.support.netns import INTERNET_ADDR, Network, wait_for
 from tests.support.restarts import await_end
-from tests.support.servers import ECHO, UDP_ECHO, Servers
+from tests.support.servers import DATA, ECHO, UDP_ECHO, Servers
 
 pytestmark = pytest.mark.e2e
 
 STATIC, EXPOSED, UDP = 9001, 9002, 9003
+MIB = 1 << 20
 FORWARDS = f'stack: {{forwards: {{"127.0.0.1:{STATIC}": "{GUEST_ADDR}:{ECHO}"}}}}\n'
 
 
@@ -182,3 +183,108 @@ def test_a_tap_in_a_namespace_goes_on(network: Network, outside: Servers) -> Non
         new_connection(network)
         assert network.guest.run("ip", "-o", "link", "show", "eth0").stdout == before
     assert "eth0" not in network.guest.run("ip", "-o", "link").stdout, "the tap went with the daemon"
+
+
+POLICY = """
+egress-policy:
+  default: deny
+  rules:
+    - {action: allow, names: ["www.example.test"]}
+"""
+
+
+def test_names_that_guests_know_hold_after_a_restart(network: Network, outside: Servers) -> None:
+    """A program looks a name up once, and connects for as long as it runs."""
+    path = network.directory / "names.yaml"
+    path.write_text(POLICY)
+    with Restartable(network, "-config", str(path)) as daemon, Agent(network.guest, daemon.socket) as agent:
+        assert agent.run("connect", INTERNET_ADDR, ECHO)["errno"] != ""
+        assert agent.run("resolve", GATEWAY_ADDR, "www.example.test", "A", "udp")["answers"] == [
+            INTERNET_ADDR
+        ]
+        assert agent.run("connect", INTERNET_ADDR, ECHO)["errno"] == ""
+        for _ in range(2):
+            daemon.restart()
+            assert agent.run("connect", INTERNET_ADDR, ECHO)["errno"] == ""
+        # The flow that was refused at first is refused for another guest.
+        with Agent(network.guests[1], daemon.socket, mac="02:00:00:00:00:02") as other:
+            assert other.run("connect", INTERNET_ADDR, ECHO)["errno"] != ""
+
+
+def test_no_link_gets_a_number_that_a_rule_means_for_another_one(network: Network, outside: Servers) -> None:
+    """Rules about links (link:N) outlive a restart. Links are numbered on, also after ingress has died."""
+    with Restartable(network) as daemon:
+        daemon.expect_errors = True
+
+        def come_and_go() -> int:
+            count = len(daemon.events("guest connected"))
+            with socket.socket(socket.AF_UNIX) as machine:
+                machine.connect(str(daemon.qemu_socket))
+                wait_for(lambda: len(daemon.events("guest connected")) > count, "the link")
+            return int(daemon.events("guest connected")[-1]["link"])
+
+        numbers = [come_and_go() for _ in range(3)]
+        daemon.restart()
+        numbers.append(come_and_go())
+        daemon.restart()
+        numbers.append(come_and_go())
+        kill(daemon, "ingress")
+        numbers.append(come_and_go())
+        assert numbers == sorted(set(numbers)), numbers
+
+
+def test_a_card_on_vhost_user_goes_on_after_its_monitor_has_connected_again(
+    network: Network, outside: Servers
+) -> None:
+    path = network.directory / "vhost.sock"
+    flags = ("-listen-vhost-user", f"unix://{path}")
+    with Restartable(network, *flags) as daemon, foreign.vhost_user(network.guest, path) as guest:
+        guest.ping()
+        inode = path.stat().st_ino
+        for times in (2, 3):
+            daemon.restart()
+            wait_for(lambda times=times: len(daemon.events("guest connected")) >= times, "the card", 20)
+            guest.ping()
+            assert guest.run("transfer", INTERNET_ADDR, DATA, MIB, MIB)["errors"] == []
+        assert path.stat().st_ino == inode
+    assert not path.exists()
+
+
+@pytest.mark.skipif(bool(sshd.missing()), reason=sshd.missing() or "available")
+def test_a_forward_over_ssh_leads_into_the_guest_after_a_restart(network: Network, outside: Servers) -> None:
+    path = network.directory / "inward.sock"
+    server = sshd.Sshd(network.guest, network.directory)
+    server.start()
+    flags = [
+        *("-forward-sock", str(path), "-forward-dest", str(server.socket)),
+        *("-forward-user", server.user, "-forward-identity", str(server.key)),
+    ]
+
+    def ask(data: bytes) -> bytes:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(30)
+            sock.connect(str(path))
+            sock.sendall(data)
+            sock.shutdown(socket.SHUT_WR)
+            answer = b""
+            while piece := sock.recv(65536):
+                answer += piece
+            return answer
+
+    try:
+        with Restartable(network, *flags) as daemon, Agent(network.guest, daemon.socket):
+            assert ask(b"before") == sshd.answer_to(b"before")
+            inode = path.stat().st_ino
+            for data in (b"one", b"two"):
+                with socket.socket(socket.AF_UNIX) as under_way:
+                    under_way.settimeout(30)
+                    under_way.connect(str(path))
+                    under_way.sendall(b"half of")
+                    daemon.restart()
+                    # This connection was the old daemon's.
+                    assert under_way.recv(100) == b""
+                assert ask(data) == sshd.answer_to(data)
+            assert path.stat().st_ino == inode
+        assert not path.exists()
+    finally:
+        server.stop()

@@ -146,10 +146,9 @@ class Ports:
         self._counts = worker.counts
         self._on_detached = on_detached
         self.traffic = TrafficRows(worker.counts)
-        # Each link took one number, so the count of links says where a dead predecessor has stopped.
-        self._last_number = worker.counts[_CONNECTED] % (ALL_LINKS - 1)
+        self.last_number = 0
         self.guests = GuestNumbers(descriptor_limit.links())
-        self.guests.number_from(self._last_number)
+        self.number_from(0)
         self.fairness = fairness
         self._run_queue = RunQueue()
         self.shares = Shares(
@@ -160,6 +159,16 @@ class Ports:
         self.by_number: dict[int, Port] = {}
         self.readable: dict[Port, None] = {}
         """Links that may have something to read. Those that have waited longest come first."""
+
+    def number_from(self, last: int) -> None:
+        """Go on with numbers. last: the last one of a former daemon.
+
+        A rule about a link, or what somebody has decided about one, must not hold for another link. Each link
+        took one number, so the count of links says where a dead predecessor of this worker has stopped.
+        """
+        self.last_number = (last + self._counts[_CONNECTED]) % (ALL_LINKS - 1)
+        # There are no more guests than links.
+        self.guests.number_from(self.last_number)
 
     def attach(self, arrival: Arrival) -> Port | None:
         """Attach a link. None, and the link is closed, if its guest may not have another one now."""
@@ -284,9 +293,9 @@ class Ports:
 
     def _free_number(self) -> int:
         while True:
-            self._last_number = self._last_number % (ALL_LINKS - 1) + 1
-            if self._last_number not in self.by_number:
-                return self._last_number
+            self.last_number = self.last_number % (ALL_LINKS - 1) + 1
+            if self.last_number not in self.by_number:
+                return self.last_number
 
     def _on_event(self, port: Port, events: int) -> None:
         if events & ev.WRITE and port.watches_room and not self._on_room(port):

@@ -103,6 +103,7 @@ class IngressStage:
 
         ``attach``: a stream that /connect has taken over, with the bytes after the request's head.
         ``adopt``: a link of a predecessor that has died.
+        ``know``: up to which number a former daemon has numbered links.
         ``open``: sockets on which guests arrive, see pipeline.stages.ingress.acceptors.
         ``guests``: the guests with links.
         ``capture``: a file with the head of a capture. Every frame is written to it from now on.
@@ -116,6 +117,9 @@ class IngressStage:
                 return {}
             case healing_messages.Adopt() as ask if fds:
                 return self._adopt(ask, fds)
+            case healing_messages.Know(last_link=int() as last):
+                self.ports.number_from(last)
+                return {}
             case messages.Open() as ask if fds:
                 return self._acceptors.open(ask, fds)
             case messages.Capture() if fds:
@@ -176,6 +180,7 @@ class IngressStage:
     def hand_over(self) -> None:
         """Report how each link is now: another supervisor's ingress will carry it on (Worker, HandOver)."""
         self._handed_over = True
+        self._worker.send_event(healing_messages.KnowledgeEvent(last_link=self.ports.last_number).encode())
         self._timers_at = 0.0
         for port in self.ports.by_number.values():
             if (found := carried(port.number, port.guest_number, port.arrival)) is not None:

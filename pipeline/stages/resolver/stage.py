@@ -7,6 +7,7 @@ upstream servers.
 
 import os
 import socket
+from contextlib import suppress
 from time import monotonic
 from typing import Final, NamedTuple
 
@@ -407,6 +408,9 @@ class ResolverStage:
             case healing_messages.RestoreLeases() as ask:
                 self.dhcp.restore(ask, monotonic())
                 return {}
+            case healing_messages.Know(names=list() as rows):
+                self.names.restore(rows)
+                return {}
             case fleet_messages.LeaseGranted() as ask:
                 now = monotonic()
                 self._update_guest_names(self.dhcp.on_granted(ask, now), now)
@@ -425,8 +429,11 @@ class ResolverStage:
         return {"error": f"resolver knows no request {message.get('op')!r} like this"}
 
     def hand_over(self) -> None:
-        """Report the leases as they are now: another supervisor's resolver will keep them."""
+        """Report leases and told names as they are now: another supervisor's resolver will keep them."""
         self.dhcp.keeper.tell_supervisor(monotonic())
+        with suppress(OSError):
+            # A long message needs a descriptor. Without one, guests have to ask again.
+            self.worker.send_event(healing_messages.KnowledgeEvent(names=self.names.rows()).encode())
 
     def reload(self, config: Config) -> None:
         """See Stage.reload: zones, search list, the policy's names, and the rate of questions.

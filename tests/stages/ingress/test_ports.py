@@ -5,8 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from pipeline.ipc.healing_messages import Know
 from pipeline.links.base import HEADROOM
-from pipeline.records.frames import FrameOut
+from pipeline.records.frames import ALL_LINKS, FrameOut
 from pipeline.stages.ingress.ports import Port
 from tests.support.ingress_rig import IngressRig
 
@@ -90,3 +91,29 @@ def test_bytes_that_others_have_sent_wait_a_second_at_most(rig: Rig) -> None:
         rig.turn()
         assert read_all(guest, rig) == 64 << 16
         assert not port.link.blocked
+
+
+def test_links_and_guests_are_numbered_on_after_those_of_a_former_daemon(rig: Rig) -> None:
+    first, one = rig.link_of("a")
+    assert (first.number, first.guest_number) == (1, 1)
+    assert rig.stage.on_control(Know(last_link=40).encode(), []) == {}
+    second, two = rig.link_of("b")
+    # The link that was there before counts too.
+    assert (second.number, second.guest_number) == (42, 42)
+    again, three = rig.link_of("a")
+    assert (again.number, again.guest_number) == (43, 1)
+    assert rig.stage.ports.last_number == 43
+    for end in (one, two, three):
+        end.close()
+
+
+@pytest.mark.parametrize("last", [ALL_LINKS - 2, ALL_LINKS - 1, ALL_LINKS])
+def test_numbers_begin_again_after_the_last_one(rig: Rig, last: int) -> None:
+    assert rig.stage.on_control(Know(last_link=last).encode(), []) == {}
+    numbers = []
+    for name in "ab":
+        port, end = rig.link_of(name)
+        numbers.append(port.number)
+        end.close()
+    assert all(0 < number < ALL_LINKS for number in numbers)
+    assert len(set(numbers)) == 2

@@ -7,9 +7,10 @@ from time import monotonic
 import pytest
 
 from pipeline.engines.policy import number_of
+from pipeline.ipc.healing_messages import Know
 from pipeline.records.guests import Leased
 from pipeline.records.kinds import RECORD_BYTES
-from pipeline.records.services import Named, ServiceDatagram
+from pipeline.records.services import Named, ServiceDatagram, Told
 from pipeline.wire import dhcp, ip
 from tests.stages.resolver.test_stage import discover
 from tests.support.layouts import decode
@@ -24,7 +25,7 @@ egress-policy:
 """
 
 
-def records(rig: Rig) -> list[Named | Leased | ServiceDatagram]:
+def records(rig: Rig) -> list[Named | Told | Leased | ServiceDatagram]:
     """The next records for demux, as they follow each other."""
     end = monotonic() + LIMIT
     while not (burst := rig.from_stage.peek()):
@@ -56,6 +57,39 @@ def test_addresses_of_a_named_destination_are_told_before_the_guest_is(tmp_path:
     rig.send(query("www.example.net"), 53)
     assert [type(record) for record in records(rig)] == [ServiceDatagram]
     rig.close()
+
+
+PROXY = """
+egress-policy:
+  default: allow
+  rules:
+    - {action: proxy, names: ["*.example.com"], via: "socks5://127.0.0.1:1"}
+"""
+
+
+@pytest.mark.parametrize(("policy", "expected"), [(POLICY, [Named]), (PROXY, [Named, Told]), ("", [])])
+def test_another_daemons_resolver_tells_egress_what_guests_know(
+    tmp_path: Path, policy: str, expected: list[type]
+) -> None:
+    """The policy of the other one is that of the parameter, and the first one has a proxy."""
+    path = tmp_path / "config.yaml"
+    path.write_text(PROXY)
+    old = Rig(tmp_path, ["-config", str(path)])
+    old.send(query("www.example.com"), 53)
+    told = records(old)[:-1]
+    assert [type(record) for record in told] == [Named, Told]
+    old.stage.hand_over()
+    old.close()
+    (message,) = [message for message in old.worker.sent if message["event"] == "knowledge"]
+    path.write_text(policy)
+    new = Rig(tmp_path, ["-config", str(path)])
+    assert new.request(Know(names=message["names"]).encode()) == {}
+    new.turn()
+    found = records(new) if new.from_stage.peek() else []
+    new.close()
+    assert [type(record) for record in found] == expected
+    for record, before in zip(found, told, strict=False):
+        assert vars(record) == vars(before)
 
 
 def test_over_tcp_the_guest_is_the_one_of_the_connection(tmp_path: Path) -> None:
