@@ -18,7 +18,7 @@ ARGS ?=
 FUZZ_SECONDS ?= 300
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages machine run check fmt lint type test unit stress fuzz e2e bench figures compiled wheel manual picture screenshots agent perf demo fresh images peers clean
+.PHONY: help setup packages machine run check fmt lint type test unit stress violations fuzz e2e bench figures compiled wheel manual picture screenshots agent perf demo fresh images peers clean
 
 help: ## list the verbs
 	@grep -E '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -68,6 +68,8 @@ e2e: packages setup machine compiled ## the tests with namespace guests and a vi
 
 stress: packages setup ## ten million messages over rings, 10^5 schedules and 10^6 connections of TCP, loss, 10^7 fuzzed frames
 	STRESS_MESSAGES=10000000 $(PYTEST) --timeout=1800 tests/ipc/test_ring_stress.py $(ARGS)
+	SIGNAL_ROUNDS=100 SIGNAL_SEED=$$(date +%s) $(PYTEST) tests/daemon/test_signals_at_random.py $(ARGS)
+	$(MAKE) --no-print-directory violations
 	$(PYTEST) -m stress --timeout=7200 $(ARGS)
 	FLEET_MIB=1024 $(PYTEST) -k "addresses_names or fourth_host" --timeout=1800 tests/e2e/test_fleet.py $(ARGS)
 	TRANSFER_MIB=5 $(PYTEST) -k two_hundred tests/e2e/test_transfer.py $(ARGS)
@@ -77,6 +79,10 @@ stress: packages setup ## ten million messages over rings, 10^5 schedules and 10
 	.ci/packages ci
 	$(PYTEST) tests/examples $(ARGS)
 	$(MAKE) --no-print-directory images
+
+violations: packages setup ## the tests with namespaces, and fail if a worker makes a system call that its list lacks
+	mkdir -p build
+	GVTAP_TEST_VIOLATIONS=$(CURDIR)/build/violations $(PYTEST) -n $(JOBS) --dist loadfile -m 'e2e and not stress' tests/e2e $(ARGS)
 
 fuzz: setup ## property tests with many more examples, then two fuzzers for FUZZ_SECONDS each
 	$(PYTEST) --hypothesis-profile=fuzz --timeout=3600 -m 'not e2e and not vm' tests/wire tests/engines tests/guest $(ARGS)

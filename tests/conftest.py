@@ -7,23 +7,50 @@ before as well.
 
 import os
 import signal
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
 from perf import compiled
-from tests.support import netns
+from tests.support import netns, violations
 
 settings.register_profile("fuzz", max_examples=5000, deadline=None)
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """SIGTERM ends a run as ctrl-C does: fixtures are torn down, namespaces removed."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if _records(config):
+        Path(os.environ[violations.VARIABLE]).unlink(missing_ok=True)
+
+
+def _records(config: pytest.Config) -> bool:
+    """Whether this process reports what workers must not do. (Those that share its tests do not.)"""
+    return violations.VARIABLE in os.environ and not hasattr(config, "workerinput")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A system call that is not on a worker's list fails the run."""
+    if _records(session.config) and violations.recorded() and not session.exitstatus:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Name the system calls that are not on the lists."""
+    if not _records(config):
+        return
+    found = violations.recorded()
+    terminalreporter.section("system calls that are not on the lists of pipeline/stages", "=")
+    for text, count in found.most_common() or [("none", 0)]:
+        terminalreporter.write_line(f"{count:6d} {text}" if count else text)
 
 
 def pytest_report_header() -> str:
     """Which code the daemons of this run are made of."""
+    if path := os.environ.get(violations.VARIABLE, ""):
+        return f"data path of daemons: plain, and {path} gets the system calls that are not on the lists"
     if system := os.environ.get("GVTAP_TEST_SYSTEM", ""):
         return f"data path of daemons: plain, as on {system}"
     why = compiled.reason()

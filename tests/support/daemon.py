@@ -28,6 +28,7 @@ from perf.processes import own_cpu_seconds
 from pipeline.control.metrics.families import SUPERVISOR, writers
 from pipeline.daemon import placement
 from pipeline.topology import Layout
+from tests.support import violations
 from tests.support.metrics import counted
 from tests.support.netns import Namespace, Network, new_shared_memory, shared_memory, wait_for
 
@@ -294,8 +295,11 @@ def program(system: str = "", *, plain: bool = False) -> list[str]:
     """The command line of gvtap-pipeline in this environment. It is compiled if that is available.
 
     system: another system to act (tests.support.other_system), always with plain sources. The default is the
-    environment variable GVTAP_TEST_SYSTEM, so that all tests can run as on that system.
+    environment variable GVTAP_TEST_SYSTEM, so that all tests can run as on that system. With
+    GVTAP_TEST_VIOLATIONS see tests.support.violations.
     """
+    if recording := violations.program():
+        return recording
     if system := system or os.environ.get("GVTAP_TEST_SYSTEM", ""):
         return [sys.executable, "-m", "tests.support.other_system", system, "run"]
     return compiled.command("gvtap-pipeline", plain=plain)

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tests.support import violations
 from tests.support.netns import wait_for
 
 READY = "waiting for clients..."
@@ -32,7 +33,8 @@ class LoneDaemon:
         self.error_path = directory / "api.err"
         self.options = options
         self.command = [
-            *(sys.executable, "-m", "pipeline.cli", "start", "-ssh-port", "-1", "-slots", "64"),
+            *(violations.program() or (sys.executable, "-m", "pipeline.cli")),
+            *("start", "-ssh-port", "-1", "-slots", "64"),
             *("-listen", f"unix://{self.socket}", *flags),
         ]
         self.umask = umask
