@@ -205,7 +205,7 @@ class Limits:
         "demux_message_dropped_rate_limit",
     )
     max_dns_queries_per_second: int = limit(
-        5000,
+        2000,
         2,
         1 << 20,
         "DNS queries of one guest, a second, while other guests are active",

@@ -54,7 +54,7 @@ QUANTUM_S: Final = 0.0002
 """Seconds of processor time for each guest in a round."""
 BURST_S: Final = 0.0002
 """About how many seconds one read of a guest may cost in all workers, while other guests have links."""
-LEAST_READ: Final = 4096
+LEAST_READ: Final = 2048
 """Bytes that one read may bring, however much they cost."""
 FIRST_READ: Final = 16384
 """Bytes of one read before a guest's costs are known, that is, for its first KNOWN_AFTER bytes."""

@@ -214,7 +214,7 @@ def test_a_guest_with_expensive_frames_is_read_in_small_pieces(both: Shares) -> 
     assert both.read_limit(FLOOD) == shares.FIRST_READ, "not known yet"
     for _ in range(200):
         both.was_read(FLOOD, 4096, 1, 0.0, 0.0)
-        both.charge(FLOOD, 68 * FRAME_S, 0.0)
+        both.charge(FLOOD, 136 * FRAME_S, 0.0)
         both.was_read(HONEST, 65536, 1, 0.0, 0.0)
         both.charge(HONEST, 0.00005, 0.0)
     assert both.read_limit(FLOOD) == shares.LEAST_READ
