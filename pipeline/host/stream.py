@@ -18,9 +18,13 @@ fewer bytes than it could.
 import socket
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 
 from pipeline.host import tcp
 from pipeline.records.run import Run
+
+SMALL_PART: Final = 4096
+"""A part of fewer bytes is joined with the next one."""
 
 
 class HostStream:
@@ -166,6 +170,33 @@ class HostStream:
             self._spilled.appendleft(memoryview(data))
             self._spilled_bytes += len(data)
             self.queued_bytes += len(data)
+
+    def take_last(self, count: int, free: Callable[[int], None]) -> bytes:
+        """Take so many bytes out of the end of the queue. All others are out of their slots then."""
+        self.spill(free)
+        self._spilled_bytes -= count
+        self.queued_bytes -= count
+        parts: deque[memoryview] = deque()
+        while count:
+            last = self._spilled.pop()
+            taken = min(count, len(last))
+            if taken < len(last):
+                self._spilled.append(last[:-taken])
+            parts.appendleft(last[-taken:])
+            count -= taken
+        return b"".join(parts)
+
+    def put_last(self, data: bytes, free: Callable[[int], None]) -> None:
+        """Queue bytes after all that is queued."""
+        if not data:
+            return
+        self.spill(free)
+        self._spilled_bytes += len(data)
+        self.queued_bytes += len(data)
+        if self._spilled and len(self._spilled[-1]) < SMALL_PART:
+            # Each part has a price, and a guest may send bytes one by one.
+            data = bytes(self._spilled.pop()) + data
+        self._spilled.append(memoryview(data))
 
     def spill(self, free: Callable[[int], None]) -> int:
         """Copy all queued bytes out of their slots, and free the slots. For a host that does not read now.

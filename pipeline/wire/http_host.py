@@ -2,7 +2,8 @@
 
 A server may accept more than the standard allows. Two programs may then read two names in one head. Such a
 head is a contradiction: two Hosts, a target of another host, a folded line, a name before its colon with a
-space after it. HTTP/2 without TLS (``PRI * HTTP/2.0``) and HTTP/0.9 state no name that can be read.
+space after it, lines that end in CR and LF beside lines that end in LF alone. HTTP/2 without TLS
+(``PRI * HTTP/2.0``) and HTTP/0.9 state no name that can be read.
 """
 
 import re
@@ -25,7 +26,7 @@ _ABSOLUTE: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#\\]*)(?:[/?#].*
 _AUTHORITY: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[!$%&'()*+;=A-Za-z0-9._~-]+)(?::[0-9]*)?")
 _START_LEN: Final = 64
 """Bytes of a first line that has not ended that say whether it may be one of a request."""
-_WRONG: Final = re.compile(rb"[\0\r]")
+_WRONG: Final = re.compile(rb"[\0-\x08\n-\x1f\x7f]")
 
 _BROKEN: Final = Stated(CONTRADICTION, protocol=HTTP)
 _NAMELESS: Final = Stated(NAMELESS, protocol=HTTP)
@@ -62,6 +63,9 @@ class RequestStream:
             return WAITING
         self.head = bytes(data[self._begin : end])
         self.length = end + (1 if data[end] == _LF else 2)
+        lines = data[self._begin : self.length]
+        if b"\r" in lines and lines.count(b"\r\n") != lines.count(b"\n"):
+            return _BROKEN
         return _read_head(self.head)
 
     def end(self) -> Stated:

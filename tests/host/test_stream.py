@@ -1,6 +1,7 @@
 """HostStream: runs out of slots to a socket, partial writes, half-close, references."""
 
 import socket
+import tracemalloc
 from collections.abc import Iterator
 
 import pytest
@@ -216,3 +217,31 @@ def test_the_first_bytes_can_be_looked_at_taken_and_put_back(
     assert stream.flush(freed.append) == 470
     assert theirs.recv(1000) == taken + b"\3" * 20
     assert freed == [1, 2, 3, 3]
+
+
+def test_the_last_bytes_can_be_taken_and_the_others_are_not_copied_for_each_of_them(
+    pair: tuple[HostStream, socket.socket, list[memoryview]],
+) -> None:
+    stream, theirs, _ = pair
+    freed: list[int] = []
+    stream.enqueue(Run(0, 0, 65536, 0, 65536, 0))
+    stream.enqueue(Run(1, 0, 3, 0, 1000, 0))
+    assert stream.take_last(5, freed.append) == b"\0\0\1\1\1"
+    assert freed == [0, 1]
+    stream.put_last(b"\0\0\1", freed.append)
+    stream.put_last(b"", freed.append)
+    assert stream.queued_bytes == 65537
+    tracemalloc.start()
+    for at in range(2000):
+        stream.enqueue(Run(2, at, 1, 0, 1000, 0))
+        stream.put_last(stream.take_last(1, freed.append), freed.append)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 60_000, "all bytes were copied, or each byte has a part of its own"
+    assert stream.queued_bytes == 67537
+    received = bytearray()
+    while stream.queued_bytes:
+        stream.on_writable()
+        stream.flush(freed.append)
+        received += theirs.recv(1 << 20)
+    assert bytes(received) == bytes(65536) + b"\1" + b"\2" * 2000

@@ -7,12 +7,14 @@ import pytest
 
 from pipeline.config.model import EgressPolicy, PolicyRule
 from pipeline.engines.rules import number_of
+from pipeline.engines.stated.requests import Judge, Requests
 from pipeline.records import kinds
 from pipeline.records.flows import flow_key
 from pipeline.records.run import Run
 from pipeline.records.services import Named
 from pipeline.records.udp import UdpData
 from pipeline.stages.egress.tcp import holds as tcp_holds
+from pipeline.stages.egress.tcp import requests as tcp_requests
 from pipeline.stages.egress.udp import holds as udp_holds
 from tests.stages.egress.test_alone import Egress
 from tests.support import hellos
@@ -370,3 +372,79 @@ def test_a_guest_that_closes_in_the_middle_of_a_head_ends_the_stream(egress: Hel
     assert egress.got(host) == GET
     assert host.recv(100) == b""
     egress.notify(kinds.ABORT, 1)
+
+
+def test_an_empty_line_after_a_request_does_not_start_the_clock(egress: Held) -> None:
+    host = egress.open(1)
+    egress.to_host(1, GET + b"\r\n")
+    assert egress.got(host) == GET + b"\r\n"
+    egress.advance(2 * tcp_holds.HOLD_S)
+    egress.to_host(1, GET)
+    assert egress.got(host) == GET
+    assert not egress.ended(1)
+    egress.notify(kinds.ABORT, 1)
+
+
+def test_what_waits_goes_on_in_the_end_if_the_policy_needs_no_name() -> None:
+    with Held(
+        EgressPolicy(
+            "allow", (PolicyRule("deny", names=("b.test",), stated_ports=ANY_PORT), PolicyRule("allow"))
+        )
+    ) as egress:
+        host = egress.open(1)
+        upgrade = GET[:-2] + b"Upgrade: chat\r\n\r\n"
+        egress.to_host(1, upgrade + b"a prompt")
+        assert egress.got(host) == upgrade
+        egress.advance(tcp_holds.HOLD_S + 0.1)
+        assert egress.got(host) == b"a prompt"
+        egress.to_host(1, b" and more")
+        assert egress.got(host) == b" and more"
+        assert egress.kept("held_flows") == 0
+        egress.notify(kinds.ABORT, 1)
+        egress.at_home()
+
+
+def test_many_small_requests_do_not_keep_the_worker(egress: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+    read = Requests.read
+
+    def counted(self: Requests, data: bytes, judge: Judge, most: int) -> int:
+        passed = read(self, data, judge, most)
+        looks.append(self.looks)
+        return passed
+
+    monkeypatch.setattr(Requests, "read", counted)
+    hosts = [egress.open(number) for number in (1, 2)]
+    many = GET * 1500
+    for number in (1, 2):
+        egress.to_host(number, many)
+        egress.notify(kinds.SHUTDOWN, number)
+    egress.turn()
+    assert 0 < sum(looks) <= tcp_requests.LOOKS_A_STEP + tcp_requests.LOOKS_AT_LEAST
+    assert egress.stage.connections.deadline() == 0.0, "the rest has a step soon"
+    for host in hosts:
+        found = b""
+        while part := egress.got(host):
+            found += part
+        assert found == many, "nothing is lost before the FIN"
+        assert host.recv(1) == b"", "the FIN"
+    assert egress.kept("needs_flush") == egress.kept("held_flows") == 0
+    for number in (1, 2):
+        egress.notify(kinds.ABORT, number)
+
+
+@pytest.mark.parametrize("fields", [b"", b"Content-Length: 3\r\n"])
+def test_a_request_without_a_name_hides_none_after_it(fields: bytes) -> None:
+    rules = (PolicyRule("deny", names=("b.test",), stated_ports=ANY_PORT), PolicyRule("allow"))
+    with Held(EgressPolicy("allow", rules)) as egress:
+        host = egress.open(1)
+        nameless = b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n" + fields + b"\r\n"
+        nameless += b"{1}" if fields else b""
+        egress.to_host(1, nameless)
+        assert egress.got(host) == nameless
+        egress.to_host(1, GET)
+        assert egress.got(host) == GET
+        egress.to_host(1, OTHER_GET)
+        egress.settle()
+        assert egress.ended(1)
+        egress.at_home()

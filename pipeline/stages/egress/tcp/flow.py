@@ -40,7 +40,7 @@ from pipeline.stages.egress.tcp.states import (
 )
 from pipeline.stages.egress.tcp.table import FlowTable, TableEntry
 from pipeline.stages.egress.tcp.ways import DIRECT, Tunnel, Way
-from pipeline.wire.stated import HTTP, NAME, Stated
+from pipeline.wire.stated import HTTP, Stated
 
 _ESTABLISHED: Final = frozenset((OPEN, HELD))
 _EVENTS: Final = ev.READ | ev.URGENT | ev.WRITE | ev.READ_HANGUP | ev.EDGE
@@ -177,8 +177,7 @@ class Flow(TableEntry):
         self.share = share
         share.join()
         self._flows.bound.moved(self, share.guest)
-        if self.meter is not None:
-            self.renew_meter()
+        self.renew_meter()
         if self.stream.readable and self.state in _ESTABLISHED:
             turns.add(self)
 
@@ -381,8 +380,8 @@ class Flow(TableEntry):
                 self.forbid()
                 return False
             hold.release(self.stream)
-            if stated.protocol == HTTP and stated.kind == NAME:
-                self.requests = RequestGuard(self.stream.queued_bytes)
+            if stated.protocol == HTTP and hold.whole:
+                self.requests = RequestGuard(self.stream.queued_bytes, flows.looks)
         self._hold = None
         flows.holds.remove(self)
         flows.silent.remove(self)
@@ -401,7 +400,7 @@ class Flow(TableEntry):
         if guard is None:
             return True
         judge = lambda stated: flows.judge(self, stated, self.way.via)  # noqa: E731
-        if last or not guard.examine(self.stream, flows.worker.free, judge):
+        if not guard.examine(self.stream, flows.worker.free, judge, last=last):
             self.forbid()
             return False
         flows.holds.keep(self, guard.size, flows.now, anew=guard.moved)

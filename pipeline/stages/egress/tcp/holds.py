@@ -27,6 +27,8 @@ class Hold:
     def __init__(self) -> None:
         self._reader = FirstBytes()
         self._taken = bytearray()
+        self.whole = False
+        """Whether the bytes that were read say all, and not their end."""
 
     @property
     def size(self) -> int:
@@ -40,7 +42,8 @@ class Hold:
             stated = self._reader.read(self._taken)
         else:
             stated = self._reader.read(stream.first(MAX_BYTES))
-        if stated.kind != MORE:
+        self.whole = stated.kind != MORE
+        if self.whole:
             return stated
         if last or stream.finishes:
             return self._reader.end()

@@ -16,6 +16,7 @@ from pipeline.stages.egress.sockets import GuestSocket
 from pipeline.stages.egress.tcp.closing import ClosingFlows
 from pipeline.stages.egress.tcp.dials import PendingDials
 from pipeline.stages.egress.tcp.holds import Holds
+from pipeline.stages.egress.tcp.requests import Looks
 from pipeline.stages.egress.tcp.turns import ReadTurns
 from pipeline.stages.egress.tcp.ways import HANDSHAKE_S, SILENT_S, Waits, Way
 from pipeline.wire import ip
@@ -82,6 +83,8 @@ class FlowTable(Generic[F]):
         self.outbound = context.outbound
         self.holds: Holds[F] = Holds()
         """Flows that have sent some bytes which state no name yet."""
+        self.looks = Looks()
+        """What a step looks at in further requests of HTTP/1."""
         self.policy = context.policy
         self._reports = context.reports
         self._notices = context.notices
@@ -131,9 +134,11 @@ class FlowTable(Generic[F]):
     def meter_of(self, flow: F) -> Meter | None:
         """What counts the bytes of an open flow. Nothing does that host clients or services have."""
         ends, quotas = flow.ends, self.policy.quotas
-        if ends is None or self.targets.tcp_target(ends.remote_addr, ends.remote_port).service:
+        if not quotas.on or ends is None:
             return None
-        return quotas.meter(flow.guest, ends.guest_addr) if quotas.on else None
+        if self.targets.tcp_target(ends.remote_addr, ends.remote_port).service:
+            return None
+        return quotas.meter(flow.guest, ends.guest_addr)
 
     def report_decision(self, flow: F, verdict: Verdict) -> None:
         """The policy has decided on a flow. Tcp, which reports its end, is told, if anyone wants that."""

@@ -47,6 +47,7 @@ class HostWrites:
     def write(self, now: float) -> None:
         """Write what sockets take. Spill or reset connections whose sockets took nothing for too long."""
         flows = self._flows
+        flows.looks.begin()
         if flows.closing.deadline() <= now:
             self._end_closing(now)
         if flows.holds.deadline() <= now:
@@ -60,6 +61,8 @@ class HostWrites:
 
     def deadline(self) -> float:
         """When write() is due even without an event."""
+        if self._flows.needs_flush:
+            return 0.0
         stalled = self._flows.stalled
         spill_at = next(iter(stalled.values())) + SPILL_AFTER_S if stalled else _NEVER
         flows = self._flows
@@ -72,13 +75,22 @@ class HostWrites:
 
     def _flush(self, now: float) -> None:
         needs_flush = self._flows.needs_flush
+        again: list[Flow] = []
         for flow in needs_flush:
             if flow.state == OPEN or flow.state == CLOSING or (flow.state == HELD and flow.examine()):
-                if flow.requests is None or flow.judge_requests():
+                if flow.requests is None:
                     self._flush_one(flow, now)
+                elif flow.judge_requests():
+                    if flow.requests.more:
+                        again.append(flow)
+                    if not (flow.requests.more and flow.stream.finishes):
+                        # Otherwise the FIN might go before what waits for its turn.
+                        self._flush_one(flow, now)
             elif flow.state in UNDER_WAY and flow.stream.queued_refs:
                 self._flows.stalled.setdefault(flow, now)
         needs_flush.clear()
+        for flow in again:
+            needs_flush[flow] = None
 
     def _flush_one(self, flow: Flow, now: float) -> None:
         flows = self._flows
@@ -130,7 +142,8 @@ class HostWrites:
         flows = self._flows
         for flow in flows.holds.due(now):
             if flow.state != HELD:
-                flow.judge_requests(last=True)
+                if flow.judge_requests(last=True):
+                    flows.needs_flush[flow] = None
             elif flow.examine(last=True):
                 flows.needs_flush[flow] = None
 
