@@ -160,8 +160,12 @@ class EchoSockets:
         """Send one echo request, and give its reference back."""
         key = (request.guest_addr, request.identifier, request.remote_addr)
         flow = self.flows.get(key)
+        guest = self._bound.guest_of(request.link)
         if flow is None:
-            flow = self._open(key, self._bound.guest_of(request.link), request.sequence)
+            flow = self._open(key, guest, request.sequence)
+        elif flow.guest != guest:
+            self._bound.adopt(flow, request.link)
+            self._renew_meter(flow)
         if flow is not None:
             self._send(flow, request)
         self._worker.free(request.slot)
@@ -389,9 +393,12 @@ class EchoSockets:
 
     def renew_meters(self) -> None:
         """There are other quotas: count the bytes of pings in their accounts from now on."""
-        quotas = self._context.policy.quotas
         for flow in self.flows.values():
-            flow.traffic.meter = quotas.meter(flow.guest, flow.key[0]) if quotas.on else None
+            self._renew_meter(flow)
+
+    def _renew_meter(self, flow: EchoFlow) -> None:
+        quotas = self._context.policy.quotas
+        flow.traffic.meter = quotas.meter(flow.guest, flow.key[0]) if quotas.on else None
 
     def end_used_up(self) -> None:
         """End the pings of guests whose bytes are used up."""

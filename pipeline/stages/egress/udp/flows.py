@@ -159,6 +159,8 @@ class DatagramSocket(GuestSocket):
         self.sock = sock
         self.flows: dict[int, DatagramFlow] = {}
         """By number."""
+        self.link = 0
+        """The link of the last datagram of the guest."""
         self.longest = TYPICAL_BYTES
         """Bytes of the longest datagram of the last read. The next read is prepared for that length."""
         self.comes_alone = True

@@ -17,7 +17,13 @@ from pipeline.stages.egress.context import EgressContext
 from pipeline.stages.egress.policy_filter import REFUSED
 from pipeline.stages.egress.udp.cone import Cones
 from pipeline.stages.egress.udp.connected import ConnectedSockets
-from pipeline.stages.egress.udp.flows import NO_SOCKET, DatagramFlow, DatagramSockets, DatagramTable
+from pipeline.stages.egress.udp.flows import (
+    NO_SOCKET,
+    DatagramFlow,
+    DatagramSocket,
+    DatagramSockets,
+    DatagramTable,
+)
 from pipeline.stages.egress.udp.forwards import UdpForwards
 from pipeline.stages.egress.udp.holds import Hold, Holds, Request
 from pipeline.stages.egress.udp.reader import DatagramReader
@@ -68,19 +74,20 @@ class UdpSockets:
                 hold = self._holds.get(data.flow)
                 flow = self._ask(data, pieces, now) if hold is None else self._held(hold, pieces)
             if flow is not None:
-                if flow.socket.use(now):
-                    self._adopt(flow, data.link)
+                if flow.socket.use(now) or flow.socket.link != data.link:
+                    self._adopt(flow.socket, data.link)
                 flow.from_guest(len(pieces), data.length, now)
                 flow.socket.send(flow, pieces, data.piece_size)
         context.worker.free(data.slot)
 
-    def _adopt(self, flow: DatagramFlow, link: int) -> None:
-        """The guest on this link uses the flow. It may be back with another number."""
-        before = flow.socket.guest
-        self._context.bound.adopt(flow.socket, link)
-        if flow.meter is not None and flow.socket.guest != before:
-            addr = Ends.of(flow.key).guest_addr
-            flow.count_in(self._context.policy.quotas.meter(flow.socket.guest, addr))
+    def _adopt(self, sock: DatagramSocket, link: int) -> None:
+        """The guest on this link uses the socket. It may be back with another number."""
+        before = sock.guest
+        sock.link = link
+        self._context.bound.adopt(sock, link)
+        if sock.guest != before and self._context.policy.quotas.on:
+            for flow in sock.flows.values():
+                self._renew_meter(flow)
 
     def _ask(self, data: UdpData, pieces: list[memoryview], now: float) -> DatagramFlow | None:
         """A new flow. None if it is not open now: it is held, or demux tells the guest, if ICMP can."""
@@ -213,10 +220,13 @@ class UdpSockets:
 
     def renew_meters(self) -> None:
         """There are other quotas: count the bytes of open flows in their accounts from now on."""
-        quotas = self._context.policy.quotas
         for flow in self.table.flows_by_id.values():
-            addr = Ends.of(flow.key).guest_addr
-            flow.count_in(quotas.meter(flow.socket.guest, addr) if quotas.on else None)
+            self._renew_meter(flow)
+
+    def _renew_meter(self, flow: DatagramFlow) -> None:
+        quotas = self._context.policy.quotas
+        addr = Ends.of(flow.key).guest_addr
+        flow.count_in(quotas.meter(flow.socket.guest, addr) if quotas.on else None)
 
     def end_used_up(self) -> None:
         """End the flows of guests whose bytes are used up."""
