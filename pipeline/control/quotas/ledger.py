@@ -77,9 +77,14 @@ class Entry:
         """Rules and limits that were reported as used up."""
 
     @property
+    def totals(self) -> list[int]:
+        """The sums, before anything less than nothing is left out."""
+        return [sum(numbers) for numbers in zip(self.settled, *self.parts.values(), strict=True)]
+
+    @property
     def sums(self) -> list[int]:
         """What was used in all."""
-        return [max(0, sum(numbers)) for numbers in zip(self.settled, *self.parts.values(), strict=True)]
+        return [max(0, total) for total in self.totals]
 
     def settle(self, place: Place) -> None:
         """Nobody counts there any more."""
@@ -94,11 +99,12 @@ class Entry:
         self.settled = [-sum(numbers) for numbers in zip(_ZEROS, *parts, strict=True)]
         self.noticed.clear()
 
-    def elsewhere(self, place: Place) -> list[int]:
-        """What all others have counted."""
-        part = self.parts.get(place, _ZEROS)
-        totals = [sum(numbers) for numbers in zip(self.settled, *self.parts.values(), strict=True)]
-        return [total - own for total, own in zip(totals, part, strict=True)]
+    def elsewhere(self, places: Iterable[Place]) -> Iterator[list[int]]:
+        """What all others have counted, for each of these places."""
+        totals = self.totals
+        for place in places:
+            part = self.parts.get(place, _ZEROS)
+            yield [total - own for total, own in zip(totals, part, strict=True)]
 
     def bounds(self, quotas: Sequence[Quota]) -> Iterator[Bound]:
         """How much of each of its quotas is used."""
@@ -124,10 +130,14 @@ class Ledger:
     def __init__(self) -> None:
         self._entries: dict[Key, Entry] = {}
         self._incarnations: dict[str, int] = {}
+        self._dead: dict[str, int] = {}
+        """By worker: the incarnation that is over. Its last report may be read later than its death."""
         self._told: dict[str, dict[Key, list[int]]] = {}
         """By worker: what it was told last, by the keys that it knows."""
         self._identities: dict[str, str] = {}
         """What opened the links of each guest that is there, by the guest as workers know it."""
+        self._places: dict[str, list[str]] = {}
+        """The same the other way: the guests that are there, by their subject."""
         self._strange: dict[str, set[Key]] = {}
         """By worker: accounts of guests that were not there at the worker's last report."""
 
@@ -143,6 +153,9 @@ class Ledger:
     def set_guests(self, identities: Mapping[int, str]) -> None:
         """The guests that are there: what opened their links by number, "" if that is not known."""
         self._identities = {f"{GUEST_MARK}{number}": name for number, name in identities.items()}
+        self._places = {}
+        for there, name in self._identities.items():
+            self._places.setdefault(name or there, []).append(there)
 
     def numbers_of(self, subject: str) -> list[int]:
         """The numbers of the guests that are there and have this subject's account."""
@@ -154,15 +167,17 @@ class Ledger:
             for place in [place for place in entry.parts if place[0] == worker]:
                 entry.settle(place)
         self._told.pop(worker, None)
-        self._incarnations.pop(worker, None)
+        if worker in self._incarnations:
+            self._dead[worker] = self._incarnations.pop(worker)
 
     def news(self, worker: str) -> list[list[object]]:
         """What a worker has to be told, as in Count.elsewhere. It counts as told."""
         told = self._told.setdefault(worker, {})
         found: list[list[object]] = []
         for (per, subject), entry in self._entries.items():
-            for there in self._places_of(subject) if _is_guest(subject) else (subject,):
-                now = entry.elsewhere((worker, there))
+            known_as = self._places_of(subject) if _is_guest(subject) else [subject]
+            numbers = entry.elsewhere((worker, there) for there in known_as)
+            for there, now in zip(known_as, numbers, strict=True):
                 if told.get((per, there), list(_ZEROS)) != now:
                     told[per, there] = now
                     found.append([per, there, now])
@@ -181,6 +196,8 @@ class Ledger:
 
     def on_report(self, worker: str, incarnation: int, rows: Iterable[UseRow], now: float) -> bool:
         """A worker reports what it has counted. False if it has begun anew: it has to be told everything."""
+        if self._dead.get(worker) == incarnation:
+            return True
         known = self._incarnations.setdefault(worker, incarnation)
         if known != incarnation:
             self.restarted(worker)
@@ -209,17 +226,19 @@ class Ledger:
     def settle(self, worker: str, gone: Iterable[Sequence[str]]) -> None:
         """A worker has forgotten these accounts."""
         told = self._told.get(worker, {})
-        for per, there in gone:
-            told.pop((per, there), None)
-            for entry in self._entries.values():
-                if entry.per == per:
-                    entry.settle((worker, there))
+        keys = {(per, there) for per, there in gone}
+        for key in keys:
+            told.pop(key, None)
+        for entry in self._entries.values() if keys else ():
+            for place in [place for place in entry.parts if place[0] == worker]:
+                if (entry.per, place[1]) in keys:
+                    entry.settle(place)
         for key in [key for key, entry in self._entries.items() if _is_over(entry, self._identities)]:
             del self._entries[key]
 
     def _places_of(self, subject: str) -> list[str]:
         """How workers know the guests that are there and have this subject's account."""
-        return [there for there, name in self._identities.items() if (name or there) == subject]
+        return self._places.get(subject, [])
 
     def _entry(self, per: str, subject: str, now: float) -> Entry:
         entry = self._entries.get((per, subject))

@@ -1,6 +1,8 @@
 """What each subject has used, by all workers, over their deaths, periods and restarts."""
 
+import sys
 from datetime import UTC, datetime
+from types import FrameType
 
 import pytest
 
@@ -47,6 +49,42 @@ def test_a_worker_that_died_leaves_what_it_had_counted(ledger: Ledger) -> None:
     assert not report(ledger, "egress0", 1, 0, 0, 0, incarnation=1), "it has to be told everything"
     assert used(ledger) == {QEMU: [11, 0, 1, 0]}
     assert ledger.news("egress0") == [["day", GUEST, [10, 0, 1, 0]]]
+
+
+def test_a_last_report_that_is_read_after_the_death_counts_once(ledger: Ledger) -> None:
+    report(ledger, "egress0", 10, 0, 1, 0)
+    ledger.restarted("egress0")
+    assert report(ledger, "egress0", 10, 0, 1, 0)
+    assert used(ledger) == {QEMU: [10, 0, 1, 0]}
+    assert report(ledger, "egress0", 1, 0, 0, 0, incarnation=1)
+    assert used(ledger) == {QEMU: [11, 0, 1, 0]}
+
+
+def test_many_guests_cost_the_supervisor_no_more_each_than_few() -> None:
+    def calls(count: int) -> int:
+        made, found = Ledger(), 0
+
+        def called(_: FrameType, event: str, __: object) -> None:
+            nonlocal found
+            found += event in ("call", "c_call")
+
+        made.set_guests({number: f"process {number}" for number in range(1, count + 1)})
+        rows = [UseRow("day", f"guest {number}", [1, 1, 1, 1], [0]) for number in range(1, count + 1)]
+        before = sys.getprofile()
+        sys.setprofile(called)
+        try:
+            for worker in ("egress0", "egress1"):
+                made.on_report(worker, 0, rows, NOW)
+                made.news(worker)
+            made.entries()
+            made.numbers_of("process 1")
+            made.set_guests({})
+            made.settle("egress0", made.gone("egress0"))
+        finally:
+            sys.setprofile(before)
+        return found
+
+    assert calls(400) < 6 * calls(100)
 
 
 def test_a_successor_is_told_before_it_reports(ledger: Ledger) -> None:
