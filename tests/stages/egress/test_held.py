@@ -448,3 +448,21 @@ def test_a_request_without_a_name_hides_none_after_it(fields: bytes) -> None:
         egress.settle()
         assert egress.ended(1)
         egress.at_home()
+
+
+def test_a_turn_may_end_between_a_head_and_its_body(egress: Held) -> None:
+    host = egress.open(1)
+    egress.to_host(1, GET)
+    assert egress.got(host) == GET
+    search = b"GET / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 2\r\n\r\n"
+    many = GET * (tcp_requests.LOOKS_A_FLOW - 4)
+    for size in range(2):
+        # What is read at once ends with the head, and two looks or one are left.
+        rest = tcp_requests.WINDOW - len(many) - len(GET) * size - len(search)
+        pads = [rest // 2, rest - rest // 2]
+        padded = b"".join(GET[:-2] + b"X: " + b"x" * (pad - len(GET) - 5) + b"\r\n\r\n" for pad in pads)
+        data = many + GET * size + padded + search
+        assert len(data) == tcp_requests.WINDOW
+        egress.to_host(1, data + b"{}")
+        assert egress.got(host) == data + b"{}"
+    egress.notify(kinds.ABORT, 1)

@@ -99,7 +99,7 @@ class RequestGuard:
             left -= self._requests.looks
             if passed == REFUSED:
                 break
-            self.more = passed > 0 and (left <= 0 or len(window) < len(waits))
+            self.more = left <= 0 or (passed > 0 and len(window) < len(waits))
             may_go += window[:passed]
             del waits[:passed]
         else:

@@ -47,7 +47,6 @@ class HostWrites:
     def write(self, now: float) -> None:
         """Write what sockets take. Spill or reset connections whose sockets took nothing for too long."""
         flows = self._flows
-        flows.looks.begin()
         if flows.closing.deadline() <= now:
             self._end_closing(now)
         if flows.holds.deadline() <= now:
@@ -55,6 +54,7 @@ class HostWrites:
         if flows.tunnels or flows.silent:
             self._end_waits(now)
         if flows.needs_flush:
+            flows.looks.begin()
             self._flush(now)
         if flows.stalled:
             self._spill_stalled(now)
