@@ -178,7 +178,11 @@ TABLE: Final[tuple[Counter, ...]] = (
         "neighbor_claim_refused_table_full", "packets", "packets from one address more than a link may have"
     ),
     Counter("switch_frame_dropped_bad_source", "frames", "frames from a group or zero MAC address"),
-    Counter("switch_frame_dropped_gateway_source", "frames", "frames that claim the gateway's MAC address"),
+    Counter(
+        "switch_frame_dropped_gateway_source",
+        "frames",
+        "frames that claim the MAC address of the gateway or of a fleet's host",
+    ),
     Counter(
         "switch_frame_dropped_moving_source",
         "frames",

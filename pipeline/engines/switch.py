@@ -22,15 +22,15 @@ So unicast frames of guests for an unknown MAC go there, and its share of the ta
 With ``newest_wins`` there are no contests: every frame moves its MAC to its link, as in gvproxy's switch.
 Frames from the gateway's MAC then pass too, but are not learned.
 
-Hostile guests: the switch does not learn the gateway's MAC or group addresses. Each guest has bounds on its
-addresses, on the contests that it may begin, and on how often it replaces addresses. A contest takes a
-second, so two links which both claim a MAC cause few events. A claim of the gateway's MAC is an event too,
-at most one in CLAIM_INTERVAL for each link.
+Hostile guests: the switch does not learn the gateway's MAC, those of hosts that are stations, or group
+addresses. Each guest has bounds on its addresses, on the contests that it may begin, and on how often it
+replaces addresses. A contest takes a second, so two links which both claim a MAC cause few events. A claim of
+the gateway's MAC is an event too, at most one in CLAIM_INTERVAL for each link.
 
 The switch sends nothing itself and reads no clock. Its owner calls on_timer() at deadline().
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, Literal, NamedTuple
 
 from pipeline.engines.buckets import Buckets
@@ -130,6 +130,7 @@ class Switch:
         self._max = max_macs
         self._uplink = NO_UPLINK
         self._station_mac = gateway_mac
+        self._far_stations: frozenset[bytes] = frozenset()
         self._ports: dict[bytes, _Port] = {}
         self._macs: dict[int, set[bytes]] = {}
         """By guest, on all its links."""
@@ -152,6 +153,13 @@ class Switch:
     def set_station(self, mac: bytes) -> None:
         """The host itself is a station with this MAC too, and no guest may have it."""
         self._station_mac = mac
+
+    def set_far_stations(self, macs: Iterable[bytes]) -> None:
+        """Other hosts are stations with these MACs, behind the uplink. A guest that has one loses it."""
+        self._far_stations = frozenset(macs)
+        for mac in self._far_stations & self._ports.keys():
+            if self._ports[mac].link != self._uplink:
+                self._forget(mac)
 
     def __len__(self) -> int:
         return len(self._ports)
@@ -184,7 +192,8 @@ class Switch:
     def _learn(self, mac: bytes, link: int, now: float, old: _Port | None) -> None:
         if mac[0] & 1 or mac == ethernet.ZERO:
             raise WireError("switch_frame_dropped_bad_source")
-        if mac in (self._gateway_mac, self._station_mac):
+        is_far = mac in self._far_stations and link != self._uplink
+        if is_far or mac in (self._gateway_mac, self._station_mac):
             if self._newest_wins:
                 return
             if now - self._claims.get(link, float("-inf")) >= CLAIM_INTERVAL:

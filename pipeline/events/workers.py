@@ -89,7 +89,7 @@ GUESTS: Final = (
     ),
     logged(
         *("gateway-mac-claimed", WARNING, "gateway mac claimed"),
-        "A guest sends frames with the gateway's MAC address. They are dropped.",
+        "A guest sends frames with the MAC address of the gateway, or of a fleet's host. They are dropped.",
         mac=_MAC,
         link=_LINK,
     ),

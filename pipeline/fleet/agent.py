@@ -30,13 +30,14 @@ import structlog
 from pipeline.config.fleet import station_mac_of
 from pipeline.control.hub import Hub
 from pipeline.engines.fleet import mirror, names, places, values
+from pipeline.engines.fleet.grants import Answer
 from pipeline.engines.fleet.mirror import Entry, Mirror
 from pipeline.engines.fleet.view import FleetView, StoreWrite, store_write
 from pipeline.fleet.feed import EventFeed
 from pipeline.fleet.forwards import SharedForwards
 from pipeline.fleet.hands import Hands
 from pipeline.fleet.settings import SharedSettings
-from pipeline.fleet.station import OwnStation
+from pipeline.fleet.station import FarStations, OwnStation
 from pipeline.fleet.store import ERRORS, Access, Session
 from pipeline.ipc import fleet_messages, messages
 from pipeline.links.vxlan_url import MAX_REMOTES
@@ -89,6 +90,7 @@ class Agent:
         self._settings = settings
         self._forwards = forwards
         self._station = OwnStation(station_mac_of(access.bucket, access.name), view, hands)
+        self._far_stations = FarStations(access.bucket)
         self._feed = feed
         self._log = log
         self._mirror = Mirror(values.MEMBER)
@@ -333,6 +335,8 @@ class Agent:
         self._look_at_size()
         if changes := view.places.take_changes():
             hands.places(changes, view.members)
+            if changes.away.pop(self._station.mac, None) is not None:
+                self._station.on_away(self._now())
             if changes.away:
                 self._away(changes.away)
         if changed_names := view.names.take_changes():
@@ -352,6 +356,8 @@ class Agent:
     def _members_changed(self, changed: Set[str]) -> None:
         view = self.view
         self._hands.members(view.members)
+        self._far_stations.on_hosts(changed, view.members.others())
+        self._hands.far_stations(self._far_stations.macs)
         # Ingress forgets the places of a host that has left.
         self._hands.places(view.places.of_hosts(changed & view.members.others().keys()), view.members)
         view.names.on_members(changed)
@@ -403,10 +409,14 @@ class Agent:
         now = self._now()
         match event:
             case fleet_messages.LeaseWantedEvent():
-                self.view.grants.ask(event.mac, event.seconds, now)
+                if self._is_host(event.mac):
+                    self._hands.granted(Answer(event.mac, None))
+                else:
+                    self.view.grants.ask(event.mac, event.seconds, now)
             case fleet_messages.LeaseOverEvent():
                 addr = ip.of_packed(event.addr)
-                self.view.grants.over(event.mac, addr, now, declined=event.declined)
+                if not self._is_host(event.mac):
+                    self.view.grants.over(event.mac, addr, now, declined=event.declined)
             case fleet_messages.StationsEvent():
                 self._on_stations(event)
             case fleet_messages.NamesEvent():
@@ -414,18 +424,24 @@ class Agent:
         self._follow_up()
         self._wake.set()
 
+    def _is_host(self, mac: bytes) -> bool:
+        """Whether this is the station of a host. A guest that claims to be one is none."""
+        return mac == self._station.mac or mac in self._far_stations
+
     def _on_stations(self, event: fleet_messages.StationsEvent) -> None:
-        stations = self.view.places
+        stations, own = self.view.places, self._station
         if event.complete:
-            for mac in stations.here().keys() - event.macs.keys() - {self._station.mac}:
+            for mac in stations.here().keys() - event.macs.keys() - {own.mac}:
                 stations.on_gone(mac)
         for mac, is_here in event.macs.items():
-            if is_here:
-                stations.on_here(mac)
-            else:
+            if not is_here and mac != own.mac:
                 stations.on_gone(mac)
+            elif not self._is_host(mac):
+                stations.on_here(mac)
         for addr, mac in event.addrs.items():
-            stations.on_address(addr, mac)
+            # Demux forgets a guest that had the address of this host, and says so.
+            if addr != own.address:
+                stations.on_address(addr, mac)
         if event.complete:
             stations.on_known()
 
@@ -441,6 +457,7 @@ class Agent:
                 self._settings.change(key, view.settings[key])
         elif worker == DEMUX:
             self._station.introduce()
+            self._hands.far_stations(self._far_stations.macs)
             self._hands.ask_for_stations()
 
 

@@ -2,7 +2,8 @@
 
 =========  ============================================================================
 ingress    the other hosts, and where their stations are: the link to other hosts has both
-demux      stations that have moved to another host, and the address of this host as a station
+demux      stations that have moved to another host, the address of this host as a station, and the MAC
+           addresses of other hosts as stations
 tcp        the same: their connections through this host are reset
 resolver   answers to clients of DHCP, and host names of guests of other hosts
 =========  ============================================================================
@@ -10,7 +11,7 @@ resolver   answers to clients of DHCP, and host names of guests of other hosts
 A worker that has just died gets nothing. Its successor asks for everything (Agent.introduce).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -75,6 +76,10 @@ class Hands:
     def station(self, addr: bytes) -> None:
         """Tell demux the packed address that this host has among guests; empty for none."""
         self._send(DEMUX, fleet_messages.Station(addr))
+
+    def far_stations(self, macs: Collection[bytes]) -> None:
+        """Tell demux the MAC addresses of all other hosts' stations."""
+        self._send(DEMUX, fleet_messages.FarStations(sorted(macs)))
 
     def ask_for_stations(self) -> None:
         """Have demux report all guests of this host."""

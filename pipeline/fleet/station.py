@@ -2,10 +2,15 @@
 
 Connections of forwarded ports come from there (pipeline.stages.demux.own_station). The host takes the address
 as a guest does, and its place is known to all hosts. It keeps the address while it asks for more time.
+
+All hosts know the MAC address of each host's station (pipeline.config.fleet). Guests may know it too. So no
+guest is one of these stations: DHCP gives it no address, and it has no place.
 """
 
+from collections.abc import Collection, Mapping
 from typing import Final
 
+from pipeline.config.fleet import station_mac_of
 from pipeline.engines.fleet.grants import Answer
 from pipeline.engines.fleet.lease_pool import LEASE
 from pipeline.engines.fleet.view import FleetView
@@ -58,6 +63,10 @@ class OwnStation:
             self._set(ip.packed(answer.grant.addr))
         return True
 
+    def on_away(self, now: float) -> None:
+        """Another host has written that the station is there. With the next answer it is here again."""
+        self._ask_at = min(self._ask_at, now + RETRY_S)
+
     def introduce(self) -> None:
         """Demux has a successor, which does not know the address."""
         self._hands.station(self._addr)
@@ -65,11 +74,37 @@ class OwnStation:
     def _set(self, addr: bytes) -> None:
         places = self._view.places
         places.on_here(self.mac)
-        if addr == self._addr:
-            return
-        if self._addr:
+        if self._addr and addr != self._addr:
             places.on_address(self._addr, b"")
         if addr:
             places.on_address(addr, self.mac)
-        self._addr = addr
-        self._hands.station(addr)
+        if addr != self._addr:
+            self._addr = addr
+            self._hands.station(addr)
+
+
+class FarStations:
+    """The MAC addresses of the other hosts' stations."""
+
+    def __init__(self, network: str) -> None:
+        self._network = network
+        self._macs: dict[str, bytes] = {}
+        """By host."""
+        self._known: frozenset[bytes] = frozenset()
+
+    def __contains__(self, mac: bytes) -> bool:
+        return mac in self._known
+
+    @property
+    def macs(self) -> Collection[bytes]:
+        """All of them."""
+        return self._known
+
+    def on_hosts(self, changed: Collection[str], others: Mapping[str, object]) -> None:
+        """Some of the other hosts have come or gone. others: those that are there."""
+        for name in changed:
+            if name in others:
+                self._macs[name] = station_mac_of(self._network, name)
+            else:
+                self._macs.pop(name, None)
+        self._known = frozenset(self._macs.values())

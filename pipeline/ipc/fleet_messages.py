@@ -47,6 +47,14 @@ class Station(Request):
 
 
 @dataclass(frozen=True, slots=True)
+class FarStations(Request):
+    """The other hosts are stations with these MAC addresses, and no guest of this host is."""
+
+    NAME = "far_stations"
+    macs: list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
 class StationsEvent(Event):
     """What changed about the guests of this host since the last event. complete: all that is here.
 

@@ -464,7 +464,7 @@ _REQUESTS: Final = _by_name(
     *(healing_messages.Adopt, healing_messages.HandOver, healing_messages.Know),
     *(healing_messages.Seek, healing_messages.EndStrays),
     *(fleet_messages.Members, fleet_messages.Places, fleet_messages.Stations, fleet_messages.StationsAway),
-    fleet_messages.Station,
+    *(fleet_messages.Station, fleet_messages.FarStations),
     *(fleet_messages.LeaseGranted, fleet_messages.NamesAway),
     *(Expose, Unexpose, Tunnel, Accepted, UdpForward, UdpUnforward),
 )

@@ -161,6 +161,7 @@ class FakeHands:
         self.name_messages: list[dict[str, bytes]] = []
         self.asked = 0
         self.stations: list[bytes] = []
+        self.host_macs: set[bytes] = set()
 
     def members(self, members: Any) -> None:
         self.hosts = sorted(host.address for host in members.others().values())
@@ -184,6 +185,9 @@ class FakeHands:
 
     def ask_for_stations(self) -> None:
         self.asked += 1
+
+    def far_stations(self, macs: Any) -> None:
+        self.host_macs = set(macs)
 
     def station(self, addr: bytes) -> None:
         self.stations.append(addr)

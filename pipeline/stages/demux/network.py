@@ -84,6 +84,7 @@ class Network:
         self.links: dict[int, int] = {}
         """The number of the guest that opened each link. A link that is down is not here."""
         self.tunnel = Tunnel(config.fleet)
+        self.switch.set_station(self.tunnel.mac)
         self.output = Output(worker, config.network.gateway_mac, config.network.mtu)
         self.ingress_out = ports.rings_out["ingress"]
         self.resolver_out = ports.rings_out["resolver"]
@@ -110,7 +111,6 @@ class Network:
     def set_station(self, addr: int) -> None:
         """This host is a station with this address from now on; 0 for none."""
         self.tunnel.addr = addr
-        self.switch.set_station(self.tunnel.mac)
         self.neighbors.set_own(addr)
 
     def guest_of(self, link: int) -> int:

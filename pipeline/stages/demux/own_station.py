@@ -82,6 +82,9 @@ class OwnStation:
             # A fragment, most often. A whole datagram without a flow is refused like one for any station.
             self.ip.on_frame(frame, mac, now)
             return
+        elif ethertype != ethernet.TYPE_IPV6 or frame.link != self.tunnel.link:
+            # IPv6 from there may be an answer to Tunnel.question(). It says enough by its source.
+            raise WireError(REFUSED)
         self.worker.free(frame.slot)
 
     def answer_arp(self, frame: Frame, now: float) -> None:

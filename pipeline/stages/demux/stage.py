@@ -330,7 +330,8 @@ class DemuxStage:
 
     def on_control(self, message: Message, fds: list[int]) -> Message:
         """Requests ``cam`` (MAC to link), ``neighbors`` (which guests have addresses), ``guests``,
-        ``seek`` and ``withdraw_route``, and of a fleet ``station``, ``stations_all`` and ``stations_away``.
+        ``seek`` and ``withdraw_route``, and of a fleet ``station``, ``far_stations``, ``stations_all`` and
+        ``stations_away``.
         """
         match messages.request_of(message):
             case messages.Guests():
@@ -356,6 +357,10 @@ class DemuxStage:
                 return {}
             case fleet_messages.Station() as ask:
                 self.network.set_station(ip.of_packed(ask.addr) if ask.addr else 0)
+                self._carry_out()
+                return {}
+            case fleet_messages.FarStations() as ask:
+                self.network.switch.set_far_stations(ask.macs)
                 self._carry_out()
                 return {}
             case messages.WithdrawRoute() if self.ipv6 is not None:

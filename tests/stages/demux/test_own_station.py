@@ -130,6 +130,15 @@ def test_nobody_connects_to_the_station(rig: StationRig) -> None:
     assert rig.neighbours["tcp0"].take(kinds.TCP_RANGE) == []
 
 
+@pytest.mark.parametrize("ethertype", [ethernet.TYPE_IPV6, 0x88CC, 60])
+def test_frames_of_other_types_are_counted(rig: StationRig, ethertype: int) -> None:
+    """A guest that floods the station with them is paused as for any bad frames."""
+    rig.send(1, ethernet.header(rig.mac, LOCAL.mac, ethertype) + bytes(60))
+    assert rig.counter(DEMUX, REFUSED) == 1
+    rig.send(TUNNEL, ethernet.header(rig.mac, FAR.mac, ethernet.TYPE_IPV6) + bytes(60))
+    assert rig.counter(DEMUX, REFUSED) == 1, "perhaps the answer to a question"
+
+
 def test_a_fragment_for_the_station_opens_no_flow(rig: StationRig) -> None:
     whole = datagram(FAR, ADDR, rig.mac, 53)
     body = whole[ethernet.HEADER_LEN + ipv4.HEADER_LEN :]
@@ -220,3 +229,31 @@ def test_frames_to_the_station_say_where_their_sender_is(rig: StationRig) -> Non
     known = rig.stage.neighbors.get(DISTANT.addr)
     assert known is not None
     assert known.mac == DISTANT.mac
+
+
+def test_no_guest_takes_the_mac_before_the_host_has_an_address() -> None:
+    """It would keep the MAC afterwards, and the host's place would end with the guest."""
+    with Rig() as rig:
+        stage = rig.stages[DEMUX]
+        assert isinstance(stage, DemuxStage)
+        mac = stage.network.tunnel.mac
+        rig.send(1, ping(LOCAL.addr, NEAR.addr, mac, NEAR.mac))
+        assert rig.counter(DEMUX, "switch_frame_dropped_gateway_source") == 1
+        assert stage.network.switch.link_of(mac) is None
+        rig.leave()
+
+
+def test_a_guest_with_the_mac_of_another_host_s_station_loses_it(rig: StationRig) -> None:
+    """Else the guests of this host could not answer that station."""
+    host = Station(bytes((0x5A, 0x94, 0xEF, 0, 0, 88)), GATEWAY + 88)
+    switch = rig.stage.network.switch
+    for link in (1, TUNNEL):
+        rig.send(link, arp_frame(arp.REQUEST, host, host.mac, ethernet.BROADCAST, GATEWAY + 200))
+    assert switch.link_of(host.mac) == 1
+    assert rig.stage.on_control(fleet_messages.FarStations([host.mac, FAR.mac]).encode(), []) == {}
+    assert switch.link_of(host.mac) is None
+    rig.send(TUNNEL, segment(host, tcp.SYN | tcp.ACK, mac=rig.mac))
+    rig.send(1, arp_frame(arp.REQUEST, host, host.mac, ethernet.BROADCAST, GATEWAY + 200))
+    assert switch.link_of(host.mac) == TUNNEL
+    assert switch.link_of(FAR.mac) == TUNNEL
+    assert rig.counter(DEMUX, "switch_frame_dropped_gateway_source") == 1
