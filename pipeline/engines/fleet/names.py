@@ -22,6 +22,8 @@ from pipeline.engines.fleet.values import UNREADABLE, Name
 MAX_NAMES: Final = 1 << 16
 KEPT_S: Final = 3720.0
 """Seconds that names of an earlier run stay: the longest lease (lease_pool.LEASE), and a little more."""
+MAX_HAD: Final = 8192
+"""Names of guests that are gone which this host knows as those of this run."""
 
 _NEVER: Final = float("inf")
 _NOBODY: Final = (Name(UNREADABLE, b""), NO_KEY)
@@ -45,12 +47,15 @@ class Names:
         self._is_member = is_member
         self._here: dict[str, bytes] = {}
         self._stored: dict[str, tuple[Name, int]] = {}
-        self._outbox: Outbox[str, WriteName] = Outbox(self._write)
+        self._outbox: Outbox[str, WriteName] = Outbox(
+            self._write, lambda label: label in self._here or self._write(label) is not None
+        )
         """By label."""
         self._changed: dict[str, None] = {}
         """Labels about which away() may say something else than at the last take_changes()."""
         self._had: dict[str, None] = {}
-        """Names that guests of this host have or had in this run."""
+        """Names that guests of this host have or had in this run, the newest ones last. Of no use, and empty,
+        when names of an earlier run are removed."""
         self._forget_at: float | None = None
         """When names of an earlier run are removed."""
 
@@ -85,7 +90,12 @@ class Names:
     def on_here(self, names: Mapping[str, bytes]) -> None:
         """The names of this host's guests are these."""
         before, self._here = self._here, dict(names)
-        self._had.update(dict.fromkeys(self._here))
+        if self._forget_at != _NEVER:
+            for label in self._here:
+                self._had.pop(label, None)
+                self._had[label] = None
+            while len(self._had) > max(MAX_HAD, len(self._here)):
+                del self._had[next(iter(self._had))]
         for label in before.keys() | self._here.keys():
             if before.get(label) != self._here.get(label):
                 self._outbox.add((label,))
@@ -141,14 +151,17 @@ class Names:
             self._forget_at = now + KEPT_S
         elif self._forget_at is not None and _NEVER > self._forget_at <= now:
             self._forget_at = _NEVER
-            self._had.update(dict.fromkeys(self._own()))
+            self._had.clear()
             self._outbox.add(self._own())
+
+    def _is_of_this_run(self, label: str) -> bool:
+        return self._forget_at == _NEVER or label in self._had
 
     def _write(self, label: str) -> WriteName | None:
         address = self._here.get(label)
         stored = self._stored.get(label)
         if address is None:
-            if stored is None or stored[0].host != self._host or label not in self._had:
+            if stored is None or stored[0].host != self._host or not self._is_of_this_run(label):
                 return None
             return WriteName(label, None, stored[1])
         name = Name(self._host, address)

@@ -7,8 +7,15 @@ MAX_WRITES: Final = 64
 """Writes that are under way at the same time."""
 RETRY_S: Final = 5.0
 """Seconds after which a write without an answer may be repeated."""
+MAX_IDLE: Final = 4096
+"""Keys that may wait although nothing has to be written about them now."""
 
 _NEVER: Final = float("inf")
+
+
+def _always(_key: object) -> bool:
+    return True
+
 
 K = TypeVar("K")
 W = TypeVar("W")
@@ -17,14 +24,23 @@ W = TypeVar("W")
 class Outbox(Generic[K, W]):
     """Keys whose value in the store is not what it should be, and those about which a write is under way."""
 
-    def __init__(self, write: Callable[[K], W | None]) -> None:
-        """write(key): what the store has to be told about a key now; None if it knows."""
+    def __init__(self, write: Callable[[K], W | None], is_needed: Callable[[K], bool] = _always) -> None:
+        """write(key): what the store has to be told about a key now; None if it knows.
+
+        is_needed(key): whether a key must be kept although its owner may add it again.
+        """
         self._write = write
+        self._is_needed = is_needed
         self._dirty: dict[K, None] = {}
+        self._most = MAX_IDLE
+        """How many keys may wait before those that nobody needs are forgotten."""
         self._pending: dict[K, float] = {}
         """When the write about a key may be repeated."""
         self.online = False
         """Whether the store is reached."""
+
+    def __len__(self) -> int:
+        return len(self._dirty)
 
     def __contains__(self, key: K) -> bool:
         return key in self._dirty
@@ -32,6 +48,9 @@ class Outbox(Generic[K, W]):
     def add(self, keys: Iterable[K]) -> None:
         """The store may have to be told about these."""
         self._dirty.update(dict.fromkeys(keys))
+        if len(self._dirty) > self._most:
+            self._dirty = {key: None for key in self._dirty if key in self._pending or self._is_needed(key)}
+            self._most = max(2 * len(self._dirty), MAX_IDLE)
 
     def go(self, *, online: bool) -> None:
         """The store is reached from now on, or not. Writes that were under way have no answer."""
@@ -44,11 +63,13 @@ class Outbox(Generic[K, W]):
 
     def take(self, now: float) -> list[W]:
         """The writes to send now."""
+        # A write without an answer may never have been sent, and its key may be gone.
+        self._pending = {key: again for key, again in self._pending.items() if again > now}
         writes: list[W] = []
         for key in list(self._dirty) if self.online else ():
             if len(self._pending) >= MAX_WRITES:
                 break
-            if self._pending.get(key, now) > now:
+            if key in self._pending:
                 continue
             write = self._write(key)
             if write is None:

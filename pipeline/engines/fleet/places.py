@@ -62,7 +62,9 @@ class Places:
         self._stored: dict[bytes, tuple[Place, int]] = {}
         self._addr_hosts: dict[bytes, tuple[str, bytes]] = {}
         """Host and MAC of each address of other hosts' stations."""
-        self._outbox: Outbox[bytes, WritePlace] = Outbox(self._write)
+        self._outbox: Outbox[bytes, WritePlace] = Outbox(
+            self._write, lambda mac: mac in self._here or self._write(mac) is not None
+        )
         """By MAC."""
         self._changes = Changes({}, {}, {})
 

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.engines.fleet.entries import NO_KEY
-from pipeline.engines.fleet.names import KEPT_S, Names, WriteName
+from pipeline.engines.fleet.names import KEPT_S, MAX_HAD, Names, WriteName
+from pipeline.engines.fleet.outbox import MAX_IDLE
 from pipeline.engines.fleet.values import Name
 
 ONE, TWO = bytes((10, 0, 0, 1)), bytes((10, 0, 0, 2))
@@ -131,3 +132,24 @@ def test_names_of_an_earlier_run_stay_until_guests_have_said_them_again() -> Non
     host.on_name("db", None, 3)
     host.on_here({})
     assert host.take_writes(KEPT_S + 1) == [WriteName("web", None, 2)]
+
+
+def test_a_guest_that_changes_its_name_without_end_fills_no_memory() -> None:
+    """The store may be away, or slower than the guest. Then it has never had most of the names."""
+    host = Names("alpha", lambda _: False)
+    for online in (False, True):
+        if online:
+            host.on_online()
+        for number in range(3 * MAX_IDLE):
+            host.on_here({f"name{number}": ONE})
+        assert len(host._outbox) <= MAX_IDLE
+        assert len(host._had) <= MAX_HAD
+    host.take_writes(0.0)
+    host.take_writes(KEPT_S)
+    assert not host._had, "from now on, all names of this host are those of this run"
+    label, name = f"name{3 * MAX_IDLE}", Name("alpha", ONE)
+    host.on_here({label: ONE})
+    host.on_here({})
+    host.on_name(label, name, 9)
+    assert WriteName(label, None, 9) in host.take_writes(KEPT_S + 1.0)
+    assert not host._had

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.engines.fleet.outbox import MAX_IDLE
 from pipeline.engines.fleet.places import Places, WritePlace
 from pipeline.engines.fleet.values import MAX_ADDRESSES, Place
 
@@ -224,3 +225,12 @@ def test_a_station_that_goes_while_its_place_is_written_has_none() -> None:
     assert host.take_writes(0.0) == []
     host.on_place(MACS[0], write.place, 1)
     assert host.take_writes(0.1) == [WritePlace(MACS[0], None, 1)]
+
+
+def test_stations_that_come_and_go_while_the_store_is_away_fill_no_memory() -> None:
+    places = Places("alpha")
+    for number in range(3 * MAX_IDLE):
+        mac = b"\2\0" + number.to_bytes(4, "big")
+        places.on_here(mac)
+        places.on_gone(mac)
+    assert len(places._outbox) <= MAX_IDLE
