@@ -254,7 +254,9 @@ class Ports:
     def charge(self, port: Port, frames: int, now: float) -> None:
         """This many frames of a link's guest were dropped."""
         port.traffic.frames_dropped += frames
-        self.fairness.charge(port.guest_number, frames, now)
+        if not port.link.tunnel_mtu:
+            # One guest of another host must not stop all others, whose frames come over the same link.
+            self.fairness.charge(port.guest_number, frames, now)
 
     def await_room(self, port: Port) -> None:
         """A link is blocked. From now on the poller reports when its socket has room."""

@@ -127,6 +127,23 @@ def test_ingress_sleeps_until_the_pause_of_a_guest_among_others_is_over(rig: Ing
         guest.close()
 
 
+def test_one_guest_of_another_host_does_not_stop_all_the_others(rig: IngressRig) -> None:
+    """It may send segments without a connection to the station of this host, as many as it likes."""
+    (tunnel, far), (_, near) = rig.link_of("other hosts"), rig.link_of("process 7")
+    tunnel.link.tunnel_mtu = 1450
+    rig.turn()
+    rig.turn()
+    rig.misbehaved(tunnel.number)
+    rig.turn()
+    far.sendall(b"\x0e\x00" + bytes(14))
+    for _ in range(3):
+        rig.turn()
+    assert tunnel.traffic.frames_from_guest == 1
+    assert tunnel.traffic.frames_dropped == rig.rate * 10
+    for end in (far, near):
+        end.close()
+
+
 def test_all_links_of_a_guest_pay_for_the_bad_frames_of_one(rig: IngressRig) -> None:
     (bad, first), (good, second) = rig.link_of("process 7"), rig.link_of("process 7")
     other, third = rig.link_of("process 8")
