@@ -103,6 +103,7 @@ class LeasePool:
         """addresses: all of the pool. choose(n): a random number below n."""
         self._host = host
         self._addresses = addresses
+        self._among = frozenset(addresses)
         self._choose = choose
         self._term = term
         self._grace = grace
@@ -275,11 +276,11 @@ class LeasePool:
             self._claims.pop(addr, None)
         else:
             self._claims[addr] = claim, revision
-            if claim.mac != RESERVED:
+            if claim.mac != RESERVED and addr in self._among:
                 self._by_mac[claim.mac] = addr
         if claim is not None and claim.host == self._host:
             self._named[addr] = None
-            if claim.mac == RESERVED:
+            if claim.mac == RESERVED and addr in self._among:
                 self._reserved[addr] = None
             else:
                 self._reserved.pop(addr, None)

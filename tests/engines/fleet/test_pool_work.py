@@ -1,6 +1,8 @@
 """What a pool does not do at each write of others, and what it does later for want of room."""
 
-from pipeline.engines.fleet.entries import Claim, Member, WriteClaim, WriteMember
+import pytest
+
+from pipeline.engines.fleet.entries import RESERVED, Claim, Member, WriteClaim, WriteMember
 from pipeline.engines.fleet.lease_pool import MAX_WRITES, LeasePool
 
 TERM = 1000.0
@@ -53,3 +55,23 @@ def test_writes_that_found_no_room_are_made_when_there_is_room() -> None:
         assert isinstance(write, WriteClaim)
         pool.on_claim(write.addr, write.claim, revision, 0.2)
     assert len(pool.take_writes()) == 8
+
+
+@pytest.mark.parametrize("mac", [RESERVED, GUESTS[0]])
+def test_an_address_that_is_not_of_the_pool_goes_to_nobody(mac: bytes) -> None:
+    """Somebody has written a claim on it, or the pool was another one. It may be the gateway's address."""
+    pool = LeasePool("here", ADDRESSES, lambda _: 0, term=TERM, grace=GRACE, reserve=RESERVE)
+    pool.on_online(0.0)
+    (beat,) = pool.take_writes()
+    assert isinstance(beat, WriteMember)
+    foreign = ADDRESSES[0] - 1
+    pool.on_claim(foreign, Claim("here", beat.member.epoch, mac), 1, 0.1)
+    pool.on_member("here", beat.member, 2, 0.1)
+    assert pool.reserve_size(0.2) == 0
+    assert pool.grant(GUESTS[0], 0.2) is None
+    for revision, write in enumerate(pool.take_writes(), start=3):
+        assert isinstance(write, WriteClaim)
+        pool.on_claim(write.addr, write.claim, revision, 0.3)
+    grant = pool.grant(GUESTS[0], 0.4)
+    assert grant is not None
+    assert grant.addr in ADDRESSES
