@@ -12,14 +12,20 @@ UDP         goes to its flow. Without a flow it is dropped
 all others  dropped
 ==========  ==========================================================================================
 
+Guests of other hosts do not hear of the address unless this host connects to them. So one of them could have
+it as well. The stations of the other hosts are told the address. Then demux there knows where it is, and asks
+before it believes a guest.
+
 Without a fleet the host has no such address. Then only answers by ARP come here, of stations that it has
 asked.
 """
 
+from collections.abc import Collection, Iterable
 from typing import Final
 
+from pipeline.links.vxlan_url import MAX_REMOTES
 from pipeline.records.flows import Ends
-from pipeline.records.frames import Frame
+from pipeline.records.frames import NO_LINK, Frame
 from pipeline.records.tcp import TcpRange
 from pipeline.records.udp import UdpRange
 from pipeline.stages.demux.ip import IpInput
@@ -47,6 +53,32 @@ class OwnStation:
         self.tcp_out = network.tcp_out
         self.ip = ip_input
         self.udp = ip_input.udp
+        self.network = network
+        self.far: frozenset[bytes] = frozenset()
+        """The MAC addresses of the other hosts' stations."""
+
+    def set_addr(self, addr: int) -> None:
+        """This host has this address from now on; 0 for none."""
+        self.network.set_station(addr)
+        self._tell(self.far)
+
+    def set_far(self, macs: Collection[bytes]) -> None:
+        """The other hosts' stations have these MAC addresses."""
+        new = frozenset(macs) - self.far
+        self.far = frozenset(macs)
+        self.switch.set_far_stations(macs)
+        self._tell(new)
+
+    def _tell(self, macs: Iterable[bytes]) -> None:
+        """Tell these stations the address of this host. More hosts than MAX_REMOTES exchange no frames."""
+        tunnel = self.tunnel
+        if not tunnel.addr or tunnel.link == NO_LINK:
+            return
+        for mac in sorted(macs)[:MAX_REMOTES]:
+            header = ethernet.header(mac, tunnel.mac, ethernet.TYPE_ARP)
+            self.output.frame(
+                tunnel.link, header + arp.build(arp.REPLY, tunnel.mac, tunnel.addr, mac, tunnel.addr)
+            )
 
     def on_tcp_range(self, run: TcpRange, record: bytes, mac: bytes, now: float) -> None:
         """TCP segments of one flow, in frames from mac. record: the packed run, to be passed on."""

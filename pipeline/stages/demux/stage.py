@@ -356,12 +356,14 @@ class DemuxStage:
                 self.due = self.now
                 return {}
             case fleet_messages.Station() as ask:
-                self.network.set_station(ip.of_packed(ask.addr) if ask.addr else 0)
+                self.frames.station.set_addr(ip.of_packed(ask.addr) if ask.addr else 0)
                 self._carry_out()
+                self.due = self.now
                 return {}
             case fleet_messages.FarStations() as ask:
-                self.network.switch.set_far_stations(ask.macs)
+                self.frames.station.set_far(ask.macs)
                 self._carry_out()
+                self.due = self.now
                 return {}
             case messages.WithdrawRoute() if self.ipv6 is not None:
                 self.ipv6.discovery.withdraw()

@@ -257,3 +257,38 @@ def test_a_guest_with_the_mac_of_another_host_s_station_loses_it(rig: StationRig
     assert switch.link_of(host.mac) == TUNNEL
     assert switch.link_of(FAR.mac) == TUNNEL
     assert rig.counter(DEMUX, "switch_frame_dropped_gateway_source") == 1
+
+
+def test_the_stations_of_other_hosts_are_told_the_address(rig: StationRig) -> None:
+    """Else a guest there could have it as well: nothing else says there that it is in use."""
+    far = [bytes((0x5A, 0x94, 0xEF, 0, 1, number)) for number in (1, 2, 3)]
+    told = []
+    for macs in (far[:2], far):
+        rig.stage.on_control(fleet_messages.FarStations(macs).encode(), [])
+        rig.settle()
+        told.append(rig.sent())
+    rig.set_addr(ADDR + 1)
+    rig.settle()
+    told.append(rig.sent())
+    assert [[frame[:6] for _, _, frame in sent] for sent in told] == [far[:2], far[2:], far]
+    assert {link for sent in told for link, _, _ in sent} == {TUNNEL}
+    message = arp.parse(told[-1][0][2], ethernet.HEADER_LEN, len(told[-1][0][2]))
+    assert (message.op, message.sha, message.spa) == (arp.REPLY, rig.mac, ADDR + 1)
+    rig.set_addr(0)
+    rig.settle()
+    assert rig.sent() == []
+
+
+def test_a_guest_does_not_get_the_address_that_another_host_has(rig: StationRig) -> None:
+    host = Station(bytes((0x5A, 0x94, 0xEF, 0, 0, 88)), GATEWAY + 88)
+    rig.stage.on_control(fleet_messages.FarStations([host.mac]).encode(), [])
+    rig.send(TUNNEL, arp_frame(arp.REPLY, host, host.mac, rig.mac, ADDR))
+    thief = Station(LOCAL.mac, host.addr)
+    rig.send(1, arp_frame(arp.REQUEST, thief, LOCAL.mac, ethernet.BROADCAST, GATEWAY + 200))
+    assert rig.counter(DEMUX, "neighbor_claim_refused_address_taken") == 1
+    (question,) = [frame for link, _, frame in rig.sent() if link == TUNNEL and frame[:6] == host.mac][-1:]
+    assert arp.parse(question, ethernet.HEADER_LEN, len(question)).tpa == host.addr
+    rig.send(TUNNEL, arp_frame(arp.REPLY, host, host.mac, rig.mac, 0))
+    known = rig.stage.neighbors.get(host.addr)
+    assert known is not None
+    assert (known.mac, known.link) == (host.mac, TUNNEL)
