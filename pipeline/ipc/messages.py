@@ -13,7 +13,7 @@ any worker      Stop, Ping, Audit, Reload, Watch, LogFile (a file), Pause, Lost,
 all but listen  Guests
 ingress         Attach (with a socket), Open (sockets), Capture (a file), LiveCapture (a socket),
                 Adopt (sockets), Know, Connected, Members, Places
-demux           Cam, Neighbors, Seek, Station, Stations, StationsAway
+demux           Cam, Neighbors, Seek, Station, FarStations, Stations, StationsAway
 tcp             FlowIds, Flows, EndFlow, EndStrays, StationsAway
 resolver        Names, Leases, DnsAll, DnsAdd, ServeTcp (a socket), RestoreLeases, Know, LeaseGranted,
                 NamesAway, Count
