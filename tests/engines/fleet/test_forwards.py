@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.engines.fleet import values
@@ -78,6 +78,8 @@ TEXTS = st.sampled_from(["tcp", "udp", ":8080", "[::1]:8080", GUEST, "", ":", "[
 )
 
 
+# The first characters of all kinds take seconds on a busy machine.
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.fixed_dictionaries({}, optional=dict.fromkeys(("protocol", "local", "remote"), TEXTS | st.integers())),
     st.sampled_from([KEY, "forward.", "forward.tcp.8080.__1"]),
