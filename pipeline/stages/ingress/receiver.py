@@ -7,7 +7,7 @@ from pipeline.counter_block import add
 from pipeline.counters import INDEX
 from pipeline.engines.offload import gro
 from pipeline.engines.offload.burst import Item
-from pipeline.links.base import FULL_READ, LinkClosed
+from pipeline.links.base import LinkClosed
 from pipeline.stages.ingress.fairness import Fairness
 from pipeline.stages.ingress.live import Captures
 from pipeline.stages.ingress.offload import VnetOffload
@@ -22,6 +22,8 @@ READS_A_STEP: Final = 4
 STEP_S: Final = 0.0003
 """About how many seconds of work in all workers are read before the results are published, while several
 guests have something to read."""
+LONG_STEP_S: Final = 0.0015
+"""The same while only one of them has."""
 
 _BYTES_IN: Final = INDEX["link_bytes_from_guest"]
 _FRAMES_IN: Final = INDEX["link_frames_from_guest"]
@@ -110,13 +112,13 @@ class Receiver:
             crowded = shares.crowded(turns, now)
             bursts = 0
             for guest in shares.order(turns):
-                limit = shares.read_limit(guest) if crowded else FULL_READ
+                limit = shares.read_limit(guest, crowded=crowded)
                 bursts += self._take_turn(turns[guest], limit, now)
             # If a link was found empty, the next link of its guest may still have something to read.
             if not bursts and len(ports.readable) == readable:
                 return work
             work += bursts
-            if crowded and shares.expected > STEP_S:
+            if shares.expected > (STEP_S if crowded else LONG_STEP_S):
                 break
         self.more = True
         return work

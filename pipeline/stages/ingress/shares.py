@@ -6,7 +6,7 @@ it, and the times that demux, tcp and egress report for its records (WORK). Two 
 *Turns* (deficit round robin). In each round, every guest with something to read gets the same time, and is
 read while it has time left. If only one guest has something to read, its debt is cancelled. A guest with
 expensive frames is read in smaller bursts, so other guests wait less than a millisecond for one of them. A
-guest beside which all others wait, or do nothing, is read in bursts of any size.
+guest beside which all others wait, or do nothing, is read in longer ones.
 
 *Small work* (a token bucket). Time counts as small work by the length of the frames that it went into: all of
 it for the smallest frames, none for frames of LARGE_FRAME bytes and more (``smallness``). A flood consists of
@@ -54,6 +54,8 @@ QUANTUM_S: Final = 0.0002
 """Seconds of processor time for each guest in a round."""
 BURST_S: Final = 0.0002
 """About how many seconds one read of a guest may cost in all workers, while other guests have links."""
+LONG_BURST_S: Final = 0.001
+"""The same while only one guest is read: the first frame of a silent guest waits no longer."""
 LEAST_READ: Final = 2048
 """Bytes that one read may bring, however much they cost."""
 FIRST_READ: Final = 16384
@@ -128,11 +130,11 @@ class Account:
             self.bytes_read >>= 1
             self.cost /= 2
 
-    def read_limit(self) -> int:
-        """Bytes that cost about BURST_S: the most that one read may bring."""
+    def read_limit(self, seconds: float = BURST_S) -> int:
+        """Bytes that cost about so many seconds: the most that one read may bring."""
         if self.bytes_read < KNOWN_AFTER:
             return FIRST_READ
-        return min(max(int(BURST_S * self.bytes_read / max(self.cost, 1e-9)), LEAST_READ), FULL_READ)
+        return min(max(int(seconds * self.bytes_read / max(self.cost, 1e-9)), LEAST_READ), FULL_READ)
 
     def expected_cost(self, count: int) -> float:
         """Seconds that this many bytes will take in all workers; 0 while the guest's costs are not known."""
@@ -263,9 +265,9 @@ class Shares:
         if account is not None:
             account.deficit = min(account.deficit, 0.0)
 
-    def read_limit(self, guest: int) -> int:
-        """The most bytes that one read of a guest may bring while several guests have links."""
-        return self._accounts[guest].read_limit()
+    def read_limit(self, guest: int, *, crowded: bool = True) -> int:
+        """The most bytes that one read of a guest may bring, while several have links. See crowded()."""
+        return self._accounts[guest].read_limit(BURST_S if crowded else LONG_BURST_S)
 
     def deadline(self, guests: Iterable[int], now: float) -> float:
         """When the first of these guests, which have something to read, may be read; inf if none waits."""

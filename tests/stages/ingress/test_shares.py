@@ -218,6 +218,7 @@ def test_a_guest_with_expensive_frames_is_read_in_small_pieces(both: Shares) -> 
         both.was_read(HONEST, 65536, 1, 0.0, 0.0)
         both.charge(HONEST, 0.00005, 0.0)
     assert both.read_limit(FLOOD) == shares.LEAST_READ
+    assert shares.LEAST_READ < both.read_limit(FLOOD, crowded=False) < 4 * shares.LEAST_READ, "a millisecond"
     assert both.read_limit(HONEST) == FULL_READ
 
 
