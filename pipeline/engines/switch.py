@@ -157,7 +157,7 @@ class Switch:
     def set_far_stations(self, macs: Iterable[bytes]) -> None:
         """Other hosts are stations with these MACs, behind the uplink. A guest that has one loses it."""
         self._far_stations = frozenset(macs)
-        for mac in self._far_stations & self._ports.keys():
+        for mac in [mac for mac in self._far_stations if mac in self._ports]:
             if self._ports[mac].link != self._uplink:
                 self._forget(mac)
 
