@@ -91,6 +91,9 @@ class LogQueue(logging.Handler):
             try:
                 line = line[os.write(self._fd, line) :]
             except BlockingIOError:  # another process that shares it made it non-blocking
-                select.select([], [self._fd], [], 1.0)
+                # Not select(), which refuses descriptors from 1024 on.
+                room = select.poll()
+                room.register(self._fd, select.POLLOUT)
+                room.poll(1000)
             except OSError:
                 return

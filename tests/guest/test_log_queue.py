@@ -4,6 +4,7 @@ import fcntl
 import logging
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -96,6 +97,26 @@ def test_standard_error_that_was_made_non_blocking_loses_nothing(pipe: Pipe) -> 
     time.sleep(0.05)
     assert pipe.read_to(b"last").count(b"\n") == 46
     assert pipe.handler.lost == 0
+
+
+@pytest.mark.skipif(
+    resource.getrlimit(resource.RLIMIT_NOFILE)[0] <= 1024, reason="needs more than 1024 descriptors"
+)
+def test_a_descriptor_with_a_large_number_is_written_too(pipe: Pipe) -> None:
+    large = fcntl.fcntl(pipe.writer, fcntl.F_DUPFD, 1024)
+    try:
+        os.set_blocking(large, False)
+        handler = LogQueue(large)
+        log = logging.Logger("large")
+        log.addHandler(handler)
+        for number in range(80):
+            log.warning("%s", f"{number:0>99}")
+        time.sleep(0.05)
+        assert pipe.read_all().startswith(b"0")
+        handler.flush()
+        assert handler.unwritten == 0
+    finally:
+        os.close(large)
 
 
 def test_a_closed_reader_and_a_long_line_are_no_trouble(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
