@@ -47,14 +47,17 @@ class Minder:
         for number in (*PASSED_ON, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        sources = [wake, self._sock.fileno()]
+        # Not select(), which refuses descriptors from 1024 on: the daemon may have had many.
+        sources = select.poll()
+        sources.register(wake, select.POLLIN)
+        sources.register(self._sock, select.POLLIN)
         while True:
             # The look at the children is for an end before the first handler.
             if (status := self._look()) is not None:
                 return status
-            ready, _, _ = select.select(sources, (), (), 1.0)
+            ready = [fd for fd, _ in sources.poll(1000)]
             if self._sock.fileno() in ready and not self._read():
-                sources.remove(self._sock.fileno())
+                sources.unregister(self._sock)
             if wake in ready:
                 self._pass_on(os.read(wake, _PIECE))
 

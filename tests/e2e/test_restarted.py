@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.test_healing import Machine, datagrams, kill, names, new_connection, traffic
+from tests.e2e.test_ssh import ask, forward_flags
 from tests.support import foreign, sshd
 from tests.support.agent import GATEWAY_ADDR, GUEST_ADDR, Agent, address
 from tests.support.daemon import Daemon
@@ -255,25 +256,12 @@ def test_a_forward_over_ssh_leads_into_the_guest_after_a_restart(network: Networ
     path = network.directory / "inward.sock"
     server = sshd.Sshd(network.guest, network.directory)
     server.start()
-    flags = [
-        *("-forward-sock", str(path), "-forward-dest", str(server.socket)),
-        *("-forward-user", server.user, "-forward-identity", str(server.key)),
-    ]
-
-    def ask(data: bytes) -> bytes:
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(30)
-            sock.connect(str(path))
-            sock.sendall(data)
-            sock.shutdown(socket.SHUT_WR)
-            answer = b""
-            while piece := sock.recv(65536):
-                answer += piece
-            return answer
-
     try:
-        with Restartable(network, *flags) as daemon, Agent(network.guest, daemon.socket):
-            assert ask(b"before") == sshd.answer_to(b"before")
+        with (
+            Restartable(network, *forward_flags(server, path)) as daemon,
+            Agent(network.guest, daemon.socket),
+        ):
+            assert ask(path, b"before") == sshd.answer_to(b"before")
             inode = path.stat().st_ino
             for data in (b"one", b"two"):
                 with socket.socket(socket.AF_UNIX) as under_way:
@@ -283,7 +271,7 @@ def test_a_forward_over_ssh_leads_into_the_guest_after_a_restart(network: Networ
                     daemon.restart()
                     # This connection was the old daemon's.
                     assert under_way.recv(100) == b""
-                assert ask(data) == sshd.answer_to(data)
+                assert ask(path, data) == sshd.answer_to(data)
             assert path.stat().st_ino == inode
         assert not path.exists()
     finally:
