@@ -1,14 +1,16 @@
 """Measures IPv6 beside IPv4: throughput and round trips of one guest, in turns, for this program and peers.
 
 Over IPv4 the guest reaches the host's 127.0.0.1, over IPv6 its ::1. A turn measures each figure of a peer
-over both families, one right after the other, and every second turn in the other order. A ratio over 1 means
-that IPv6 is better, also in rows where lower figures are better. The headers of IPv6 are 20 bytes longer,
-which is 1.4 % of a packet at MTU 1500.
+over both families, one right after the other, ``--rounds`` times, and every second time in the other order.
+A ratio over 1 means that IPv6 is better, also in rows where lower figures are better. The headers of IPv6 are
+20 bytes longer, which is 1.4 % of a packet at MTU 1500.
 
 The network card of the bench has TSO and LRO for IPv4 alone. So on QEMU's framing, and for passt, it runs
 without (--plain). gvproxy has no IPv6.
 
-    python -m perf.families --peers pipeline,passt,slirp4netns --seconds 2 --repeat 9
+Samples differ by 10 % and more. So the table says between which two ratios the median is with 95 %.
+
+    python -m perf.families --peers pipeline,passt,slirp4netns --seconds 0.5 --rounds 6 --repeat 5
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from typing import Final
 
 from perf import options as shared
 from perf import report
-from perf.lines import Lines, alternately
+from perf.lines import Lines, add_options, alternately, kinds_of
 from perf.peers import LOOPBACK, OURS
 
 IPV4, IPV6 = "IPv4", "IPv6"
@@ -46,7 +48,7 @@ def run(
                 for family, (host_addr, bind) in addresses.items()
             }
             try:
-                rows = alternately(ends, families)
+                rows = alternately(ends, families, options.measured, options.rounds)
             except report.MeasurementError as error:
                 raise report.MeasurementError(f"{peer} over {error}") from None
             for family in families:
@@ -68,7 +70,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="IPv6 beside IPv4, of this program and its peers.")
     parser.add_argument("--mtu", type=int, default=1500)
     shared.add(parser, seconds=2, repeat=5)
+    add_options(parser)
     options = parser.parse_args(argv)
+    options.measured = kinds_of(options, parser)
     options.parallel, options.udp, options.plain = 1, False, True
     peers = [peer for peer in shared.peers(options) if peer != WITHOUT]
     if not peers:

@@ -73,14 +73,33 @@ class Lines:
 
 
 def alternately(
-    ends: Mapping[str, Lines], order: Sequence[str], kinds: Sequence[str] = KINDS
+    ends: Mapping[str, Lines], order: Sequence[str], kinds: Sequence[str] = KINDS, rounds: int = 1
 ) -> dict[str, list[report.Row]]:
-    """Measure each kind at all ends, in this order, then the next kind. Raises MeasurementError."""
+    """Measure each kind at all ends, in this order, then the next kind. Raises MeasurementError.
+
+    rounds: how often each kind is measured before the next, every second time in the other order.
+    """
     found: dict[str, list[report.Row]] = {end: [] for end in order}
     for kind in kinds:
-        for end in order:
-            try:
-                found[end] += ends[end].rows(kind)
-            except report.MeasurementError as error:
-                raise report.MeasurementError(f"{end}: {error}") from None
+        for turn in range(rounds):
+            for end in order if turn % 2 == 0 else order[::-1]:
+                try:
+                    found[end] += ends[end].rows(kind)
+                except report.MeasurementError as error:
+                    raise report.MeasurementError(f"{end}: {error}") from None
     return found
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what `alternately` can be told."""
+    parser.add_argument("--rounds", type=int, default=1, help="samples of each figure in one turn")
+    parser.add_argument("--kinds", default=",".join(KINDS), help="what to measure, comma-separated")
+
+
+def kinds_of(options: argparse.Namespace, parser: argparse.ArgumentParser) -> list[str]:
+    """The kinds that were asked for. The parser ends the program if one is unknown."""
+    kinds = str(options.kinds).split(",")
+    for kind in kinds:
+        if kind not in KINDS:
+            parser.error(f"--kinds: {kind!r} is none of {', '.join(KINDS)}")
+    return kinds

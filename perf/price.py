@@ -7,11 +7,11 @@
     quotas    a quota of each kind for each guest, which nobody uses up, against none
     hosts     a link to other hosts and a fleet whose servers do not answer, against neither
 
-Both daemons run all the time. A turn measures each figure of both, one right after the other, and every
-second turn in the other order. A ratio over 1 means that the daemon with the feature is better, also in rows
-where lower figures are better.
+Both daemons run all the time. A turn measures each figure of both, one right after the other, ``--rounds``
+times, and every second time in the other order. A ratio over 1 means that the daemon with the feature is
+better, also in rows where lower figures are better.
 
-    python -m perf.price names --seconds 1 --repeat 9
+    python -m perf.price names --seconds 0.5 --rounds 6 --repeat 5
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Final
 
 from perf import options as shared
 from perf import report
-from perf.lines import KINDS, STATED, Lines, alternately
+from perf.lines import STATED, Lines, add_options, alternately, kinds_of
 
 WITHOUT, WITH = "without", "with"
 NAME: Final = "host.containers.internal"
@@ -136,7 +136,8 @@ def run(feature: Feature, order: Sequence[str], options: argparse.Namespace) -> 
             (peer,) = shared.LINKS[options.link]
             endpoint = stack.enter_context(shared.start(settings, peer, place, options.mtu))
             ends[how] = stack.enter_context(Lines(place, endpoint.host_addr, settings, name=NAME))
-        return alternately(ends, order, (*KINDS, STATED) if feature.stated else KINDS)
+        kinds = [*options.measured, *([STATED] if feature.stated else [])]
+        return alternately(ends, order, kinds, options.rounds)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -144,7 +145,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("feature", choices=FEATURES)
     parser.add_argument("--mtu", type=int, default=1500)
     shared.add(parser, seconds=1, repeat=9)
+    add_options(parser)
     options = parser.parse_args(argv)
+    options.measured = kinds_of(options, parser)
     if options.peers != "auto" or options.link == "both":
         parser.error("only this program is measured, on one --link: qemu or agent")
     options.parallel, options.udp = 1, False

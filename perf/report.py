@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
+import math
 import os
 import platform
 import statistics
@@ -23,6 +24,8 @@ from perf import compiled
 from perf.peers import PeerError
 
 RESULTS = Path(__file__).resolve().parent / "results"
+_BEYOND = 0.05
+"""How probable it may be that a median is outside of its interval."""
 COLUMNS = frozenset(
     {"what", "peer", "unit", "min", "median", "max", "samples", "date", "commit", "machine", "settings"}
 )
@@ -152,8 +155,23 @@ def grid(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[in
     )
 
 
+def interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Two of these values between which the median of what they are drawn from is with at least 95 %.
+
+    They are the n-th smallest and the n-th largest (binomial distribution). None for fewer than six values.
+    """
+    ordered, count = sorted(values), len(values)
+    outside, rank = 0.0, 0
+    while 2 * (outside + math.comb(count, rank) / 2**count) <= _BEYOND:
+        outside += math.comb(count, rank) / 2**count
+        rank += 1
+    return (ordered[rank - 1], ordered[-rank]) if rank else None
+
+
 def pairs(figures: Sequence[Figure], first: str, second: str, aim_of: Callable[[str], float | None]) -> str:
     """Medians of two that were measured in turns, the median of the turns' ratios, and whether it is enough.
+
+    Beside the ratio stands where it is with 95 %, if there are enough turns to say so.
 
     A ratio over 1 means that ``second`` is better. aim_of: the least ratio of a row, None for any.
     """
@@ -161,14 +179,17 @@ def pairs(figures: Sequence[Figure], first: str, second: str, aim_of: Callable[[
     cells = {(figure.what, figure.peer): figure for figure in figures}
     for what in dict.fromkeys(figure.what for figure in figures):
         one, other = cells[what, first], cells[what, second]
-        ratio = statistics.median(
+        ratios = [
             b / a if one.higher_is_better else a / b for a, b in zip(one.samples, other.samples, strict=True)
-        )
+        ]
+        ratio = statistics.median(ratios)
+        ends = interval(ratios)
+        between = f"{ends[0]:.2f} to {ends[1]:.2f}" if ends else ""
         aim = aim_of(what)
         verdict = "" if aim is None else f"{aim:.2f}: {'yes' if ratio >= aim else 'NO'}"
         medians = (f"{figure.median:.4g}" for figure in (one, other))
-        rows.append([what, one.unit, *medians, f"{ratio:.3f}", verdict])
-    return grid(["", "unit", first, second, "ratio of the turns", "at least"], rows, left=(0, 1))
+        rows.append([what, one.unit, *medians, f"{ratio:.3f}", between, verdict])
+    return grid(["", "unit", first, second, "ratio of the turns", "with 95 %", "at least"], rows, left=(0, 1))
 
 
 Row = tuple[str, str, float, bool]

@@ -30,6 +30,27 @@ def test_a_ratio_over_one_is_better_in_both_kinds_of_row() -> None:
     assert rows[3] == ["delay", "µs", "20", "40", "2.00"]
 
 
+def test_the_interval_of_a_median_leaves_out_what_chance_allows() -> None:
+    # In 10 of 512 ways at most one of nine values is on one side (0.04 for both), in 46 at most two.
+    assert report.interval([9, 1, 8, 2, 7, 3, 6, 4, 5]) == (2, 8)
+    assert report.interval([6, 5, 4, 3, 2, 1]) == (1, 6)
+    assert report.interval([1, 2, 3, 4, 5]) is None
+    assert report.interval([]) is None
+
+
+def test_a_pair_of_rows_says_where_its_ratio_is() -> None:
+    lower = report.Figure("trip", "old", "µs", (10.0,) * 6, False, {})
+    better = report.Figure("trip", "new", "µs", (5.0, 8.0, 10.0, 10.0, 10.0, 20.0), False, {})
+    line = report.pairs([lower, better], "old", "new", lambda _: 0.95).splitlines()[-1]
+    assert [cell.strip() for cell in line.split("|")[3:-1]] == [
+        "10",
+        "10",
+        "1.000",
+        "0.50 to 2.00",
+        "0.95: yes",
+    ]
+
+
 def test_a_missing_cell_is_a_dash() -> None:
     made = samples()
     made.add("only here", "passt", "1/s", 7)
