@@ -10,7 +10,7 @@ without (--plain). gvproxy has no IPv6.
 
 Samples differ by 10 % and more. So the table says between which two ratios the median is with 95 %.
 
-    python -m perf.families --peers pipeline,passt,slirp4netns --seconds 0.5 --rounds 6 --repeat 5
+    python -m perf.families --peers pipeline,passt,slirp4netns --seconds 1 --rounds 6 --repeat 4
 """
 
 from __future__ import annotations

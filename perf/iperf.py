@@ -34,7 +34,9 @@ def run_iperf3(
     server = place.host.spawn(["iperf3", "--server", "--one-off", "--bind", bind, "--port", str(port)])
     try:
         await_listener(place, port)
-        argv = ["iperf3", "--client", host_addr, "--port", str(port), "--json", "--time", f"{seconds:g}"]
+        # iperf3 reads whole seconds, and 0 is for ever.
+        length = str(max(1, round(seconds)))
+        argv = ["iperf3", "--client", host_addr, "--port", str(port), "--json", "--time", length]
         client = place.guest.spawn([*argv, *arguments], log=subprocess.PIPE)
         try:
             out, _ = client.popen.communicate(timeout=seconds + 20)

@@ -11,7 +11,7 @@ Both daemons run all the time. A turn measures each figure of both, one right af
 times, and every second time in the other order. A ratio over 1 means that the daemon with the feature is
 better, also in rows where lower figures are better.
 
-    python -m perf.price names --seconds 0.5 --rounds 6 --repeat 5
+    python -m perf.price names --seconds 1 --rounds 6 --repeat 4
 """
 
 from __future__ import annotations
