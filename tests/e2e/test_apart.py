@@ -5,6 +5,7 @@ Two come from one image: the same MAC, the same static IPv4 and IPv6 addresses. 
 
 import contextlib
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from pipeline.wire import ethernet, ip
 from tests.e2e.test_ipv6 import ADDRESSES
 from tests.e2e.test_port_security import Card
+from tests.e2e.test_restarted import Restartable
 from tests.support.agent import GATEWAY_ADDR, GUEST_MAC, Agent
 from tests.support.daemon import Daemon
 from tests.support.netns import (
@@ -27,7 +29,7 @@ from tests.support.netns import (
     shared_memory,
     wait_for,
 )
-from tests.support.servers import DATA, UDP_ECHO, Servers
+from tests.support.servers import DATA, ECHO, RESET, UDP_ECHO, Servers
 
 pytestmark = pytest.mark.e2e
 
@@ -35,6 +37,15 @@ MIB = 1 << 20
 SAME = "192.168.127.15"
 SAME6 = ip.text(ADDRESSES.prefix | 0x15)
 THIRD_MAC = "5a:94:ef:e4:0c:99"
+CLOSED_PORT = 9
+REFUSED = ("ECONNREFUSED", "EACCES", "EHOSTUNREACH", "ENETUNREACH")
+POLICY = f"""
+egress-policy:
+  default: allow
+  rules:
+    - {{action: deny, guests: [{SAME}, "{SAME6}"], ports: [{ECHO}]}}
+    - {{action: deny, guests: ["link:2"], ports: [{RESET}]}}
+"""
 PLACEMENTS = ("separate", "auto")
 INNER_MARKS = (b"\xf2\x61\x70", bytes((240, 0)))
 """The first bytes of inner MACs and inner IPv4 addresses of the first links."""
@@ -87,7 +98,7 @@ def has_route6(agent: Agent) -> bool:
 class Clones:
     """A daemon with two guests of one image."""
 
-    def __init__(self, daemon: Daemon, agents: list[Agent]) -> None:
+    def __init__(self, daemon: Restartable, agents: list[Agent]) -> None:
         self.daemon = daemon
         self.agents = agents
 
@@ -96,7 +107,7 @@ class Clones:
 def clones_of(network: Network, *flags: str) -> Iterator[Clones]:
     with contextlib.ExitStack() as stack:
         words = ("-guests", "apart", "-ipv6", "on", *flags)
-        daemon = stack.enter_context(Daemon(network, *words))
+        daemon = stack.enter_context(Restartable(network, *words))
         # One cuts and sums itself, the other leaves that to the daemon.
         agents = [
             stack.enter_context(clone(guest, daemon, f"-offload={word}"))
@@ -104,6 +115,8 @@ def clones_of(network: Network, *flags: str) -> Iterator[Clones]:
         ]
         for agent in agents:
             add_same6(agent)
+            # Now it has shown its IPv4 address, too.
+            agent.guest.run("ping", "-n", "-c", "1", "-W", "2", GATEWAY_ADDR)
         yield Clones(daemon, agents)
 
 
@@ -204,12 +217,85 @@ def test_guests_with_one_mac_get_different_leases(network: Network, outside: Ser
                 assert agent.run("transfer", INTERNET_ADDR, DATA, MIB, MIB)["errors"] == []
 
 
+def inner_of(daemon: Daemon, own: str) -> str:
+    """What stands for an own address that has an inner one."""
+    found = [
+        inner
+        for guest in json.loads(daemon.api("/guests")[1])
+        for inner, each in guest.get("own_addresses", {}).items()
+        if each == own
+    ]
+    assert len(found) == 1, found
+    return str(found[0])
+
+
+def test_forwards_lead_to_the_first_guest_and_to_the_other_by_its_inner_address(
+    network: Network, clones: Clones
+) -> None:
+    daemon = clones.daemon
+    agents = {SAME: clones.agents[0], inner_of(daemon, SAME): clones.agents[1]}
+    for port, (addr, agent) in enumerate(agents.items(), 9100):
+        daemon.expose(f"127.0.0.1:{port}", f"{addr}:9999")
+        listener = agent.guest.call(lambda: socket.create_server((SAME, 9999)))
+        with listener, network.host.connect("127.0.0.1", port) as client:
+            listener.settimeout(10.0)
+            accepted, peer = listener.accept()
+            with accepted:
+                assert peer[0] == GATEWAY_ADDR
+                client.sendall(b"from the host")
+                assert accepted.recv(100) == b"from the host"
+                accepted.sendall(b"from the guest")
+                assert client.recv(100) == b"from the guest"
+
+
+def test_errors_and_rules_for_the_address_meet_both(network: Network, outside: Servers) -> None:
+    path = network.directory / "apart.yaml"
+    path.write_text(POLICY)
+    with clones_of(network, "-config", str(path)) as clones:
+        for agent in clones.agents:
+            assert agent.run("connect", INTERNET_ADDR, ECHO)["errno"] in REFUSED
+            assert agent.run("connect", INTERNET_ADDR6, ECHO)["errno"] in REFUSED
+            assert agent.run("connect", INTERNET_ADDR, DATA)["errno"] == ""
+            for remote in (INTERNET_ADDR, INTERNET_ADDR6):
+                # Their kernels find the socket by what the error quotes.
+                with pytest.raises(AssertionError, match="Connection refused"):
+                    agent.run("udp", remote, CLOSED_PORT, 100, 3)
+        # A rule for a link is about one guest.
+        first, second = clones.agents
+        assert first.run("connect", INTERNET_ADDR, RESET)["errno"] == ""
+        assert second.run("connect", INTERNET_ADDR, RESET)["errno"] in REFUSED
+
+
+def exchange(sock: socket.socket, text: bytes) -> None:
+    """What an echo server sends back."""
+    sock.sendall(text)
+    got = b""
+    while len(got) < len(text):
+        got += sock.recv(100)
+    assert got == text
+
+
 @pytest.mark.parametrize("worker", ["ingress", "demux", "tcp0", "egress0"])
 def test_both_work_again_when_a_worker_has_died(network: Network, outside: Servers, worker: str) -> None:
     with clones_of(network) as clones:
         clones.daemon.expect_errors = True
-        assert at_once(clones.agents, 1) == [[], []]
-        before = clones.daemon.workers()[worker]
-        Namespace.run(network.host, "kill", "-9", str(before))
-        wait_for(lambda: clones.daemon.processes().get(worker, before) != before, "a successor")
+        # Its link is a plain stream, which a successor of ingress carries on.
+        held = clones.agents[1].guest.connect(INTERNET_ADDR, ECHO)
+        held.settimeout(20.0)
+        with held:
+            exchange(held, b"before")
+            before = clones.daemon.workers()[worker]
+            Namespace.run(network.host, "kill", "-9", str(before))
+            wait_for(lambda: clones.daemon.processes().get(worker, before) != before, "a successor")
+            if worker in ("ingress", "demux"):
+                exchange(held, b"after")
         wait_for(lambda: at_once(clones.agents, 1) == [[], []], "both work", 60.0)
+
+
+def test_both_work_again_after_a_restart(network: Network, outside: Servers) -> None:
+    with clones_of(network) as clones:
+        inner = inner_of(clones.daemon, SAME)
+        clones.daemon.expect_errors = True
+        clones.daemon.restart()
+        wait_for(lambda: at_once(clones.agents, 1) == [[], []], "both work", 60.0)
+        assert inner_of(clones.daemon, SAME) == inner

@@ -72,5 +72,5 @@ def is_inner_mac(mac: bytes) -> bool:
 
 
 def is_inner_ipv4(addr: int) -> bool:
-    """Whether an IPv4 address is an inner one."""
-    return FIRST_IPV4 <= addr <= LAST_IPV4
+    """Whether an IPv4 address is an inner one. No link has the number 0."""
+    return FIRST_IPV4 | 1 << _PLACE_BITS <= addr <= LAST_IPV4

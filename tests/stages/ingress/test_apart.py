@@ -86,14 +86,14 @@ class Rig:
         return bytes(slot[record.off - header : record.off + record.length])
 
     def push(self, worker: str, make: Callable[[int], bytes], payload: bytes = b"") -> None:
-        """A worker pushes the record that make(slot) returns, with payload in the slot."""
+        """A worker pushes the record that make(slot) returns. Tcp has put the payload into a slot of egress."""
         slot = 0
-        ports = self.fabric.ports(worker)
+        home = self.fabric.ports("egress0" if worker == "tcp0" else worker)
         if payload:
-            assert ports.pool is not None
-            slot = ports.pool.alloc()
-            ports.arena.slots[slot][OFF : OFF + len(payload)] = payload
-        ring = ports.rings_out["ingress"]
+            assert home.pool is not None
+            slot = home.pool.alloc()
+            home.arena.slots[slot][OFF : OFF + len(payload)] = payload
+        ring = self.fabric.ports(worker).rings_out["ingress"]
         ring.push(make(slot))
         ring.publish()
         self.worker.breathe(monotonic())
