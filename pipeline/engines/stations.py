@@ -80,10 +80,12 @@ class Stations:
 
     def addresses_of(self, addr: int) -> Collection[int]:
         """All addresses of the station that has this one, this one among them. Rules for any of them hold."""
-        found = self.held_with(addr)
+        held = self.held_with(addr)
         if not self._own_addrs:
-            return found
-        return {*found, *(self._own_addrs[inner][0] for inner in found if inner in self._own_addrs)}
+            return held
+        found = set(held)
+        found.update([self._own_addrs[inner][0] for inner in held if inner in self._own_addrs])
+        return found
 
     def held_with(self, addr: int) -> Collection[int]:
         """The same without own addresses that another guest has too."""

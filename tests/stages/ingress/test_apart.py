@@ -86,7 +86,7 @@ class Rig:
         return bytes(slot[record.off - header : record.off + record.length])
 
     def push(self, worker: str, make: Callable[[int], bytes], payload: bytes = b"") -> None:
-        """A worker pushes the record that make(slot) returns. Tcp has put the payload into a slot of egress."""
+        """A worker pushes the record that make(slot) returns. Payload of tcp lies in a slot of egress."""
         slot = 0
         home = self.fabric.ports("egress0" if worker == "tcp0" else worker)
         if payload:
