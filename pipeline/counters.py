@@ -53,6 +53,13 @@ TABLE: Final[tuple[Counter, ...]] = (
         "link_frame_dropped_backlog_full", "frames", "frames to a guest that does not read, while others do"
     ),
     Counter("link_frame_dropped_bad_vnet_header", "frames", "frames with an impossible virtio-net header"),
+    Counter(
+        "link_addresses_inner", "addresses", "addresses and MACs of guests that have an inner one", "gauge"
+    ),
+    Counter("link_frame_dropped_inner_source", "frames", "frames whose source looks like an inner address"),
+    Counter(
+        "link_frame_dropped_too_many_inner", "frames", "frames from an address when no inner one was left"
+    ),
     Counter("link_frame_dropped_no_neighbor", "frames", "frames to an address that no guest has"),
     Counter("link_frame_dropped_no_slot", "frames", "frames cut from a super-segment while no slot was free"),
     Counter(

@@ -82,5 +82,10 @@ SANDBOXES: Final = (ON, OFF, STRICT)
 GUARDED: Final = "guarded"
 ISOLATED: Final = "isolated"
 OPEN: Final = "open"
-GUESTS: Final = (GUARDED, ISOLATED, OPEN)
-"""What guests may send to each other: honest frames, nothing, or anything (pipeline.stages.demux.guard)."""
+APART: Final = "apart"
+GUESTS: Final = (GUARDED, ISOLATED, APART, OPEN)
+"""What guests may send to each other: honest frames, nothing, or anything (pipeline.stages.demux.guard).
+
+APART: nothing, and several guests may have the same address (pipeline.engines.apart)."""
+HIDDEN: Final = (ISOLATED, APART)
+"""Those with which no frame goes from one guest to another."""

@@ -31,7 +31,7 @@ from pipeline.config.access import check_policy, check_token_file, with_proxy_pr
 from pipeline.config.address_words import split_network
 from pipeline.config.choices import (
     GUESTS,
-    ISOLATED,
+    HIDDEN,
     NAT64,
     OFF,
     PLACEMENTS,
@@ -313,10 +313,11 @@ def _limits(parsed: flags.Parsed) -> Settings:
 
 def _check_tunnel(config: Config) -> None:
     """Raises ConfigError for a link to other hosts that no frame could pass."""
-    if config.access.guests == ISOLATED and any(protocol == VXLAN for protocol, _ in config.links.further):
-        allowed = ", ".join(kind for kind in GUESTS if kind != ISOLATED)
+    guests = config.access.guests
+    if guests in HIDDEN and any(protocol == VXLAN for protocol, _ in config.links.further):
+        allowed = ", ".join(kind for kind in GUESTS if kind not in HIDDEN)
         raise ConfigError(
-            f"link: {VXLAN}: guests {ISOLATED} lets no frame pass (allowed for guests: {allowed})"
+            f"link: {VXLAN}: guests {guests} lets no frame pass (allowed for guests: {allowed})"
         )
 
 

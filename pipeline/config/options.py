@@ -146,7 +146,8 @@ OWN: Final[tuple[Flag, ...]] = (
     Flag(
         "guests",
         "string",
-        "what guests may send each other: guarded, honest frames; isolated, nothing; or open, anything",
+        "what guests may send each other: guarded, honest frames; isolated, nothing; apart, nothing, and they"
+        " may have the same addresses; or open, anything",
         words=GUESTS,
     ),
     Flag("ipv6", "string", "whether guests have IPv6; by default auto, in gvtap-gvproxy off", words=IPV6),

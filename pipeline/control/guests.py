@@ -41,17 +41,20 @@ class GuestSums:
     async def all(self) -> list[dict[str, object]]:
         """For each guest its number, opener and addresses, and the sum of each kind. Raises RequestError.
 
-        A guest without links is gone. It is listed as long as something of it is left.
+        A guest without links is gone. It is listed as long as something of it is left. own_addresses: which
+        inner addresses stand for which own ones, if there are any (pipeline.engines.apart).
         """
         peers: dict[str, str] = {}
         macs: dict[str, list[str]] = {}
         ips: dict[str, list[str]] = {}
         found: dict[str, dict[str, int]] = {}
+        inner: dict[str, dict[str, str]] = {}
         for worker in self._workers:
             answer = messages.GuestsAnswer.decode(await self._request(worker, messages.Guests()))
             peers.update(answer.peers or {})
             macs.update(answer.macs or {})
             ips.update(answer.ips or {})
+            inner.update(answer.own or {})
             _add(found, answer.guests)
         own = {kind: sums() for kind, sums in self._own.items()}
         _add(found, messages.GuestsAnswer.of(own).guests)
@@ -63,6 +66,7 @@ class GuestSums:
                 "mac_addresses": macs.get(guest, []),
                 "ip_addresses": ips.get(guest, []),
             }
+            | ({"own_addresses": inner[guest]} if guest in inner else {})
             | {kind: found[guest].get(kind, 0) for kind in kinds}
             for guest in sorted(found, key=int)
         ]

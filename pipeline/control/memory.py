@@ -41,6 +41,8 @@ class Memory:
         """All links that are up, by number."""
         self._links: dict[int, tuple[healing_messages.LinkUpEvent, int]] = {}
         """Those that can outlive ingress, each with its descriptor."""
+        self._inner: dict[int, list[bytes]] = {}
+        """The own addresses of a link that have inner ones (healing_messages.InnerEvent), by its number."""
         soft = descriptor_limit.soft()
         self._most_links = ROWS if soft < 0 else min(ROWS, soft // LINKS_PART)
 
@@ -55,6 +57,11 @@ class Memory:
             self._links[link.number] = link, fds[0]
             close_all(fds[1:])
 
+    def has_inner(self, number: int, places: list[bytes]) -> None:
+        """These addresses of a link have inner ones."""
+        if number in self._up and places:
+            self._inner[number] = places
+
     def is_up(self, number: int) -> bool:
         """Whether a guest has the link with this number."""
         return number in self._up
@@ -64,6 +71,7 @@ class Memory:
         found = self._links.pop(number, None)
         if found is not None:
             os.close(found[1])
+        self._inner.pop(number, None)
         return self._up.pop(number, None)
 
     def links_that_go_on(self, places: Places, slots: list[memoryview]) -> dict[int, int]:
@@ -106,6 +114,7 @@ class Memory:
                 place.head,
                 place.skip,
                 link.vnet,
+                places=self._inner.get(number),
             )
             yield ask, fd
 

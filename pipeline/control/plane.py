@@ -464,6 +464,8 @@ class ControlPlane:
             case healing_messages.LinkUpEvent() as link:
                 self._memory.link_up(link, fds)
                 self._link_gone(link.number)
+            case healing_messages.InnerEvent() as inner:
+                self._memory.has_inner(inner.number, inner.places)
             case healing_messages.LinkEvent() as carried:
                 self.succession.on_link(carried, fds)
             case healing_messages.ConnectionsEvent() | healing_messages.KnowledgeEvent() as told:

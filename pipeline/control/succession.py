@@ -364,6 +364,7 @@ class Succession:
             link.number, link.guest, link.protocol, link.peer, link.identity, form, link.vnet
         )
         self._memory.link_up(up, fds if form else [])
+        self._memory.has_inner(link.number, link.places or [])
 
     def _lost(self, what: str, error: str) -> None:
         self._log.error("not taken over", what=what, error=error)

@@ -16,6 +16,7 @@ not a single host. A token bucket limits the rate of errors (RFC 1812 section 4.
 from collections.abc import Container
 from typing import Final, NamedTuple
 
+from pipeline.engines.apart.inner import is_inner_ipv4
 from pipeline.wire import icmp, icmp_messages, icmpv6, ip, ip_header, ipv4, ipv6, udp
 from pipeline.wire.errors import HeaderError, WireError
 
@@ -46,7 +47,7 @@ def is_answerable_echo(message: icmp.Message, src: int, dst: int, own: Container
 
     message: as pipeline.wire.icmp_messages reads it. src, dst: of its packet, which is whole.
     """
-    return message.type == icmp.ECHO_REQUEST and message.code == 0 and dst in own and _is_host(src)
+    return message.type == icmp.ECHO_REQUEST and message.code == 0 and dst in own and _is_sender(src)
 
 
 def next_hop_mtu(named: int, quoted: icmp.Quoted) -> int:
@@ -158,7 +159,7 @@ class IcmpErrors:
         self, view: memoryview | bytes, off: int, now: float, says: icmp.Says, src: int | None
     ) -> Error | None:
         header = ipv4.parse(view, off, len(view))
-        if header.frag_off or not _is_host(header.src) or not _is_host(header.dst):
+        if header.frag_off or not _is_sender(header.src) or not _is_host(header.dst):
             return None
         if self._broadcast in (header.src, header.dst):
             return None
@@ -224,6 +225,11 @@ def _may_be_error(view: memoryview | bytes, off: int, end: int) -> bool:
     if upper.proto != ipv6.PROTO_ICMPV6:
         return False
     return upper.frag_off != 0 or upper.off >= end or icmpv6.is_error(view[upper.off])
+
+
+def _is_sender(addr: int) -> bool:
+    """Whether a guest may have sent from addr: one host's address, or an inner one."""
+    return _is_host(addr) or is_inner_ipv4(addr)
 
 
 def _is_host(addr: int) -> bool:

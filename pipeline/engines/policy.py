@@ -205,11 +205,13 @@ class Policy:
         also_means: Mapping[int, int] | None = None,
         groups: Groups | None = None,
         station_of: StationOf = lambda _addr: None,
+        held_with: Callable[[int], Collection[int]] | None = None,
     ) -> None:
         """addresses_of: all addresses of the station that has one (pipeline.engines.stations).
 
         also_means: destinations for which the rules about another one hold too. groups: of addresses.
-        station_of: see pipeline.engines.guest_set.
+        station_of: see pipeline.engines.guest_set. held_with: as addresses_of, without addresses that
+        another guest has too. Only these addresses share the names of destinations.
         """
         self._station_of = station_of
         self._also_means = also_means or {}
@@ -227,6 +229,7 @@ class Policy:
         self._preset = ""
         self._max_named = max_named
         self._addresses_of = addresses_of
+        self._held_with = held_with or addresses_of
         self._named: OrderedDict[tuple[int, int], dict[int, float]] = OrderedDict()
         self._patterns = Names(config)
         self.replace(config)
@@ -339,7 +342,7 @@ class Policy:
                 groups |= self._groups.of(each)
         names = frozenset(
             number
-            for each in guests
+            for each in self._held_with(guest)
             for one in addresses
             for number, expires in self._named.get((each, one), _NO_NAMES).items()
             if expires > now

@@ -46,6 +46,14 @@ GUESTS: Final = (
         opened_by=_OPENED_BY,
         error="why it ended",
     ),
+    published(
+        *("guest-renamed", INFO, "guest renamed"),
+        "Another guest has this address or MAC address too, or it is not of the network (guests: apart)."
+        " Records have an inner one in its place.",
+        link=_LINK,
+        address="address or MAC address that the guest has",
+        inner="what stands for it in records, tables and this log",
+    ),
 )
 
 _OF_MAC: Final = {"change": "seen, gone, moved or contested", "mac": _MAC, "link": _LINK}

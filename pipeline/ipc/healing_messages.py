@@ -112,12 +112,21 @@ class LinkDownEvent(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class InnerEvent(Event):
+    """The own addresses and MACs of a link that have inner ones (pipeline.engines.apart), as on the wire."""
+
+    NAME = "inner"
+    number: int
+    places: list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
 class CarriedLink(Message):
     """A link that another process carries on. It goes with its descriptors.
 
     The fields up to form, and vnet, are those of LinkUpEvent. head: the beginning of a frame that has come in
     part. skip: bytes to come of a frame that is too long. backlog: bytes that the guest must get first.
-    decided, features: of OffloadLink.begin_again().
+    decided, features: of OffloadLink.begin_again(). places: of InnerEvent.
     """
 
     number: int
@@ -132,6 +141,7 @@ class CarriedLink(Message):
     backlog: bytes | None = None
     decided: bool | None = None
     features: int | None = None
+    places: list[bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -235,13 +235,14 @@ class GuestsAnswer(Answer):
     """guests: by the guest's number, as text, what it has: a number by kind. Ingress names all guests.
 
     peers: of ingress: by number, which process, machine or address the guest is. macs, ips: of demux: by
-    number, the guest's MAC and IPv4 addresses.
+    number, the guest's MAC and IPv4 addresses. own: of ingress: what inner addresses stand for, by number.
     """
 
     guests: dict[str, dict[str, int]]
     peers: dict[str, str] | None = None
     macs: dict[str, list[str]] | None = None
     ips: dict[str, list[str]] | None = None
+    own: dict[str, dict[str, str]] | None = None
 
     @staticmethod
     def of(sums: Mapping[str, Mapping[int, int]], peers: Mapping[int, str] | None = None) -> "GuestsAnswer":
@@ -471,6 +472,7 @@ _REQUESTS: Final = _by_name(
 _EVENTS: Final = _by_name(
     *(HappenedEvent, GuestEvent, MacEvent, ServiceEvent, StateFileEvent, FilesEvent, ConnectEvent),
     *(healing_messages.LeasesEvent, healing_messages.LinkUpEvent, healing_messages.LinkDownEvent),
+    healing_messages.InnerEvent,
     *(healing_messages.LinkEvent, healing_messages.ConnectionsEvent, healing_messages.KnowledgeEvent),
     *(fleet_messages.StationsEvent, fleet_messages.NamesEvent),
     *(fleet_messages.LeaseWantedEvent, fleet_messages.LeaseOverEvent),

@@ -58,10 +58,13 @@ def carried_form(arrival: Arrival) -> str:
     return {OffloadLink: OFFLOAD, StdioLink: STDIO}.get(type(arrival.link)) or form_of(arrival)
 
 
-def carried(number: int, guest: int, arrival: Arrival) -> tuple[LinkEvent, list[int]] | None:
+def carried(
+    number: int, guest: int, arrival: Arrival, places: list[bytes] | None = None
+) -> tuple[LinkEvent, list[int]] | None:
     """A link as another process can carry it on, and its descriptors; None if it cannot.
 
-    number, guest: those of the link and of its guest. The descriptors stay the link's.
+    number, guest: those of the link and of its guest. places: as in CarriedLink. The descriptors stay the
+    link's.
     """
     link, form = arrival.link, carried_form(arrival)
     if not form:
@@ -81,6 +84,7 @@ def carried(number: int, guest: int, arrival: Arrival) -> tuple[LinkEvent, list[
         backlog,
         link.decided if isinstance(link, OffloadLink) else None,
         link.features if link.vnet_len and offers else None,
+        places or None,
     )
     fds = [link.fileno(), link.write_fileno()] if form == STDIO else [link.fileno()]
     return event, fds

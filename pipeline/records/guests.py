@@ -4,7 +4,7 @@ from struct import Struct
 from typing import Final
 
 from pipeline.records.addresses import Addr, addr_bytes, addr_of, mac_bytes, mac_numbers
-from pipeline.records.kinds import LEASED, NEIGHBOR_GONE, SHARED, TUNNEL, WORK
+from pipeline.records.kinds import LEASED, NEIGHBOR_GONE, RENAMED, SHARED, TUNNEL, WORK
 
 UNKNOWN_GUESTS: Final = 0x10000
 """Numbers from here on are not those of guests, which have 16 bits. A link that no LINK_UP has named counts
@@ -13,6 +13,7 @@ as the guest UNKNOWN_GUESTS + link."""
 _LINK: Final = Struct("<BxHH90x")  # kind, link, guest
 _NEIGHBOR: Final = Struct("<BxH24xIH14x16s32x")  # kind, link, MAC (two numbers), guest_addr
 _GONE: Final = Struct("<B47x16s32x")  # kind, guest_addr
+_RENAMED: Final = Struct("<B?H44x16s16s16x")  # kind, is_mac, link, inner, own
 _SHARED: Final = Struct("<B?94x")  # kind, shared
 _TUNNEL: Final = Struct("<BxH56xI32x")  # kind, link, mtu
 _WORK: Final = Struct("<BxH56xI32x")  # kind, link, nanoseconds
@@ -137,6 +138,29 @@ class NeighborGone:
     def pack(guest_addr: Addr) -> bytes:
         """A record with this field."""
         return _GONE.pack(NEIGHBOR_GONE, addr_bytes(guest_addr))
+
+
+class Renamed:
+    """RENAMED: in records, ``inner`` stands for ``own``, which the guest on ``link`` has on the wire.
+
+    Both are addresses, or with ``is_mac`` the numbers of the six bytes of MACs.
+    """
+
+    def __init__(self, is_mac: bool, link: int, inner: int, own: int) -> None:
+        self.is_mac = is_mac
+        self.link = link
+        self.inner = inner
+        self.own = own
+
+    @staticmethod
+    def unpack(burst: memoryview, at: int) -> "Renamed":
+        """The record at burst[at:]."""
+        _, is_mac, link, inner, own = _RENAMED.unpack_from(burst, at)
+        return Renamed(is_mac, link, addr_of(inner), addr_of(own))
+
+    def pack(self) -> bytes:
+        """The record of these fields."""
+        return _RENAMED.pack(RENAMED, self.is_mac, self.link, addr_bytes(self.inner), addr_bytes(self.own))
 
 
 class Leased:

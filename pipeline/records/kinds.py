@@ -28,6 +28,8 @@ UDP_FRAGMENTED   UdpNotice       ingress -> demux                            -
 SHARED           Shared          ingress -> demux, ingress -> tcp,           -
                                  ingress -> egress
 TUNNEL           Tunnel          ingress -> demux                            -
+RENAMED          Renamed         ingress -> demux, demux -> egress,          -
+                                 demux -> resolver
 WATCH_DROPS      WatchDrops      ingress -> demux                            -
 FRAME_OUT        FrameOut        demux -> ingress                            last
 TCP_OUT          TcpOut          tcp -> ingress                              stays
@@ -128,6 +130,8 @@ SHARED: Final = 44
 """There are several guests, so the reader measures what the records of each cost; or there is one only."""
 TUNNEL: Final = 52
 """This link leads to guests of other hosts, and packets may have this length there."""
+RENAMED: Final = 57
+"""An address or a MAC of a guest has an inner one in all records, since another guest has it."""
 WATCH_DROPS: Final = 46
 """Demux is to hand over the frames that it drops, for a capture of drops; or not any more."""
 

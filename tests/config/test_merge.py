@@ -152,9 +152,11 @@ def test_guests_are_guarded_unless_asked_for(file) -> None:
     assert build()[0].access.guests == "guarded"
     assert build("-config", path)[0].access.guests == "isolated"
     assert build("-config", path, "-guests", "open")[0].access.guests == "open"
-    with pytest.raises(ConfigError, match="guests must be one of guarded, isolated, open, not 'closed'"):
+    with pytest.raises(
+        ConfigError, match="guests must be one of guarded, isolated, apart, open, not 'closed'"
+    ):
         build("-guests", "closed")
-    with pytest.raises(ConfigError, match="guests: must be guarded or isolated or open"):
+    with pytest.raises(ConfigError, match="guests: must be guarded or isolated or apart or open"):
         build("-config", file("guests: closed"))
 
 

@@ -122,6 +122,10 @@ PREFIX = "failed to validate configuration IPs: "
             ["-link", VXLAN, "-guests", "isolated"],
             "link: vxlan: guests isolated lets no frame pass (allowed for guests: guarded, open)",
         ),
+        (
+            ["-link", VXLAN, "-guests", "apart"],
+            "link: vxlan: guests apart lets no frame pass (allowed for guests: guarded, open)",
+        ),
         (["-link", "tap+a/b"], f"link: tap: 'a/b' is not a name of an interface {TAP_ALLOWED}"),
         (["-link", "tap+eth0?net=b"], f"link: tap: unknown setting 'net' {TAP_ALLOWED}"),
         (["-link", "tap+eth0?netns="], f"link: tap: netns has no value {TAP_ALLOWED}"),

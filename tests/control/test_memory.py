@@ -91,3 +91,19 @@ def test_a_successor_of_ingress_numbers_links_on_after_a_former_daemon(memory: M
     memory.numbers = healing_messages.Know(last_link=7)
     assert list(memory.first_for("ingress")) == [memory.numbers]
     assert list(memory.first_for("resolver")) == []
+
+
+def test_a_successor_of_ingress_gets_the_own_names_of_a_link_that_have_inner_ones(memory: Memory) -> None:
+    for number in (1, 2):
+        memory.link_up(link(number, "packet"), [os.dup(1)])
+    names = [b"\x5a\x94\xef\0\0\1", b"\xc0\xa8\x7f\x0f"]
+    memory.has_inner(2, names)
+    memory.has_inner(3, names)
+    places = Places(memoryview(bytearray(BYTES)))
+    assert [(ask.number, ask.places) for ask, _ in memory.adoptions(places, [])] == [(1, None), (2, names)]
+    decoded = healing_messages.Adopt.decode([*memory.adoptions(places, [])][1][0].encode())
+    assert decoded.places == names
+    # Another guest may get the number.
+    memory.link_down(2)
+    memory.link_up(link(2, "packet"), [os.dup(1)])
+    assert [ask.places for ask, _ in memory.adoptions(places, [])] == [None, None]

@@ -49,6 +49,14 @@ def test_impossible_senders_get_no_echo(changes: dict[str, int]) -> None:
     assert not answerable(echo(**changes))
 
 
+def test_a_guest_with_an_inner_address_gets_echos_and_errors() -> None:
+    inner = ip.parse_ipv4("240.0.2.1")
+    assert answerable(echo(src=inner))
+    error = errors().unreachable(packet(b"12345678", src=inner), 0, 1.0, icmp.HOST_UNREACHABLE)
+    assert error is not None
+    assert error.dst == inner
+
+
 @pytest.mark.parametrize(
     "kind, code", [(icmp.ECHO_REPLY, 0), (icmp.UNREACHABLE, 1), (icmp.ECHO_REQUEST, 1), (13, 0)]
 )

@@ -68,3 +68,47 @@ def test_a_rule_about_the_host_holds_for_both_its_addresses() -> None:
     )
     assert not other.allows(V6, host6, 80, "tcp", 0.0)
     assert other.allows(V6, host, 80, "tcp", 0.0)
+
+
+def test_rules_for_an_own_address_or_mac_hold_for_a_guest_with_inner_ones() -> None:
+    inner, inner_mac = ip.parse("240.0.2.1"), bytes.fromhex("f26170000202")
+    stations = Stations({})
+    stations.learn(V4, ONE, 1)
+    stations.rename(inner, V4, 2)
+    stations.rename_mac(inner_mac, ONE, 2)
+    stations.learn(inner, inner_mac, 2)
+    assert set(stations.addresses_of(inner)) == {inner, V4}
+    assert stations.station_of(inner) == (ONE, 2)
+    assert set(stations.addresses_of(V4)) == {V4}, "the guest with the name has nothing of the other one"
+    for word in ("192.168.127.2", "5a:94:ef:00:00:01"):
+        rules = (PolicyRule("deny", guests=(word,)),)
+        policy = Policy(
+            EgressPolicy("allow", rules),
+            addresses_of=stations.addresses_of,
+            station_of=stations.station_of,
+            held_with=stations.held_with,
+        )
+        assert [policy.allows(addr, OUTSIDE, 80, "tcp", 0.0) for addr in (inner, V4, V6)] == [
+            *(False, False, True)
+        ]
+    stations.keep_links({1})
+    assert set(stations.addresses_of(inner)) == {inner}
+    stations.learn(inner, inner_mac, 2)
+    assert stations.station_of(inner) == (inner_mac, 2), "another guest has the number of the link"
+
+
+def test_a_name_that_the_other_guest_with_the_address_asked_for_does_not_count() -> None:
+    inner = ip.parse("240.0.2.1")
+    stations = Stations({})
+    stations.learn(V4, ONE, 1)
+    stations.rename(inner, V4, 2)
+    stations.learn(inner, OTHER, 2)
+    rules = (PolicyRule("allow", names=("example.com",), stated="ignore"),)
+    policy = Policy(
+        EgressPolicy("deny", rules), addresses_of=stations.addresses_of, held_with=stations.held_with
+    )
+    policy.learn(V4, OUTSIDE, number_of("example.com"), 60.0, 0.0)
+    assert policy.allows(V4, OUTSIDE, 80, "tcp", 1.0)
+    assert not policy.allows(inner, OUTSIDE, 80, "tcp", 1.0)
+    policy.learn(inner, OUTSIDE, number_of("example.com"), 60.0, 0.0)
+    assert policy.allows(inner, OUTSIDE, 80, "tcp", 1.0)

@@ -33,7 +33,7 @@ _WORDS = (
 )
 _BOOLEANS = (
     "vnet", "borrowed", "has_timestamps", "has_other_options", "sack_permitted", "after_steered", "both",
-    "final", "dont_fragment", "shared", "crowded", "insists", "on", "refused", "allowed", "is_name",
+    "final", "dont_fragment", "shared", "is_mac", "crowded", "insists", "on", "refused", "allowed", "is_name",
     "first", "last",
 )  # fmt: skip
 

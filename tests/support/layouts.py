@@ -16,6 +16,7 @@ CLASSES: dict[int, type] = {
     kinds.UDP_FRAGMENTED: udp.UdpNotice,
     kinds.SHARED: guests.Shared,
     kinds.TUNNEL: guests.Tunnel,
+    kinds.RENAMED: guests.Renamed,
     kinds.WATCH_DROPS: frames.WatchDrops,
     kinds.FRAME_OUT: frames.FrameOut,
     kinds.TCP_OUT: tcp.TcpOut,

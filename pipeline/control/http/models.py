@@ -151,7 +151,7 @@ class Cam(RootModel[dict[str, int]]):
     """MAC address to number of the guest's link."""
 
 
-class Guests(RootModel[list[dict[str, int | str | list[str]]]]):
+class Guests(RootModel[list[dict[str, int | str | list[str] | dict[str, str]]]]):
     """For each guest its number, opener and addresses, and sums by kind: links, flows, sockets and others."""
 
 

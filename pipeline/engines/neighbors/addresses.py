@@ -33,9 +33,18 @@ class GuestAddresses:
     """Says of an address whether a guest of one network may have it."""
 
     def __init__(
-        self, network: int, prefix_len: int, own: Iterable[int] = (), v6: Ipv6Addresses | None = None
+        self,
+        network: int,
+        prefix_len: int,
+        own: Iterable[int] = (),
+        v6: Ipv6Addresses | None = None,
+        further: tuple[int, int] = (0, -1),
     ) -> None:
-        """own: the gateway's address and its virtual addresses. v6: None if guests have no IPv6."""
+        """own: the gateway's address and its virtual addresses. v6: None if guests have no IPv6.
+
+        further: the first and the last IPv4 address of another network that guests may have.
+        """
+        self._further = further
         first, last = ip.prefix(network, prefix_len)
         self._first = first + 1
         self._last = last - 1
@@ -49,7 +58,11 @@ class GuestAddresses:
 
     def inside(self, addr: int) -> bool:
         """Whether addr is a host address of the subnet, or an IPv6 address of the network."""
-        return self._first <= addr <= self._last or (self._v6 is not None and self._v6.inside(addr))
+        if self._first <= addr <= self._last:
+            return True
+        return (self._v6 is not None and self._v6.inside(addr)) or (
+            self._further[0] <= addr <= self._further[1]
+        )
 
     def may_have(self, addr: int) -> bool:
         """Whether a guest may have addr."""

@@ -16,7 +16,8 @@ gives a sign of life within CONTEST_SECONDS. Until then the claimant's packets a
 silent, or its link goes down, the claimant gets the address. If the switch has moved the owner's MAC to the
 other link, the owner was silent already, and the address follows without a contest. The MAC in a frame alone
 proves nothing, since the switch also lets frames pass whose MAC it has no room for. With ``newest_wins`` the
-newest claim holds at once between links too.
+newest claim holds at once between links too. With ``first_keeps`` a link keeps its address until it is down,
+however silent it is, and nobody is asked: ingress gives other guests with this address another one.
 
 Hostile guests: no guest can claim an address of the gateway. A guest gets an address that is held for the
 owner of an earlier run (hold()) only after that owner has not answered. There are bounds on the addresses of
@@ -62,6 +63,7 @@ class Neighbors:
         link_of: Callable[[bytes], int | None] | None = None,
         guest_of: Callable[[int], int] = by_link,
         newest_wins: bool = False,
+        first_keeps: bool = False,
     ) -> None:
         """link_of(mac): the link on which the switch has seen a MAC; None if it has not.
 
@@ -76,6 +78,7 @@ class Neighbors:
         self._link_of = link_of
         self._guest_of = guest_of
         self._newest_wins = newest_wins
+        self._first_keeps = first_keeps
         self._max = max_neighbors
         self._max_per_guest = max_per_guest
         self._uplink = NO_UPLINK
@@ -182,6 +185,8 @@ class Neighbors:
 
     def _contest(self, neighbor: Neighbor, mac: bytes, link: int, now: float, by_arp: bool) -> None:
         """A station on another link uses the address. Raises WireError unless the owner has lost it."""
+        if self._first_keeps:
+            raise WireError("neighbor_claim_refused_address_taken")
         if now >= neighbor.lost_at:
             return
         if neighbor.may_be_contested(now) and self._contests.take(self._guest_of(link), now):
@@ -222,6 +227,8 @@ class Neighbors:
 
         This does nothing if a station uses the address already. The caller bounds the number of calls.
         """
+        if self._first_keeps:
+            return
         if self.get(addr) is None and self._addresses.may_have(addr):
             self._held[addr] = Held(mac, now)
 

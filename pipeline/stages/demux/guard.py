@@ -5,7 +5,7 @@ guarded
     table decides that, as for packets to the gateway. So a live guest's address is contested, and no guest
     can have one of the gateway's. While IPv6 is on, the same holds for its packets and for neighbour
     discovery. pipeline.engines.guard refuses frames that no guest may send to guests.
-isolated
+isolated, apart
     No frame passes.
 open
     Every frame passes.
@@ -16,7 +16,7 @@ demux never go to a guest.
 
 from typing import Final
 
-from pipeline.config.choices import GUARDED, ISOLATED
+from pipeline.config.choices import GUARDED, HIDDEN
 from pipeline.counters import INDEX
 from pipeline.engines import guard, neighbor_discovery
 from pipeline.records.flows import Ends, FlowKey
@@ -50,7 +50,7 @@ class Guard:
         self.links = network.links
         self.neighbors = network.neighbors
         self.switch = network.switch
-        self.isolated = network.config.access.guests == ISOLATED
+        self.isolated = network.config.access.guests in HIDDEN
         self.guarded = network.config.access.guests == GUARDED
         self.has_ipv6 = network.ipv6 is not None
 

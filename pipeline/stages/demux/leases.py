@@ -9,6 +9,9 @@ A guest can write any MAC into a request of DHCP. For DHCPv6 it is that of the a
 if the switch has seen it on that link. Then it counts like any other claim: an owner of the address on
 another link is asked first. An owner that had the address by an earlier lease is not asked. The server gives
 an address to another client only when that lease is over.
+
+With ``guests: apart`` demux learns nothing from leases: ingress decides who has an address, by the first
+frame. Who comes second has another one.
 """
 
 from pipeline.counters import INDEX
@@ -25,7 +28,9 @@ from pipeline.wire.errors import WireError
 class LeaseHolders:
     """Reads the answers of the DHCP servers to guests, and their leases of an earlier run."""
 
-    def __init__(self, worker: Worker, known: Neighbors, switch: Switch) -> None:
+    def __init__(self, worker: Worker, known: Neighbors, switch: Switch, *, learns: bool = True) -> None:
+        """learns: False if guests with the same address do not meet. Then a lease keeps nobody away."""
+        self._learns = learns
         self._slots = worker.ports.arena.slots
         self._counts = worker.counts
         self._neighbors = known
@@ -53,6 +58,8 @@ class LeaseHolders:
 
     def _on_given(self, addr: int, mac: bytes, link: int, now: float) -> None:
         """The server has given the client with this MAC address an address."""
+        if not self._learns:
+            return
         self._neighbors.unhold(addr, mac)
         if self._switch.link_of(mac) != link:
             return

@@ -1,10 +1,9 @@
 """What all parts of demux have in common: the worker, its rings, the tables of guests, and the output."""
 
-from pipeline.config.choices import OPEN
+from pipeline.config.choices import APART, OPEN
 from pipeline.config.model import Config
 from pipeline.engines.flows import rss_hash
 from pipeline.engines.nat import Nat
-from pipeline.engines.neighbors.addresses import GuestAddresses
 from pipeline.engines.neighbors.table import Neighbors
 from pipeline.engines.switch import Switch
 from pipeline.ipc.ring import Producer
@@ -12,7 +11,7 @@ from pipeline.records.flows import Ends
 from pipeline.records.frames import NO_LINK
 from pipeline.records.guests import UNKNOWN_GUESTS
 from pipeline.records.guests import Tunnel as TunnelNotice
-from pipeline.stages import ipv6_addresses
+from pipeline.stages import guest_addresses, ipv6_addresses
 from pipeline.stages.demux.output import Output
 from pipeline.stages.demux.tunnel import Tunnel
 from pipeline.stages.worker import Worker
@@ -44,8 +43,7 @@ class Network:
         self.config = config
         self.counts = worker.counts
         self.slots = ports.arena.slots
-        network = config.network
-        self.own = (network.gateway_ip, network.name_server, *network.gateway_virtual_ips)
+        self.own = guest_addresses.own_of(config)
         """The IPv4 addresses that the gateway answers ARP for."""
         self.ipv6 = ipv6_addresses.of(config)
         """None while IPv6 is off."""
@@ -57,21 +55,15 @@ class Network:
             name_server=config.network.dns_address,
         )
         newest_wins = config.access.guests == OPEN
-        subnet = config.network.subnet
-        addresses = GuestAddresses(
-            ip.of(subnet.network_address),
-            subnet.prefixlen,
-            self.own if newest_wins else (*self.own, config.network.host_ip),
-            self.ipv6,
-        )
         self.neighbors = Neighbors(
-            addresses,
+            guest_addresses.of(config, with_inner=True),
             config.network.gateway_mac,
             max_neighbors=config.limits.max_neighbors,
             max_per_guest=config.limits.max_neighbors_per_guest,
             link_of=lambda mac: self.switch.link_of(mac),
             guest_of=self.guest_of,
             newest_wins=newest_wins,
+            first_keeps=config.access.guests == APART,
         )
         self.switch = Switch(
             config.network.gateway_mac,

@@ -5,6 +5,7 @@ Demux also passes NAMED records on to egress, and reads DHCP's answers and lease
 
 from typing import Final
 
+from pipeline.config.choices import APART
 from pipeline.counters import INDEX
 from pipeline.engines import nat
 from pipeline.records import kinds
@@ -35,7 +36,12 @@ class Services:
         self.resolver_out = network.resolver_out
         self.egress_out = network.egress_out
         self.rates = ServiceRates(network.config.limits, network.targets.gateways, network.links)
-        self.holders = LeaseHolders(network.worker, network.neighbors, network.switch)
+        self.holders = LeaseHolders(
+            network.worker,
+            network.neighbors,
+            network.switch,
+            learns=network.config.access.guests != APART,
+        )
 
     def to_resolver(self, run: UdpRange, port: int, now: float, mac: bytes = NO_MAC) -> None:
         """Pass datagrams on one by one. Several together are rare. They are copied, to get a reference each.

@@ -10,7 +10,7 @@ a guest, demux finds the guest (dials.py).
 from time import monotonic
 from typing import Final
 
-from pipeline.config.choices import ISOLATED
+from pipeline.config.choices import HIDDEN
 from pipeline.config.model import Config
 from pipeline.counters import INDEX
 from pipeline.engines.arp import ArpResponder
@@ -21,7 +21,7 @@ from pipeline.records.addresses import addr_of
 from pipeline.records.dials import Dial
 from pipeline.records.flows import flow_of
 from pipeline.records.frames import ALL_LINKS, NO_LINK, Frame, WatchDrops
-from pipeline.records.guests import LinkNotice, Neighbor, Shared, Tunnel
+from pipeline.records.guests import LinkNotice, Neighbor, Renamed, Shared, Tunnel
 from pipeline.records.icmp import EchoError, EchoReply, Unreachable
 from pipeline.records.kinds import RECORD_BYTES
 from pipeline.records.tcp import TcpRange
@@ -44,6 +44,7 @@ from pipeline.stages.demux.icmp import IcmpDispatch
 from pipeline.stages.demux.ip import IpInput
 from pipeline.stages.demux.ipv6 import Ipv6Input
 from pipeline.stages.demux.network import Network
+from pipeline.stages.demux.renamed import RenamedGuests
 from pipeline.stages.demux.services import Services
 from pipeline.stages.demux.stations import StationReports
 from pipeline.stages.demux.udp import UdpDispatch
@@ -87,8 +88,9 @@ class DemuxStage:
         self.dials = DialRouter(network)
         self.events = AddressEvents(worker, network.switch, config.network.gateway_mac)
         self.bindings = Bindings(network)
+        self.renamed = RenamedGuests(network)
         self.stations = StationReports(network)
-        self.announces = config.access.guests != ISOLATED
+        self.announces = config.access.guests not in HIDDEN
         """Whether demux announces an address that changed hands to the other guests."""
         self.bad_frames = BadFrames(network.ingress_out)
         self.meter = WorkMeter(network.ingress_out)
@@ -215,6 +217,8 @@ class DemuxStage:
             self.meter.switch(Shared.unpack(burst, at).shared)
         elif kind == kinds.WATCH_DROPS:
             self.dropped.watched = WatchDrops.unpack(burst, at).on
+        elif kind == kinds.RENAMED:
+            self.renamed.add(Renamed.unpack(burst, at))
         elif kind == kinds.TUNNEL:
             self.network.set_tunnel(Tunnel.unpack(burst, at))
         elif kind == kinds.LINK_UP:
@@ -237,6 +241,7 @@ class DemuxStage:
         # The switch and the neighbour table still ask whose link it was.
         self.switch.forget_link(link)
         self.neighbors.forget_link(link)
+        self.renamed.forget_link(link)
         self.network.forget_tunnel(link)
         self.links.pop(link, None)
         last = guest not in self.links.values()
@@ -404,7 +409,9 @@ class DemuxStage:
             for ring in rings:
                 ring.push(LinkNotice.pack(kinds.LINK_UP, link, guest))
         judges = [network.egress_out[shard] for shard in shards]
-        self.bindings.report_all(judges + ([network.resolver_out] if losses.has(RESOLVER) else []))
+        judges += [network.resolver_out] if losses.has(RESOLVER) else []
+        self.renamed.report_all(judges)
+        self.bindings.report_all(judges)
         self.due = now
 
     def _on_ingress_lost(self, losses: Losses) -> None:
@@ -424,6 +431,7 @@ class DemuxStage:
             "links": len(self.links),
             "macs": len(self.switch),
             "neighbors": len(self.neighbors),
+            "inner_addresses": len(self.renamed),
             "fragmented_datagrams": len(self.ip.fragments),
             "udp_flows": len(self.udp.flows),
             "waiting_datagrams": len(self.udp.waiting),

@@ -60,6 +60,7 @@ class PolicyFilter:
         self.policy = Policy(
             policy,
             addresses_of=self.stations.addresses_of,
+            held_with=self.stations.held_with,
             also_means=hosts,
             groups=groups,
             station_of=self.stations.station_of,
@@ -106,7 +107,7 @@ class PolicyFilter:
     def name_for_proxy(self, ends: Ends, stated: Stated | None) -> str:
         """The name that a proxy is told; "" if it is the address. stated: None if nobody has read it."""
         name = stated.name if stated is not None and stated.kind == NAME else ""
-        guests = self.stations.addresses_of(ends.guest_addr)
+        guests = self.stations.held_with(ends.guest_addr)
         return self._told.choose(guests, ip.embedded(ends.remote_addr), name)
 
     def refuse_way(self, ends: Ends, verdict: Verdict) -> Verdict:

@@ -21,7 +21,7 @@ from pipeline.ipc.channel import close_all
 from pipeline.ipc.ring import BURST
 from pipeline.records.addresses import addr_of
 from pipeline.records.flows import flow_of
-from pipeline.records.guests import LinkNotice, Neighbor, NeighborGone, Shared
+from pipeline.records.guests import LinkNotice, Neighbor, NeighborGone, Renamed, Shared
 from pipeline.records.icmp import EchoRequest
 from pipeline.records.kinds import (
     DIAL_FAILED,
@@ -32,6 +32,7 @@ from pipeline.records.kinds import (
     NEIGHBOR,
     NEIGHBOR_GONE,
     RECORD_BYTES,
+    RENAMED,
     SHARED,
     TOLD,
     UDP_CLOSE,
@@ -50,6 +51,7 @@ from pipeline.stages.egress.tcp.opener import Opener
 from pipeline.stages.egress.udp.sockets import UdpSockets
 from pipeline.stages.holdings import Holdings, count
 from pipeline.stages.losses import Losses
+from pipeline.stages.renaming import rename
 from pipeline.stages.work_meter import WorkMeter
 from pipeline.stages.worker import Worker
 from pipeline.system import outbound
@@ -224,6 +226,8 @@ class EgressStage:
                 self.context.policy.stations.learn(neighbor.guest_addr, neighbor.mac, neighbor.link)
             elif kind == NEIGHBOR_GONE:
                 self.context.policy.stations.forget(NeighborGone.unpack(burst, at).guest_addr)
+            elif kind == RENAMED:
+                rename(self.context.policy.stations, Renamed.unpack(burst, at))
             elif kind == NAMED:
                 self.context.policy.learn(Named.unpack(burst, at))
             elif kind == TOLD:

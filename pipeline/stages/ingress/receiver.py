@@ -8,6 +8,7 @@ from pipeline.counters import INDEX
 from pipeline.engines.offload import gro
 from pipeline.engines.offload.burst import Item
 from pipeline.links.base import LinkClosed
+from pipeline.stages.ingress.apart import Apart
 from pipeline.stages.ingress.fairness import Fairness
 from pipeline.stages.ingress.live import Captures
 from pipeline.stages.ingress.offload import VnetOffload
@@ -43,6 +44,7 @@ class Receiver:
         fairness: Fairness,
         vnet: VnetOffload,
         captures: Captures,
+        apart: Apart | None = None,
         *,
         ipv6: bool = False,
     ) -> None:
@@ -59,6 +61,7 @@ class Receiver:
         self._vnet = vnet
         self._capture = captures.file
         self._live = captures.live
+        self._apart = apart
         self.more = False
         """Whether the last read() left something in a link."""
 
@@ -201,6 +204,8 @@ class Receiver:
             self._capture.received(view, frames, link.vnet_len, link.features)
         if self._live.passing or (drops and self._live.dropping):
             self._show(port, slot, frames, items, drops)
+        if self._apart is not None:
+            items = self._apart.receive(port.number, items, drops)
         if self._fairness.scarce:
             self._fairness.drop_data(items)
         self._steering.pass_on(view, items, now)

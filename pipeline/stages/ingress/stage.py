@@ -6,10 +6,12 @@ segments (GSO); demux's frames go as they are (transmitter.py).
 """
 
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
+from pipeline.config.choices import APART
 from pipeline.config.model import Config
 from pipeline.ipc import fleet_messages, healing_messages, messages
 from pipeline.ipc.channel import close_all
@@ -22,6 +24,7 @@ from pipeline.links.stream import StreamLink
 from pipeline.stages import ipv6_addresses
 from pipeline.stages.holdings import Holdings, count
 from pipeline.stages.ingress.acceptors import Acceptors
+from pipeline.stages.ingress.apart import Apart
 from pipeline.stages.ingress.fairness import Fairness
 from pipeline.stages.ingress.live import Captures
 from pipeline.stages.ingress.offload import VnetOffload
@@ -51,7 +54,9 @@ class IngressStage:
         """Whether the other workers were told that several guests have links."""
         self._handed_over = False
         """Whether another supervisor's ingress may carry the links on, unless this one breathes again."""
-        self.steering = Steering(worker, config)
+        self.apart = Apart(worker, config) if config.access.guests == APART else None
+        """None unless several guests may have the same address."""
+        self.steering = Steering(worker, config, self.apart)
         self._places = Places(worker.ports.places)
         self.fairness = Fairness(worker.pool, worker.counts, config.limits.max_bad_frames_per_second)
         self.ports = Ports(worker, self.fairness, self._on_detached)
@@ -59,10 +64,10 @@ class IngressStage:
         self._vnet = VnetOffload(worker, config.network.mtu, ipv6=ipv6)
         self.captures = Captures(worker, config.network.mtu, self.ports.by_number, self.steering, ipv6=ipv6)
         self._receiver = Receiver(
-            worker, self.ports, self.steering, self.fairness, self._vnet, self.captures, ipv6=ipv6
+            worker, self.ports, self.steering, self.fairness, self._vnet, self.captures, self.apart, ipv6=ipv6
         )
         self._transmitter = Transmitter(
-            worker, config, self.ports, self.steering, self.fairness, self._vnet, self.captures
+            worker, config, self.ports, self.steering, self.fairness, self._vnet, self.captures, self.apart
         )
         resources = LinkResources(worker.pool, worker.ports.arena.slots, config.network.mtu)
         self._acceptors = Acceptors(
@@ -127,7 +132,9 @@ class IngressStage:
                 return {}
             case messages.Guests():
                 sums = {"links": self.ports.guests.links(), **self.ports.bytes_of_guests()}
-                return messages.GuestsAnswer.of(sums, self.ports.guests.peers()).encode()
+                found = messages.GuestsAnswer.of(sums, self.ports.guests.peers())
+                own = self.apart.own_texts(self.links_up()) if self.apart is not None else None
+                return replace(found, own=own).encode()
             case messages.Connected() as answer:
                 self._acceptors.on_connected(answer)
                 return {}
@@ -144,6 +151,8 @@ class IngressStage:
     def reload(self, config: Config) -> None:
         """See Stage.reload: rates of bad frames and of bytes, and which segments pass demux."""
         self.steering.reload(config)
+        if self.apart is not None:
+            self.apart.reload(config)
         self.fairness.set_rate(config.limits.max_bad_frames_per_second)
         self.ports.rates.set_rate(config.limits.max_bytes_from_guest_per_second)
 
@@ -167,6 +176,8 @@ class IngressStage:
         for egress in losses.shards(EGRESS):
             steering.on_egress_lost(egress)
         steering.introduce(losses, self.links_up(), shared=self._shared, drops=self.captures.live.dropping)
+        if losses.has(DEMUX) and self.apart is not None:
+            self.apart.introduce()
         if losses.has(DEMUX):
             for port in self.ports.by_number.values():
                 if port.link.tunnel_mtu:
@@ -183,7 +194,8 @@ class IngressStage:
         self._worker.send_event(healing_messages.KnowledgeEvent(last_link=self.ports.last_number).encode())
         self._timers_at = 0.0
         for port in self.ports.by_number.values():
-            if (found := carried(port.number, port.guest_number, port.arrival)) is not None:
+            places = self.apart.places(port.number) if self.apart is not None else None
+            if (found := carried(port.number, port.guest_number, port.arrival, places)) is not None:
                 event, fds = found
                 # Without a descriptor for the message the guest has to connect again.
                 with suppress(OSError):
@@ -226,7 +238,7 @@ class IngressStage:
         port = self.ports.attach(arrival)
         if port is None:
             return False
-        self._enter(port, keep_place=True)
+        self._enter(port, (), keep_place=True)
         self._worker.events.report(
             "guest-connected",
             guest=port.guest_number,
@@ -245,12 +257,16 @@ class IngressStage:
             self._places.free(ask.number)
             self.steering.link_down(ask.number, ask.guest)
             return {"error": str(error)}
-        self._enter(self.ports.adopt(arrival, ask.number, ask.guest), keep_place=False)
+        self._enter(self.ports.adopt(arrival, ask.number, ask.guest), ask.places or (), keep_place=False)
         return {}
 
-    def _enter(self, port: Port, *, keep_place: bool) -> None:
-        """A link is attached. keep_place: it does not write down its place yet."""
+    def _enter(self, port: Port, names: Sequence[bytes], *, keep_place: bool) -> None:
+        """A link is attached. names: see Apart.link_up. keep_place: it does not write down its place yet."""
         self.steering.link_up(port.number, port.guest_number)
+        if self.apart is not None:
+            self.apart.link_up(port.number, names)
+            # Demux may have reported its addresses before.
+            self.steering.learn_again(port.number)
         if port.link.tunnel_mtu:
             self.steering.report_tunnel(port.number, port.link.tunnel_mtu)
         self.captures.live.link_up(port)
@@ -293,6 +309,8 @@ class IngressStage:
         self._places.free(port.number)
         self._worker.send_event(healing_messages.LinkDownEvent(port.number).encode())
         self.steering.link_down(port.number, port.guest_number)
+        if self.apart is not None:
+            self.apart.link_down(port.number)
         self.captures.live.link_down(port.number)
         self._update_shared()
         self._acceptors.on_left(port.number, port.guest_number, port.arrival, error)

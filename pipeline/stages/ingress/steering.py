@@ -15,7 +15,8 @@ from struct import Struct
 from typing import Final
 
 from pipeline.config import fleet
-from pipeline.config.model import Config, EgressPolicy
+from pipeline.config.choices import APART
+from pipeline.config.model import Config
 from pipeline.counter_block import add
 from pipeline.counters import INDEX
 from pipeline.engines import policy
@@ -29,6 +30,7 @@ from pipeline.records.frames import NO_LINK, Frame, WatchDrops
 from pipeline.records.guests import LinkNotice, Neighbor, Shared, Tunnel
 from pipeline.records.tcp import TcpRange
 from pipeline.records.udp import UdpData, UdpNotice, UdpRange
+from pipeline.stages.ingress.apart import Apart
 from pipeline.stages.losses import Losses
 from pipeline.stages.worker import Worker
 from pipeline.topology import DEMUX, EGRESS, TCP
@@ -96,9 +98,10 @@ class Route:
 class Steering:
     """The rules for steering, and the distribution of the runs of all links."""
 
-    def __init__(self, worker: Worker, config: Config) -> None:
+    def __init__(self, worker: Worker, config: Config, apart: Apart | None = None) -> None:
         rings = worker.ports.rings_out
         self._counts = worker.counts
+        self._apart = apart
         self._gateway_mac = config.network.gateway_mac
         self._station_mac = fleet.station_mac(config.fleet) or self._gateway_mac
         self._tunnel = NO_LINK
@@ -110,11 +113,11 @@ class Steering:
         self.neighbors: dict[Addr, Whereabouts] = {}
         self.routes: dict[FlowKey, Route] = {}
         self.fragmented: dict[FlowKey, None] = {}
-        self._not_past = _not_past(config.access.policy)
+        self._not_past = _not_past(config)
 
     def reload(self, config: Config) -> None:
         """Follow a new egress policy."""
-        self._not_past = _not_past(config.access.policy)
+        self._not_past = _not_past(config)
 
     def has_room(self) -> bool:
         """Whether every ring has room for a record (see Producer.has_room)."""
@@ -243,10 +246,20 @@ class Steering:
     def learn(self, addr: Addr, mac: bytes, link: int) -> None:
         """The guest with this address has this MAC, and is on this link."""
         found = Whereabouts(mac, link, self.sender_on(link), ethernet.type_of(addr))
+        if self._apart is not None:
+            self._apart.has(addr, link)
+            own = self._apart.own_mac(link, mac)
+            found.header = ethernet.header(own, self._gateway_mac, ethernet.type_of(addr))
         if link == self._tunnel:
             # Demux judges what guests of other hosts send to this one (demux/own_station.py).
             found.stop_steering()
         self.neighbors[addr] = found
+
+    def learn_again(self, link: int) -> None:
+        """Make the headers of the guests on a link anew."""
+        for addr, found in [*self.neighbors.items()]:
+            if found.link == link:
+                self.learn(addr, found.mac, link)
 
     def sender_on(self, link: int) -> bytes:
         """The MAC address from which this host sends to guests on a link: the gateway's, or its own."""
@@ -255,6 +268,8 @@ class Steering:
     def forget(self, addr: Addr) -> None:
         """No guest has this address any more."""
         self.neighbors.pop(addr, None)
+        if self._apart is not None:
+            self._apart.has_not(addr)
 
     def steer(self, key: FlowKey, number: int, egress: int) -> None:
         """Datagrams of a flow, which demux has numbered, may go straight to that egress worker."""
@@ -288,9 +303,7 @@ class Steering:
         if link != self._tunnel:
             self._tunnel = link
             # Demux may have reported its stations before.
-            for addr, found in [*self.neighbors.items()]:
-                if found.link == link:
-                    self.learn(addr, found.mac, link)
+            self.learn_again(link)
 
     def link_down(self, link: int, guest: int) -> None:
         """The link is gone. Forget its addresses, and report it to all workers that may know it."""
@@ -356,11 +369,14 @@ def _ends_of(head: bytes) -> Ends | None:
     return Ends(src, src_port, dst, dst_port)
 
 
-def _not_past(rules: EgressPolicy) -> int:
+def _not_past(config: Config) -> int:
     """The flags of segments that go through demux.
 
     If the policy has names, proxies or stations, a SYN must not overtake the record of a name or a neighbour
-    that demux passes to egress.
+    that demux passes to egress. With inner addresses, each rule may be about a station.
     """
+    rules = config.access.policy
+    if config.access.guests == APART and (rules.rules or rules.quotas):
+        return tcp.SYN
     judges = policy.has_names(rules) or policy.has_proxies(rules) or policy.has_stations(rules)
     return tcp.SYN if judges else 0

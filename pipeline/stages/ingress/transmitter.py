@@ -25,6 +25,7 @@ from pipeline.records.kinds import RECORD_BYTES
 from pipeline.records.run import Run
 from pipeline.records.tcp import TcpOut
 from pipeline.records.udp import SteerUdp, UdpOut, UdpToGuest, UnsteerUdp
+from pipeline.stages.ingress.apart import Apart
 from pipeline.stages.ingress.datagrams import Datagrams
 from pipeline.stages.ingress.fairness import Fairness
 from pipeline.stages.ingress.live import Captures
@@ -58,6 +59,7 @@ class Transmitter:
         fairness: Fairness,
         vnet: VnetOffload,
         captures: Captures,
+        apart: Apart | None = None,
     ) -> None:
         self._worker = worker
         self._counts = worker.counts
@@ -68,6 +70,7 @@ class Transmitter:
         self._vnet = vnet
         self._capture = captures.file
         self._live = captures.live
+        self._apart = apart
         self._datagrams = Datagrams(worker, config.network.mtu)
         self._rings: list[Consumer] = list(worker.ports.rings_in.values())
         self._from_demux = worker.ports.rings_in["demux"]
@@ -122,12 +125,7 @@ class Transmitter:
             elif kind == kinds.FRAME_OUT:
                 self._on_frame(FrameOut.unpack(burst, at))
             elif kind == kinds.UDP_OUT:
-                out = UdpOut.unpack(burst, at)
-                ends = Ends.of(out.key)
-                header = ethernet.header(
-                    out.mac, self._steering.sender_on(out.link), ethernet.type_of(ends.guest_addr)
-                )
-                self._on_datagrams(ports.get(out.link), header, ends, out)
+                self._on_datagrams_out(UdpOut.unpack(burst, at))
             else:
                 self._on_notice(kind, burst, at)
             if self._is_full:
@@ -147,6 +145,8 @@ class Transmitter:
         if target is None or where is None:
             self._counts[_NO_NEIGHBOR] += 1
         elif self._may_gather(target):
+            if self._apart is not None:
+                ends = self._apart.own_ends(where.link, out.key)
             length = out.length
             payload: memoryview | bytes = b""
             self._ident = self._ident + 1 & 0xFFFF
@@ -156,7 +156,7 @@ class Transmitter:
             buffers = target.segmenter.segments(where.header, ends, out, payload, self._ident)
             self._gather(target, buffers, length + _SEGMENT_COST)
             if self._live.passing:
-                self._live.gathered(target, buffers, ipv4.PROTO_TCP, out.key)
+                self._live.gathered(target, buffers, ipv4.PROTO_TCP, ends.key())
 
     def _on_datagrams_to_guest(self, out: UdpToGuest) -> None:
         """UDP_TO_GUEST: ingress looks up the guest's MAC and link."""
@@ -165,7 +165,17 @@ class Transmitter:
         target = self._ports.by_number.get(where.link) if where is not None else None
         if target is not None:
             add(self._counts, _DATAGRAMS_OUT, out.piece_count())
+            if self._apart is not None:
+                ends = self._apart.own_ends(target.number, out.key)
         self._on_datagrams(target, where.header if where is not None else b"", ends, out)
+
+    def _on_datagrams_out(self, out: UdpOut) -> None:
+        """UDP_OUT: demux names the guest's MAC and link."""
+        ends, mac = Ends.of(out.key), out.mac
+        if self._apart is not None:
+            ends, mac = self._apart.own_ends(out.link, out.key), self._apart.own_mac(out.link, mac)
+        header = ethernet.header(mac, self._steering.sender_on(out.link), ethernet.type_of(ends.guest_addr))
+        self._on_datagrams(self._ports.by_number.get(out.link), header, ends, out)
 
     def _on_datagrams(self, target: Port | None, eth_header: bytes, ends: Ends, run: Run) -> None:
         """Datagrams with a known MAC and link: UDP_OUT, and UDP_TO_GUEST after the look-up."""
@@ -188,7 +198,13 @@ class Transmitter:
         if not out.borrowed:
             self._used.append(out.slot)
         ports = self._ports.by_number
-        if out.link == ALL_LINKS:
+        apart = self._apart
+        asked = 0
+        if apart is not None and out.link == ALL_LINKS:
+            asked = apart.link_asked(self._slots[out.slot][out.off : out.off + out.length])
+        if asked:
+            targets = [ports[asked]] if asked in ports else []
+        elif out.link == ALL_LINKS:
             targets = [port for number, port in ports.items() if number != out.except_link]
         else:
             targets = [ports[out.link]] if out.link in ports else []
@@ -198,8 +214,11 @@ class Transmitter:
         # A frame that is too long is cut once for all targets.
         frames = self._vnet.frames(out)
         for target in targets:
+            made = frames
+            if apart is not None:
+                made = [apart.frame_for(target.number, frame) for frame in frames]
             try:
-                buffers = self._vnet.buffers(out, frames, target.segmenter)
+                buffers = self._vnet.buffers(out, made, target.segmenter)
             except ValueError:
                 self._counts[_OVERSIZED] += 1
                 continue

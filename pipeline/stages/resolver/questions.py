@@ -42,6 +42,7 @@ class QuestionPolicy:
         self._policy = Policy(
             config.access.policy,
             addresses_of=self.stations.addresses_of,
+            held_with=self.stations.held_with,
             station_of=self.stations.station_of,
         )
         self.quotas = Quotas(self.stations.addresses_of, self.stations.station_of)

@@ -27,12 +27,13 @@ from pipeline.ipc import fleet_messages, flow_messages, healing_messages, messag
 from pipeline.ipc.channel import close_all
 from pipeline.records import kinds
 from pipeline.records.flows import Ends, FlowKey
-from pipeline.records.guests import UNKNOWN_GUESTS, LinkNotice, Neighbor, NeighborGone
+from pipeline.records.guests import UNKNOWN_GUESTS, LinkNotice, Neighbor, NeighborGone, Renamed
 from pipeline.records.kinds import RECORD_BYTES
 from pipeline.records.services import ServiceDatagram
 from pipeline.stages import counting
 from pipeline.stages.holdings import Holdings, count
 from pipeline.stages.losses import Losses
+from pipeline.stages.renaming import rename
 from pipeline.stages.resolver.descriptors import question_sockets
 from pipeline.stages.resolver.dhcp import DhcpService
 from pipeline.stages.resolver.dns64 import dns64_of
@@ -216,6 +217,8 @@ class ResolverStage:
                 self.questions.stations.learn(neighbor.guest_addr, neighbor.mac, neighbor.link)
             elif kind == kinds.NEIGHBOR_GONE:
                 self.questions.stations.forget(NeighborGone.unpack(burst, at).guest_addr)
+            elif kind == kinds.RENAMED:
+                rename(self.questions.stations, Renamed.unpack(burst, at))
             elif kind == kinds.LINK_DOWN:
                 self._on_link_down(LinkNotice.unpack(burst, at).link, now)
         return len(burst) // RECORD_BYTES

@@ -386,3 +386,26 @@ def test_where_the_newest_wins_links_keep_their_bounds_and_the_gateway_its_addre
     assert refused(known, ONE, B, 1, 1.0) == "table_full"
     assert refused(known, GATEWAY, B, 1, 1.0) == "gateway_address"
     assert known.snapshot() == {ONE: (A, 0), TWO: (B, 1)}
+
+
+def test_where_the_first_keeps_it_a_silent_owner_has_its_address_until_its_link_is_down() -> None:
+    known = table(first_keeps=True)
+    known.learn(ONE, A, 0, 0.0)
+    known.take_actions()
+    for now in (5.0, 6.1, 600.0):
+        assert refused(known, ONE, B, 1, now) == "address_taken"
+        known.on_timer(now)
+    assert known.take_actions() == []
+    assert known.deadline() == INF
+    known.learn(ONE, C, 0, 601.0)
+    assert known.snapshot() == {ONE: (C, 0)}, "its own link may change the MAC"
+    known.forget_link(0)
+    known.learn(ONE, B, 1, 602.0)
+    assert known.snapshot() == {ONE: (B, 1)}
+
+
+def test_where_the_first_keeps_it_nothing_is_held() -> None:
+    known = table(first_keeps=True)
+    known.hold(ONE, A, 0.0)
+    known.learn(ONE, B, 1, 0.1)
+    assert known.snapshot() == {ONE: (B, 1)}

@@ -101,9 +101,9 @@ def rig() -> Iterator[Rig]:
         made.leave()
 
 
-@pytest.fixture
-def isolated() -> Iterator[Rig]:
-    with Rig(guests="isolated") as made:
+@pytest.fixture(params=["isolated", "apart"])
+def isolated(request: pytest.FixtureRequest) -> Iterator[Rig]:
+    with Rig(guests=request.param) as made:
         yield made
         made.leave()
 
@@ -277,7 +277,9 @@ def test_nobody_hears_of_it_where_guests_are_isolated(isolated: Rig) -> None:
     isolated.send(1, arp_frame(arp.REPLY, (THIEF.mac, THIRD.addr), THIEF.mac, ethernet.BROADCAST, 0))
     isolated.advance(1.1)
     assert isolated.for_link(2) == []
-    assert isolated.stages[DEMUX].neighbors.snapshot()[THIRD.addr] == (THIEF.mac, 1)
+    keeps = isolated.config.access.guests == "apart"
+    owner = (THIRD.mac, 3) if keeps else (THIEF.mac, 1)
+    assert isolated.stages[DEMUX].neighbors.snapshot()[THIRD.addr] == owner
 
 
 def test_with_open_guests_the_newest_frame_wins(unguarded: Rig) -> None:

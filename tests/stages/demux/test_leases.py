@@ -27,7 +27,7 @@ THIEF = bytes.fromhex("5a94efe40c66")
 class Rig:
     """The engines of demux that know addresses; the resolver by hand."""
 
-    def __init__(self, max_per_guest: int = 10) -> None:
+    def __init__(self, max_per_guest: int = 10, *, learns: bool = True) -> None:
         self.slot = memoryview(bytearray(SLOT_BYTES))
         self.counts = [0] * len(INDEX)
         self.neighbors = Neighbors(
@@ -38,7 +38,7 @@ class Rig:
         self.switch = Switch(GATEWAY_MAC)
         ports = SimpleNamespace(arena=SimpleNamespace(slots=[self.slot]))
         worker: Any = SimpleNamespace(ports=ports, counts=self.counts)
-        self.holders = LeaseHolders(worker, self.neighbors, self.switch)
+        self.holders = LeaseHolders(worker, self.neighbors, self.switch, learns=learns)
 
     def seen(self, mac: bytes, link: int) -> None:
         """The switch sees a frame."""
@@ -162,3 +162,15 @@ def test_a_link_with_all_the_addresses_it_may_have_gets_no_more_by_dhcp() -> Non
     rig.answer(dhcp.ACK, HOLDER, 1, addr=ADDR + 1)
     assert rig.owner(ADDR + 1) is None
     assert rig.counts[INDEX["neighbor_claim_refused_table_full"]] == 1
+
+
+def test_where_guests_with_one_address_do_not_meet_a_lease_gives_nobody_the_address() -> None:
+    rig = Rig(learns=False)
+    rig.seen(HOLDER, 1)
+    rig.seen(THIEF, 2)
+    rig.answer(dhcp.ACK, HOLDER, 1)
+    assert rig.owner() is None
+    # Ingress has given the address to who sent from it first.
+    rig.neighbors.learn(ADDR, THIEF, 2, 0.0)
+    rig.answer(dhcp.ACK, HOLDER, 1)
+    assert rig.owner() == (THIEF, 2)

@@ -7,7 +7,7 @@ import { Sparkline } from "./sparkline.js";
 import { Table } from "./table.js";
 import { byteRate, count } from "./units.js";
 
-const NOT_HELD = new Set(["guest", "peer", "mac_addresses", "ip_addresses", "links"]);
+const NOT_HELD = new Set(["guest", "peer", "mac_addresses", "ip_addresses", "own_addresses", "links"]);
 
 export class Guests {
   #rates = new Rates();
