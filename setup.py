@@ -27,7 +27,7 @@ HALVES = (
         "records",
         "wire",
         "engines",
-        *(f"engines/{room}" for room in ("neighbors", "offload", "tcp", "virtio", "vxlan")),
+        *(f"engines/{room}" for room in ("apart", "neighbors", "offload", "tcp", "virtio", "vxlan")),
     ),
 )
 """Packages that frames pass, in two parts that are compiled side by side. The first uses the second."""
