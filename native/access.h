@@ -12,9 +12,11 @@
 
 #include <Python.h>
 #include <CPy.h>
+#include <errno.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #define GVTAP_INLINE static inline __attribute__((always_inline, unused))
 #define GVTAP_COLD static __attribute__((noinline, cold, unused))
@@ -192,6 +194,123 @@ GVTAP_INLINE char gvtap_full_fence(void)
 {
     atomic_thread_fence(memory_order_seq_cst);
     return 1;
+}
+
+/* --- calls on sockets: pipeline/system/socket_calls.py ------------------------------------------- */
+
+/* The descriptor of a socket, or -1 with an exception. That of a closed one is an OSError, as in Python. */
+static __attribute__((unused)) int gvtap_fd(PyObject *sock)
+{
+    int fd = PyObject_AsFileDescriptor(sock);
+    if (fd < 0 && PyErr_ExceptionMatches(PyExc_ValueError)) {
+        PyErr_Clear();
+        errno = EBADF;
+        PyErr_SetFromErrno(PyExc_OSError);
+    }
+    return fd;
+}
+
+/* setsockopt(). The numbers are small, and none of these options can block. */
+static __attribute__((unused)) char gvtap_option(
+    PyObject *sock, int level, int option, const void *value, socklen_t size)
+{
+    int fd = gvtap_fd(sock);
+    if (fd < 0)
+        return 0;
+    if (setsockopt(fd, level, option, value, size) == 0)
+        return 1;
+    PyErr_SetFromErrno(PyExc_OSError);
+    return 0;
+}
+
+GVTAP_INLINE char gvtap_set_option(PyObject *sock, CPyTagged level, CPyTagged option, CPyTagged value)
+{
+    int number = (int)((Py_ssize_t)value >> 1);
+    return gvtap_option(
+        sock, (int)((Py_ssize_t)level >> 1), (int)((Py_ssize_t)option >> 1), &number, sizeof(number));
+}
+
+GVTAP_INLINE char gvtap_set_linger(PyObject *sock, CPyTagged on)
+{
+    struct linger linger = {.l_onoff = on != 0, .l_linger = 0};
+    return gvtap_option(sock, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
+}
+
+/* 0 or 1; 2 with an exception. */
+static __attribute__((unused)) char gvtap_has_peer(PyObject *sock)
+{
+    struct sockaddr_storage peer;
+    socklen_t size = sizeof(peer);
+    int fd = gvtap_fd(sock);
+    if (fd < 0) {
+        if (!PyErr_ExceptionMatches(PyExc_OSError))
+            return 2;
+        PyErr_Clear();
+        return 0;
+    }
+    return getpeername(fd, (struct sockaddr *)&peer, &size) == 0;
+}
+
+/* The result of send() or recv(): a number of bytes, or -1 if the call would block. */
+static __attribute__((unused)) CPyTagged gvtap_moved(ssize_t count)
+{
+    if (count < 0) {
+        if (errno != EAGAIN && errno != EWOULDBLOCK) {
+            if (!PyErr_Occurred())
+                PyErr_SetFromErrno(PyExc_OSError);
+            return CPY_INT_TAG;
+        }
+        count = -1;
+    }
+    return (CPyTagged)count << 1;
+}
+
+#ifndef MSG_NOSIGNAL
+#define MSG_NOSIGNAL 0 /* Python ignores SIGPIPE */
+#endif
+
+/* Neither call blocks, so none releases the interpreter's lock. */
+static __attribute__((unused)) CPyTagged gvtap_receive(PyObject *sock, PyObject *object)
+{
+    Py_ssize_t length;
+    char *bytes;
+    Py_buffer *buffer = gvtap_view(object);
+    int fd = gvtap_fd(sock);
+    if (fd < 0)
+        return CPY_INT_TAG;
+    if (likely(buffer && !buffer->readonly)) {
+        bytes = buffer->buf;
+        length = buffer->len;
+    } else if (!(bytes = gvtap_buffer(object, &length, 1)))
+        return CPY_INT_TAG;
+    ssize_t count;
+    do
+        count = recv(fd, bytes, (size_t)length, MSG_DONTWAIT);
+    while (count < 0 && errno == EINTR && PyErr_CheckSignals() == 0);
+    return gvtap_moved(count);
+}
+
+static __attribute__((unused)) CPyTagged gvtap_send(PyObject *sock, PyObject *object)
+{
+    Py_ssize_t length;
+    char *bytes;
+    Py_buffer *buffer = gvtap_view(object);
+    int fd = gvtap_fd(sock);
+    if (fd < 0)
+        return CPY_INT_TAG;
+    if (buffer) {
+        bytes = buffer->buf;
+        length = buffer->len;
+    } else if (PyBytes_CheckExact(object)) {
+        bytes = PyBytes_AS_STRING(object);
+        length = PyBytes_GET_SIZE(object);
+    } else if (!(bytes = gvtap_buffer(object, &length, 0)))
+        return CPY_INT_TAG;
+    ssize_t count;
+    do
+        count = send(fd, bytes, (size_t)length, MSG_DONTWAIT | MSG_NOSIGNAL);
+    while (count < 0 && errno == EINTR && PyErr_CheckSignals() == 0);
+    return gvtap_moved(count);
 }
 
 /* --- entries of rings: pipeline/ipc/entries.py --------------------------------------------------- */

@@ -63,6 +63,7 @@ MYPY_OPTION = f"--config-file={HERE / 'mypy.ini'}"
 C_OPTIONS = ("-include", str(HERE / "access.h"))
 
 VIEW, INT, LIST = object_rprimitive, int_rprimitive, list_rprimitive
+OBJECT = object_rprimitive
 PLACE = pointer_rprimitive
 """The address of a struct. Whatever it lies in is kept alive meanwhile."""
 SIZE = int64_rprimitive
@@ -76,6 +77,16 @@ FUNCTIONS: dict[str, tuple[list[RType], RType, str, int]] = {
     "pipeline.ipc.entries.take_slots": ([VIEW, INT, INT], LIST, "gvtap_take_slots", ERR_MAGIC),
     "pipeline.engines.offload.checksum.word_sum": ([VIEW, INT, INT], INT, "gvtap_word_sum", ERR_MAGIC),
     "pipeline.ipc.fence.full_fence": ([], _DONE, "gvtap_full_fence", ERR_NEVER),
+    "pipeline.system.socket_calls.set_option": (
+        [OBJECT, INT, INT, INT],
+        _DONE,
+        "gvtap_set_option",
+        ERR_FALSE,
+    ),
+    "pipeline.system.socket_calls.set_linger": ([OBJECT, INT], _DONE, "gvtap_set_linger", ERR_FALSE),
+    "pipeline.system.socket_calls.has_peer": ([OBJECT], bool_rprimitive, "gvtap_has_peer", ERR_MAGIC),
+    "pipeline.system.socket_calls.receive": ([OBJECT, VIEW], INT, "gvtap_receive", ERR_MAGIC),
+    "pipeline.system.socket_calls.send": ([OBJECT, OBJECT], INT, "gvtap_send", ERR_MAGIC),
 }
 """Functions of the package: parameters, result, the function of access.h, and how that reports an error."""
 
@@ -152,8 +163,47 @@ def _fit(builder: IRBuilder, fields: list[Field], args: list[Expression]) -> boo
     )
 
 
+ACYCLIC = ("pipeline.records.", "pipeline.engines.tcp.", "pipeline.engines.offload.")
+"""Packages whose objects never refer to each other in a circle, so Python need not look for that."""
+REUSED = {
+    *(f"pipeline.records.tcp.{name}" for name in ("TcpRange", "TcpOut")),
+    *(f"pipeline.records.udp.{name}" for name in ("UdpRange", "UdpData", "UdpOut", "UdpToGuest")),
+    *(f"pipeline.records.streams.{name}" for name in ("Connect", "Taken", "ToGuest", "ToHost", "Shutdown")),
+    *(f"pipeline.engines.tcp.actions.{name}" for name in ("Deliver", "Discard", "Release", "Outgoing")),
+    "pipeline.engines.tcp.segment.Segment",
+    "pipeline.engines.tcp.transmit.Burst",
+    "pipeline.engines.offload.burst.Burst",
+    "pipeline.engines.offload.gro._Segments",
+    "pipeline.engines.offload.gro_sums.Sums",
+    *(f"pipeline.engines.offload.gso_headers.{name}" for name in ("TcpHeaders", "TcpHeaders6")),
+}
+"""Classes of which there is often one object at a time. The next one uses the memory of the last."""
+
+_marked = 0
+
+
+def _mark(builder: IRBuilder) -> None:
+    """Tell mypyc of these classes, as the decorator mypyc_attr would. It asks when it has seen all functions.
+
+    It has no hook for classes, so each specializer calls this.
+    """
+    global _marked
+    classes = builder.mapper.type_to_ir
+    if len(classes) == _marked:
+        return
+    _marked = len(classes)
+    for ir in classes.values():
+        if not hasattr(ir, "is_acyclic"):
+            return  # an older mypyc
+        simple = ir.is_ext_class and not (ir.is_trait or ir.is_augmented or ir.builtin_base)
+        if simple and all(base.fullname.startswith(ACYCLIC) for base in ir.mro):
+            ir.is_acyclic = True
+            ir.reuse_freed_instance = ir.fullname in REUSED
+
+
 @specialize_function("unpack_from", object_rprimitive)
 def _unpack_from(builder: IRBuilder, call: CallExpr, callee: RefExpr) -> Value | None:
+    _mark(builder)
     fields = fields_of(callee)
     if fields is None or len(call.args) not in (1, 2) or not _is_positional(call):
         return None
@@ -170,6 +220,7 @@ def _unpack_from(builder: IRBuilder, call: CallExpr, callee: RefExpr) -> Value |
 
 @specialize_function("unpack", object_rprimitive)
 def _unpack(builder: IRBuilder, call: CallExpr, callee: RefExpr) -> Value | None:
+    _mark(builder)
     fields = fields_of(callee)
     if fields is None or len(call.args) != 1 or not _is_positional(call):
         return None
@@ -182,6 +233,7 @@ def _unpack(builder: IRBuilder, call: CallExpr, callee: RefExpr) -> Value | None
 
 @specialize_function("pack", object_rprimitive)
 def _pack(builder: IRBuilder, call: CallExpr, callee: RefExpr) -> Value | None:
+    _mark(builder)
     fields = fields_of(callee)
     if fields is None or not _is_positional(call) or not _fit(builder, fields, call.args):
         return None
@@ -195,6 +247,7 @@ def _pack(builder: IRBuilder, call: CallExpr, callee: RefExpr) -> Value | None:
 
 @specialize_function("pack_into", object_rprimitive)
 def _pack_into(builder: IRBuilder, call: CallExpr, callee: RefExpr) -> Value | None:
+    _mark(builder)
     fields = fields_of(callee)
     if fields is None or len(call.args) < 2 or not _is_positional(call):
         return None
@@ -228,6 +281,7 @@ def _repeatable(value: Expression) -> bool:
 
 @specialize_dunder("__getitem__", object_rprimitive)
 def _get(builder: IRBuilder, base: Expression, args: list[Expression], whole: Expression) -> Value | None:
+    _mark(builder)
     if not _is_view(builder, base) or not _is_int(builder, args[0]) or not _is_int(builder, whole):
         return None
     view = builder.accept(base)

@@ -57,8 +57,9 @@ class Histogram:
 
     def observe(self, counts: memoryview, value: int) -> None:
         """Count a value, in microseconds or bytes. counts: the words of the worker's block."""
-        counts[self.at + bisect_left(self.bounds, value)] += 1
-        counts[self._sum_at] += value
+        at = self.at + bisect_left(self.bounds, value)
+        counts[at] = counts[at] + 1
+        counts[self._sum_at] = counts[self._sum_at] + value
 
     def observe_seconds(self, counts: memoryview, seconds: float) -> None:
         """Count a time."""

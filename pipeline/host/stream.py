@@ -22,9 +22,15 @@ from typing import Final
 
 from pipeline.host import tcp
 from pipeline.records.run import Run
+from pipeline.system import socket_calls
 
 SMALL_PART: Final = 4096
 """A part of fewer bytes is joined with the next one."""
+MAY_BE_MORE: Final = 0
+IS_ALL: Final = 1
+IS_END: Final = 2
+"""What a short read means, one that does not fill its view: there may be more, nothing more until the next
+event, or nothing more at all."""
 
 
 class HostStream:
@@ -34,7 +40,11 @@ class HostStream:
         """head: bytes that read() returns before those of the socket."""
         self.sock = sock
         self.readable = False
-        self._short_is_all = False
+        self.read_ended = False
+        """Whether read() has returned the last bytes of the host."""
+        self._short_read = MAY_BE_MORE
+        self._writes = 0
+        """The number of writes, at most 2."""
         self.writable = False
         self.write_finished = False
         self.queued_bytes = 0
@@ -52,6 +62,7 @@ class HostStream:
         """Use another socket, to which nothing was written yet. Returns the one before."""
         before, self.sock = self.sock, sock
         self.readable = self.writable = False
+        self._writes = 0
         return before
 
     @property
@@ -63,14 +74,15 @@ class HostStream:
         """The slots of the queue, one entry for each reference."""
         return [run.slot for run in self._queue]
 
-    def on_readable(self, short_is_all: bool = False) -> None:
+    def on_readable(self, short_read: int = MAY_BE_MORE) -> None:
         """The poller reports that the socket has bytes, an end or an error for read().
 
-        short_is_all: after a read that does not fill its view, nothing is left until the next event. This is
-        so unless the event has reported an end, an error or urgent bytes. A read stops before urgent bytes.
+        short_read: what a short read means. IS_ALL unless the event has reported an end, an error or urgent
+        bytes: a read stops before these. IS_END if it has reported that the host sends no more, and neither
+        of the others. Then the end follows the bytes that have arrived.
         """
         self.readable = True
-        self._short_is_all = short_is_all
+        self._short_read = short_read
 
     def on_writable(self) -> None:
         """The poller reports that the socket takes bytes."""
@@ -102,9 +114,12 @@ class HostStream:
         queue = self._queue
         while self.writable and (queue or self._spilled):
             parts, wanted = self._gather()
-            try:
-                sent = self.sock.send(parts[0]) if len(parts) == 1 else self.sock.sendmsg(parts)
-            except BlockingIOError:
+            if self._writes < 2:
+                self._writes += 1
+                if self._writes == 2:
+                    tcp.send_at_once(self.sock)
+            sent = socket_calls.send(self.sock, parts[0]) if len(parts) == 1 else self._send_parts(parts)
+            if sent < 0:
                 self.writable = False
                 break
             sent_bytes += sent
@@ -117,6 +132,12 @@ class HostStream:
             if not self._close_sends_fin:
                 tcp.shutdown_write(self.sock)
         return sent_bytes
+
+    def _send_parts(self, parts: list[memoryview]) -> int:
+        try:
+            return self.sock.sendmsg(parts)
+        except BlockingIOError:
+            return -1
 
     def _gather(self) -> tuple[list[memoryview], int]:
         """The parts that the next system call sends, at most IOV_MAX, and their total length."""
@@ -234,6 +255,7 @@ class HostStream:
     def read(self, view: memoryview) -> int:
         """Read into view. Returns the number of bytes, 0 at the end of the stream, -1 if it would block.
 
+        After the last bytes ``read_ended`` may be set. Then no read has to find the end.
         Raises OSError if the connection is broken.
         """
         if self.head:
@@ -241,13 +263,13 @@ class HostStream:
             view[:count] = self.head[:count]
             self.head = self.head[count:]
             return count
-        try:
-            count = self.sock.recv_into(view)
-        except BlockingIOError:
+        count = socket_calls.receive(self.sock, view)
+        if count < 0:
             self.readable = False
             return -1
-        if self._short_is_all and count < len(view):
+        if count < len(view) and self._short_read:
             self.readable = False
+            self.read_ended = self._short_read == IS_END
         return count
 
     def on_read_end(self) -> None:

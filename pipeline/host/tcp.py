@@ -6,11 +6,12 @@ This module does not know flows. The egress stage knows which flow a socket belo
 import errno
 import socket
 import struct
+import sys
 from collections.abc import Callable
 from typing import Final
 
 from pipeline.records.dials import NO_CLIENT, Client
-from pipeline.system import inet
+from pipeline.system import inet, socket_calls
 from pipeline.system.outbound import Outbound
 from pipeline.wire import ip
 
@@ -22,15 +23,22 @@ _KEEPALIVE_IDLE: Final[int] = getattr(socket, "TCP_KEEPIDLE", 0) or getattr(sock
 """The socket option for the idle time. macOS calls it TCP_KEEPALIVE."""
 _NON_BLOCKING: Final[int] = getattr(socket, "SOCK_NONBLOCK", 0)
 """Makes a socket non-blocking without a further call. 0 on systems that lack it."""
-_OPTIONS: Final[list[tuple[int, int, int]]] = [
-    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+_Options = list[tuple[int, int, int]]
+"""Level, option and value of each."""
+_NO_NAGLE: Final[_Options] = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
+_FIRST_WRITE_GOES: Final = sys.platform == "linux"
+"""Whether the system sends the end of a first write at once, in spite of Nagle: Linux waits only for the
+acknowledgment of an earlier segment that was not full (Minshall)."""
+_TUNED: Final[_Options] = [
     (socket.SOL_SOCKET, socket.SO_OOBINLINE, 1),
+    *([] if _FIRST_WRITE_GOES else _NO_NAGLE),
+]
+_KEEP_ALIVE: Final[_Options] = [
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     *([(socket.IPPROTO_TCP, _KEEPALIVE_IDLE, KEEPALIVE_IDLE_S)] if _KEEPALIVE_IDLE else []),
 ]
-"""Level, option and value of what tune() sets on every connection."""
-_LINGER_RESET: Final = struct.pack("ii", 1, 0)
-_LINGER_OFF: Final = struct.pack("ii", 0, 0)
+_close_fd: Final[Callable[[socket.socket], None]] = socket.SocketType.close
+"""close() of a socket without files. The method of socket.socket looks for some, at five times the cost."""
 _PORT: Final = struct.Struct("!H")
 _INET: Final[frozenset[int]] = frozenset({int(socket.AF_INET), int(socket.AF_INET6)})
 _family: Final[Callable[[socket.socket], int]] = socket.SocketType.__dict__["family"].__get__
@@ -67,7 +75,7 @@ def connect(address: str, port: int, outbound: Outbound | None = None) -> tuple[
 
 
 def tune(sock: socket.socket) -> None:
-    """Set the options of a connection: non-blocking, and for TCP no Nagle and keep-alive.
+    """Set the options that a connection needs from its start. Each one costs every connection a system call.
 
     Urgent data stay in the stream (RFC 6093), so that reads return them. SO_LINGER is set so that a socket
     closed in any way but close() sends a RST. That includes the death of this process: its peer must not take
@@ -75,11 +83,27 @@ def tune(sock: socket.socket) -> None:
     """
     if sock.gettimeout() != 0.0:
         sock.setblocking(False)
+    _set(sock, _TUNED, linger=True)
+
+
+def send_at_once(sock: socket.socket) -> None:
+    """Before the second write: send small segments without waiting for acknowledgments (no Nagle)."""
+    if _FIRST_WRITE_GOES:
+        _set(sock, _NO_NAGLE)
+
+
+def keep_alive(sock: socket.socket) -> None:
+    """Probe the peer of a connection that is silent for KEEPALIVE_IDLE_S. It may have been silent before."""
+    _set(sock, _KEEP_ALIVE)
+
+
+def _set(sock: socket.socket, options: _Options, *, linger: bool = False) -> None:
     if _family(sock) in _INET:
         try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
-            for level, option, value in _OPTIONS:
-                sock.setsockopt(level, option, value)
+            if linger:
+                socket_calls.set_linger(sock, 1)
+            for level, option, value in options:
+                socket_calls.set_option(sock, level, option, value)
         except OSError as error:
             # macOS reports this when the peer has reset the connection. The next read reports the reset.
             if error.errno != errno.EINVAL:
@@ -105,12 +129,8 @@ def client_text(client: Client) -> tuple[str, int]:
 
 
 def is_connected(sock: socket.socket) -> bool:
-    """Whether the connection is established. A connection to this machine is established at once."""
-    try:
-        sock.getpeername()
-    except OSError:
-        return False
-    return True
+    """Whether the connection is established. One to this machine's loopback is established at once."""
+    return socket_calls.has_peer(sock)
 
 
 def finish(sock: socket.socket) -> int:
@@ -120,23 +140,23 @@ def finish(sock: socket.socket) -> int:
 
 def close(sock: socket.socket) -> None:
     """Close with a FIN after all bytes that were written."""
-    _close(sock, _LINGER_OFF)
+    _close(sock, 0)
 
 
 def reset(sock: socket.socket) -> None:
     """Close with a RST (SO_LINGER with time 0)."""
-    _close(sock, _LINGER_RESET)
+    _close(sock, 1)
 
 
-def _close(sock: socket.socket, linger: bytes) -> None:
+def _close(sock: socket.socket, linger: int) -> None:
     if _family(sock) in _INET:
         try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            socket_calls.set_linger(sock, linger)
         except OSError as error:
             # The connection may have ended already. The socket still has to be closed.
             if error.errno not in (errno.EINVAL, errno.ENOTCONN):
                 raise
-    sock.close()
+    _close_fd(sock)
 
 
 def shutdown_write(sock: socket.socket) -> int:

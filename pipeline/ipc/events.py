@@ -4,6 +4,7 @@ The numbers are those of epoll. On systems with kqueue, pipeline.ipc.poller tran
 They are constants of their own because the module ``select`` has epoll's constants on Linux only.
 """
 
+import select
 from typing import Final
 
 READ: Final = 0x001
@@ -18,5 +19,7 @@ HANGUP: Final = 0x010
 """Both directions have ended. Always reported, even if not registered for."""
 READ_HANGUP: Final = 0x2000
 """The other end will send no more."""
+HANGUP_WITHOUT_WRITE: Final = hasattr(select, "epoll")
+"""Whether HANGUP is reported for a descriptor that is registered for READ and not for WRITE."""
 EDGE: Final = 1 << 31
 """For registering: report each change once (edge-triggered), not as long as it lasts."""

@@ -54,6 +54,13 @@ class Poller:
         del self._callbacks[fd]
         self._remove(fd)
 
+    def forget(self, fd: int) -> None:
+        """Forget a registered descriptor that the caller closes next.
+
+        The system forgets it with its close, if no other process or descriptor has the same socket.
+        """
+        del self._callbacks[fd]
+
     def registered(self, fd: int) -> bool:
         """Whether fd has a callback."""
         return fd in self._callbacks
@@ -158,7 +165,7 @@ class KqueuePoller(Poller):
         has = self._filters[fd]
         # Adding a filter again does not change it between level and edge: delete it, and add a new one.
         for number in [number for number, flags in has.items() if wanted.get(number) != flags]:
-            self._forget(fd, number)
+            self._delete_filter(fd, number)
         for number, flags in wanted.items():
             if number in has:
                 continue
@@ -171,12 +178,20 @@ class KqueuePoller(Poller):
 
     def _end(self, fd: int) -> None:
         for number in list(self._filters[fd]):
-            self._forget(fd, number)
+            self._delete_filter(fd, number)
+        self._drop(fd)
+
+    def forget(self, fd: int) -> None:
+        """See Poller.forget(). The filters go with the descriptor."""
+        super().forget(fd)
+        self._drop(fd)
+
+    def _drop(self, fd: int) -> None:
         del self._filters[fd], self._masks[fd]
         self._ended.pop(fd, None)
         self._dead = [dead for dead in self._dead if dead[0] != fd]
 
-    def _forget(self, fd: int, number: int) -> None:
+    def _delete_filter(self, fd: int, number: int) -> None:
         del self._filters[fd][number]
         with suppress(FileNotFoundError):  # ENOENT: the kernel has removed the filter itself
             self._control([self._kevent(fd, number, self._delete)], 0, 0)

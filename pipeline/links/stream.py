@@ -26,6 +26,7 @@ from pipeline.links.base import (
 )
 from pipeline.links.places import BEGIN, END, READING, SENDING, SKIP, SLOT, private_row
 from pipeline.records.kinds import NO_SLOT
+from pipeline.system import socket_calls
 from pipeline.wire import framing
 from pipeline.wire.framing import Framing, LengthError
 
@@ -88,6 +89,8 @@ class StreamLink(Link):
             tune(sock)
         self._sock = sock
         self._recv_into = sock.recv_into
+        self._socket = sock if isinstance(sock, socket.socket) else None
+        """The same, if it is a socket."""
         self._framing = form
         self._head = memoryview(head)
         self._to_skip = 0
@@ -173,11 +176,17 @@ class StreamLink(Link):
             self._head = self._head[count:]
         else:
             try:
-                count = self._recv_into(view[end : end + room])
+                sock = self._socket
+                if sock is not None:
+                    count = socket_calls.receive(sock, view[end : end + room])
+                else:
+                    count = self._recv_into(view[end : end + room])
             except BlockingIOError:
                 return None
             except OSError as error:
                 raise LinkClosed(f"cannot read size from socket: {words_of(error)}") from error
+            if count < 0:
+                return None
             if not count:
                 raise LinkClosed("cannot read size from socket: EOF")
             self._drained = self._short_is_all and count < room
@@ -257,12 +266,17 @@ class StreamLink(Link):
         for first in range(0, len(buffers), IOV_MAX):
             chunk = buffers[first : first + IOV_MAX] if len(buffers) > IOV_MAX else buffers
             try:
-                sent = self._sock.send(chunk[0]) if len(chunk) == 1 else self._sock.sendmsg(chunk)
+                if len(chunk) != 1:
+                    sent = self._sock.sendmsg(chunk)
+                elif self._socket is not None:
+                    sent = max(socket_calls.send(self._socket, chunk[0]), 0)
+                else:
+                    sent = self._sock.send(chunk[0])
             except BlockingIOError:
                 sent = 0
             except OSError as error:
                 raise LinkClosed(f"cannot write to socket: {words_of(error)}") from error
-            if sent < sum(map(len, chunk)):
+            if sent < _size_of(chunk):
                 try:
                     self._keep(buffers, first, sent)
                 except MemoryError as error:
@@ -309,6 +323,13 @@ class StreamLink(Link):
         self._backlog.clear()
         self._backlog_sent = 0
         self._sock.close()
+
+
+def _size_of(buffers: Sequence[Buffer]) -> int:
+    size = 0
+    for buffer in buffers:
+        size += len(buffer)
+    return size
 
 
 def tune(sock: socket.socket) -> None:

@@ -29,7 +29,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from time import monotonic, sleep
 from types import FrameType
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
@@ -65,54 +65,59 @@ class Idle:
         """In which it slept, or looked for work before it slept."""
 
 
-class Member(Protocol):
-    """What the loop needs from a worker (pipeline.stages.worker.Worker has it)."""
+class Member:
+    """What the loop needs from a worker (pipeline.stages.worker.Worker has it).
+
+    This is a class and not a Protocol, since compiled code then calls a worker without a look-up by name.
+    """
 
     name: str
     log: structlog.typing.FilteringBoundLogger
     running: bool
     paused: bool
+    """Whether the supervisor has asked for a pause. The loop then stops, and calls hold()."""
     poller: Poller | None
     sleeps: int
     idle: "Idle"
     woken: bool
+    """Whether an event or a worker of the same process has woken this worker since its last breath."""
     has_peers_outside: bool
 
     def breathe(self, now: float) -> int:
         """Take one breath. Returns how much was done."""
-        ...
+        raise NotImplementedError
 
     def may_sleep(self) -> float:
         """Seconds until it must breathe again without an event. Zero or less: at once."""
-        ...
+        raise NotImplementedError
 
     def announce(self) -> None:
         """Announce a sleep: from now on a peer that has something for this worker rings its bell."""
-        ...
+        raise NotImplementedError
 
     def inputs_ready(self) -> bool:
         """Check the inputs again after announce(): whether something came before, so that no peer rings."""
-        ...
+        raise NotImplementedError
 
     def prewoken(self) -> bool:
         """Whether a peer has reported since the last call that something will come soon."""
-        ...
+        raise NotImplementedError
 
     def awake(self) -> None:
         """End what announce() began: the sleep is over, or was not needed."""
-        ...
+        raise NotImplementedError
 
     def hold(self, seconds: float) -> None:
         """Pause: serve the supervisor's requests, for at most that long."""
-        ...
+        raise NotImplementedError
 
     def check_parent(self) -> None:
         """Stop if the supervisor is gone."""
-        ...
+        raise NotImplementedError
 
     def end(self) -> None:
         """Give back everything at an orderly end of the process."""
-        ...
+        raise NotImplementedError
 
 
 class Loop:

@@ -29,7 +29,7 @@ from pipeline.ipc.wake import EventfdWaiter
 from pipeline.stages import control_sockets, holdings
 from pipeline.stages.control_sockets import ControlSockets
 from pipeline.stages.holdings import SLOT_MASK, Holdings
-from pipeline.stages.loop import Idle, Loop
+from pipeline.stages.loop import Idle, Loop, Member
 from pipeline.stages.losses import Losses
 from pipeline.stages.protocol import Stage
 from pipeline.stages.reporter import Reporter
@@ -51,7 +51,7 @@ _MESSAGES_LOST: Final = INDEX["worker_messages_lost"]
 Message: TypeAlias = control_sockets.Message
 
 
-class Worker:
+class Worker(Member):
     """One worker with its rings and sockets. It is made after the fork, in its own process."""
 
     def __init__(
@@ -77,7 +77,6 @@ class Worker:
         self.log = structlog.get_logger().bind(worker=ports.name, pid=os.getpid())
         self.running = True
         self.paused = False
-        """Whether the supervisor has asked for a pause. The loop then stops, and calls hold()."""
         self._deferred: list[tuple[Message, list[int]]] = []
         """Messages that came during a pause."""
         self._pause_ask: Message | None = None
@@ -86,10 +85,8 @@ class Worker:
         """Whether every freed slot wakes this worker. If not, one does only while less than half are free.
         The stage clears it when it does not wait for slots, and may change it at any time."""
         self.woken = True
-        """Whether an event or a worker of the same process has woken this worker since its last breath."""
         self.sleeps = 0
-        self.idle = Idle()
-        """Of the process: its loop puts the one of all its workers here."""
+        self.idle = Idle()  # that of the process: Loop sets it
         self._measured_at = -1.0
         """The time of the last _write_busy(), and how long the process was idle until then."""
         self._idle_s = 0.0
@@ -158,6 +155,10 @@ class Worker:
     def unregister(self, fd: int) -> None:
         """Stop watching a registered descriptor, which must still be open."""
         self._sockets().unregister(fd)
+
+    def forget(self, fd: int) -> None:
+        """See Poller.forget()."""
+        self._sockets().forget(fd)
 
     def prewake(self, peer: str) -> None:
         """Wake peer now, because something will reach it soon, from this worker or over others."""
@@ -406,16 +407,15 @@ class Worker:
     def _lose(self, ask: healing_messages.Lost) -> Message:
         """Serve the request ``lost``."""
         # Only the stage of ingress knows links.
-        links_up = getattr(self.stage, "links_up", None)
-        links: dict[int, int] | None = links_up() if links_up is not None else None
+        links: dict[int, int] | None = getattr(self.stage, "links_up", lambda: None)()
         return healing_messages.LostAnswer(self.lose(ask.workers), links).encode()
 
     def _settle(self, ask: healing_messages.Settle, fds: list[int]) -> Message:
         """Serve the request ``settle``."""
         for peer, fd in zip(ask.peers, fds, strict=True):
             self._renew_peer(peer, socket.socket(fileno=fd))
-        losses = Losses(tuple(ask.workers), ask.links)
-        return healing_messages.SettleAnswer(self.settle(losses, ask.slots, monotonic())).encode()
+        lost = self.settle(Losses(tuple(ask.workers), ask.links), ask.slots, monotonic())
+        return healing_messages.SettleAnswer(lost).encode()
 
     def _renew_peer(self, name: str, sock: socket.socket) -> None:
         before, after = self.control.renew_peer(name, sock)

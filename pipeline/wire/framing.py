@@ -37,8 +37,10 @@ class Framing(NamedTuple):
     max: int
 
 
-QEMU: Final = Framing(Struct("!I"), 4, MAX_FRAME)
-LE16: Final = Framing(Struct("<H"), 2, 0xFFFF)
+_LONG: Final = Struct("!I")
+_SHORT: Final = Struct("<H")
+QEMU: Final = Framing(_LONG, 4, MAX_FRAME)
+LE16: Final = Framing(_SHORT, 2, 0xFFFF)
 
 
 def split(
@@ -50,19 +52,25 @@ def split(
     first partial frame begins, or end. Raises LengthError when a length is above the framing's limit.
     """
     frames: list[tuple[int, int]] = []
-    append = frames.append
-    prefix, prefix_len, max_frame = framing
-    unpack = prefix.unpack_from
+    prefix = framing.prefix
+    prefix_len: int = framing.prefix_len
+    max_frame: int = framing.max
     last_prefix = end - prefix_len
     while begin <= last_prefix:
-        (length,) = unpack(view, begin)
+        # Compiled code knows these two. It would look a method of another one up.
+        if prefix is _SHORT:
+            (length,) = _SHORT.unpack_from(view, begin)
+        elif prefix is _LONG:
+            (length,) = _LONG.unpack_from(view, begin)
+        else:
+            (length,) = prefix.unpack_from(view, begin)
         off = begin + prefix_len
         after = off + length
         if length > max_frame:
             raise LengthError(length)
         if after > end:
             break
-        append((off, length))
+        frames.append((off, length))
         begin = after
     return frames, begin
 

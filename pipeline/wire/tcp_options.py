@@ -63,10 +63,10 @@ def parse(view: memoryview | bytes, off: int, end: int) -> Options:
         word, ts_val, ts_ecr = _TIMESTAMPS.unpack_from(view, off)
         if word == TIMESTAMPS_WORD:
             return Options(0, -1, False, (), ts_val, ts_ecr, True)
-    return _walk(view, off, end)
+    return _walk(view if isinstance(view, memoryview) else memoryview(view), off, end)
 
 
-def _walk(view: memoryview | bytes, off: int, end: int) -> Options:
+def _walk(view: memoryview, off: int, end: int) -> Options:
     mss, wscale, sack_permitted, ts_val, ts_ecr, has_ts = 0, -1, False, 0, 0, False
     sack: tuple[tuple[int, int], ...] = ()
     while off < end:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.host.stream import HostStream
+from pipeline.host.stream import IS_ALL, IS_END, HostStream
 from pipeline.records.run import Run
 
 
@@ -114,7 +114,7 @@ def test_a_read_that_does_not_fill_its_view_is_the_last_where_the_event_says_so(
     stream, theirs, _ = pair
     view = memoryview(bytearray(4))
     theirs.sendall(b"12345678901")
-    stream.on_readable(short_is_all=True)
+    stream.on_readable(IS_ALL)
     assert [stream.read(view), stream.readable] == [4, True]
     assert [stream.read(view), stream.readable] == [4, True]
     assert [stream.read(view), stream.readable] == [3, False]
@@ -124,6 +124,31 @@ def test_a_read_that_does_not_fill_its_view_is_the_last_where_the_event_says_so(
     stream.on_readable()
     assert [stream.read(view), stream.readable] == [3, True]
     assert [stream.read(view), stream.readable] == [0, True]
+
+
+def test_a_short_read_is_the_end_where_the_event_says_so(
+    pair: tuple[HostStream, socket.socket, list[memoryview]],
+) -> None:
+    stream, theirs, _ = pair
+    view = memoryview(bytearray(4))
+    theirs.sendall(b"12345678901")
+    theirs.shutdown(socket.SHUT_WR)
+    stream.on_readable(IS_END)
+    assert [stream.read(view), stream.readable, stream.read_ended] == [4, True, False]
+    assert [stream.read(view), stream.readable, stream.read_ended] == [4, True, False]
+    assert [stream.read(view), stream.readable, stream.read_ended] == [3, False, True]
+
+
+def test_an_end_after_a_full_view_is_read(
+    pair: tuple[HostStream, socket.socket, list[memoryview]],
+) -> None:
+    stream, theirs, _ = pair
+    view = memoryview(bytearray(4))
+    theirs.sendall(b"1234")
+    theirs.shutdown(socket.SHUT_WR)
+    stream.on_readable(IS_END)
+    assert [stream.read(view), stream.readable, stream.read_ended] == [4, True, False]
+    assert stream.read(view) == 0
 
 
 def test_a_broken_connection_raises_and_its_queue_can_be_given_back(

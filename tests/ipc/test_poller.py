@@ -275,6 +275,24 @@ def test_what_is_unregistered_is_not_heard_of(poller: Poller, pair: Pair) -> Non
     assert heard[0] & events.READ
 
 
+def test_what_is_forgotten_and_closed_is_not_heard_of(poller: Poller) -> None:
+    first = unix_pair()
+    fd = first.fd
+    poller.register(fd, LINK, nothing)
+    first.theirs.shutdown(socket.SHUT_WR)
+    until(poller, fd, events.READ_HANGUP)
+    poller.forget(fd)
+    first.ours.close()
+    assert not poller.registered(fd)
+    assert quiet(poller)
+    second = unix_pair()
+    os.dup2(second.fd, fd)
+    poller.register(fd, LINK, nothing)
+    assert not until(poller, fd, events.WRITE) & (events.HANGUP | events.READ_HANGUP)
+    poller.unregister(fd)
+    os.close(fd)
+
+
 def test_a_number_taken_over_by_another_socket_starts_afresh(poller: Poller) -> None:
     first = unix_pair()
     fd = first.fd

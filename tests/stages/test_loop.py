@@ -8,7 +8,7 @@ import structlog
 
 from pipeline.ipc.poller import Poller
 from pipeline.stages import loop as loop_module
-from pipeline.stages.loop import BUSY_GAP, Idle, Loop
+from pipeline.stages.loop import BUSY_GAP, Idle, Loop, Member
 
 BUSY_POLL = 50e-6
 LOOK = 1e-5
@@ -25,7 +25,7 @@ class Clock:
         return self.now
 
 
-class Scripted:
+class Scripted(Member):
     """A worker whose breaths have a given amount of work, then none."""
 
     log: structlog.typing.FilteringBoundLogger = structlog.get_logger()

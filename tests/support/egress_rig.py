@@ -61,6 +61,7 @@ class EgressRig:
             free=lambda slot, tag=0: self.pool.unref(slot),
             register=lambda fd, _events, callback: self.callbacks.__setitem__(fd, callback),
             unregister=lambda fd: self.callbacks.pop(fd),
+            forget=lambda fd: self.callbacks.pop(fd),
             log=SimpleNamespace(warning=lambda *_, **__: None),
         )
         policy: Any = make_policy(self.worker) if make_policy else _everything()

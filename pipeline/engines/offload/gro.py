@@ -138,8 +138,8 @@ def coalesce(
             else:
                 burst.drop(DROP_RUNT)
     superseded = segments.superseded
-    if segments6 is not None:
-        superseded |= segments6.superseded
+    if segments6 is not None and segments6.superseded is not None:
+        superseded = segments6.superseded | (superseded or set())
     if superseded:
         return [item for at, item in enumerate(burst.items) if at not in superseded], burst.drops
     return burst.items, burst.drops
@@ -173,8 +173,8 @@ class _Segments:
         self._acks: dict[bytes, tuple[int, TcpRange, bytes, bytes]] = {}
         """The latest pure ACK of each flow: (index in items, record, pre, hops)."""
         self.sums = Sums(layout, burst.view, burst.frames, burst.verify)
-        self.superseded: set[int] = set()
-        """Indices of pure ACKs in items that collapsed into a later one."""
+        self.superseded: set[int] | None = None
+        """Indices of pure ACKs in items that collapsed into a later one. None if there are none."""
 
     def add(self, index: int) -> int:
         """Add the run that begins with frames[index], of at least as many bytes as the headers have.
@@ -269,6 +269,8 @@ class _Segments:
                 and pre == known_pre
                 and hops == known_hops
             ):
+                if self.superseded is None:
+                    self.superseded = set()
                 self.superseded.add(at)
                 run.segments += earlier.segments
         taken = self._collapse(run, index, pre, hops, flow, ack_word) if index + 1 < len(self._frames) else 1

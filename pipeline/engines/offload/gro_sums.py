@@ -96,7 +96,7 @@ def _wrong(layout: Layout, view: memoryview, off: int, total: int, verify: bool)
     Completes a partial checksum.
     """
     packet = off + ETHERNET_LEN
-    if int.from_bytes(view[packet : packet + layout.summed_len], "little") % 0xFFFF:
+    if inet.word_sum(view, packet, layout.summed_len) % inet.MODULUS:
         return DROP_IPV4_CHECKSUM
     # The addresses, which are part of the pseudo-header, lie right before the TCP header.
     start, begin = off + layout.addresses_off, off + layout.l4_off

@@ -146,7 +146,7 @@ class TcpHeaders:
             check += self.src_port + self.dst_port + self.seq + self.ack
             check += offset_flags + self.window + payload_sum
             if self.options:
-                check += int.from_bytes(self.options, "big")
+                check += inet.word_sum(self.options, 0, len(self.options)) * inet.SWAP
             return -check % _MODULUS
         return (check % _MODULUS or _MODULUS) if payload_sum == BY_PEER else 0
 

@@ -53,6 +53,9 @@ class TcpConfig:
     max_rto: float = 120.0
     initial_rto: float = 1.0
     delayed_ack: float = 0.04
+    first_delayed_ack: float = 0.0
+    """Seconds for which an ACK waits for the host's first answer. 0: such an ACK is sent when the host takes
+    the bytes. A guest may have more to send, and Nagle lets it wait for the ACK (RFC 9293 section 3.7.4)."""
     syn_retries: int = 6
     synack_retries: int = 5
     retries: int = 15

@@ -8,7 +8,8 @@ steps that are large enough for a sender to use (silly-window avoidance).
 
 An ACK means that bytes were received in order, not that the host has taken them. A host that stalls must
 close the window, but must not let the guest's retransmission timer expire. If the host takes bytes quickly,
-the ACK is sent then. Otherwise the delayed-ACK timer sends it.
+the ACK is sent then. Otherwise the delayed-ACK timer sends it. While the host's next answer is expected, the
+ACK goes with it.
 """
 
 from typing import Final
@@ -45,6 +46,7 @@ class Receiver:
 
     __slots__ = (
         "_agenda",
+        "_awaits_first",
         "_cfg",
         "_edge_reached",
         "_rounds",
@@ -102,8 +104,10 @@ class Receiver:
         self.dup_acks_owed = 0
         self.dsack: tuple[int, int] | None = None
         """Duplicate to report in the next ACK (RFC 2883), as on the wire."""
-        self.interactive = False
-        """Whether the host has answered the guest's data with data. Then an ACK waits for the next answer."""
+        self.interactive = cfg.first_delayed_ack > 0.0
+        """Whether an ACK waits for the next answer: the host has answered data with data, or may do so."""
+        self._awaits_first = self.interactive
+        """Whether the host may answer the first data soon. So long first_delayed_ack is the time to wait."""
         self.data_received_at = -1e9
         self._taken_bytes = 0
         """Bytes that the host took since the last ACK was sent."""
@@ -200,7 +204,10 @@ class Receiver:
             self.ack_soon()
         elif not self.ack_owed:
             self.ack_owed = True
-            agenda.timers[DELAYED_ACK] = now + self._cfg.delayed_ack
+            cfg = self._cfg
+            agenda.timers[DELAYED_ACK] = now + (
+                cfg.first_delayed_ack if self._awaits_first else cfg.delayed_ack
+            )
         return None
 
     def _out_of_order(self, start: int, stop: int, buf: object) -> str | None:
@@ -270,9 +277,13 @@ class Receiver:
             self.capacity = self._rounds.tuned(self.capacity, self.limit, self._cfg)
         self._taken_bytes += n
         two_mss = 2 * self.rcv_mss
-        if self.ack_owed and (self._taken_bytes >= two_mss or not self.interactive):
-            self.ack_soon()
-            return
+        if self.ack_owed:
+            if self._taken_bytes >= two_mss or not self.interactive:
+                self.ack_soon()
+                return
+            if self._awaits_first:
+                # A SYN-ACK cannot offer the whole window. The ACK that is due soon can.
+                return
         step = self.capacity >> 1
         if step > two_mss:
             step = two_mss
@@ -293,7 +304,7 @@ class Receiver:
     def delayed_ack_expired(self) -> None:
         """The host was slow, or did not answer: acknowledge now, and do not wait for answers any more."""
         self._agenda.timers[DELAYED_ACK] = NEVER
-        self.interactive = False
+        self.interactive = self._awaits_first = False
         if self.ack_owed:
             self.ack_soon()
 
@@ -341,6 +352,7 @@ class Receiver:
         """An ACK is sent with data. If these answer recent data, later ACKs may wait for data, too."""
         if now - self.data_received_at < self._cfg.delayed_ack:
             self.interactive = True
+            self._awaits_first = False
 
     def ack_sent(self, rcv_adv: int, now: float) -> None:
         """A segment with an ACK and a window is sent. rcv_adv: the right edge from before advertise()."""

@@ -54,7 +54,9 @@ _FRAG_OFF6: Final = 0xFFF8
 _FRAG_OFF: Final = 0x1FFF
 _ADDRESSES: Final = Struct("!II")
 _PORTS: Final = Struct("!HH")
-_MACS_LEN: Final = 12
+_MACS: Final = Struct("<III")
+NO_FRAME: Final[tuple[int, int, int]] = (-1, -1, -1)
+"""What no frame begins with."""
 _FIRST_GROUP: Final = ip.MAPPED | 0xE0000000
 """Multicast, reserved and broadcast addresses of IPv4 begin here."""
 _FIRST_IPV6: Final = ip.BROADCAST + 1
@@ -72,13 +74,13 @@ class Whereabouts:
         self.link = link
         self.header = ethernet.header(mac, gateway_mac, ethertype)
         """The Ethernet header of frames to this guest."""
-        self.sends = gateway_mac + mac
-        """The first bytes of frames from this guest to the gateway."""
+        self.sends: tuple[int, int, int] = _MACS.unpack(gateway_mac + mac)
+        """The first bytes of frames from this guest to the gateway, as three numbers."""
         self.report_at = 0.0
 
     def stop_steering(self) -> None:
         """Frames from this guest go to demux until it reports the guest again."""
-        self.sends = b""
+        self.sends = NO_FRAME
 
 
 class Route:
@@ -183,8 +185,12 @@ class Steering:
     def _is_judged(self, view: memoryview, begin: int, neighbor: Whereabouts, remote: Addr) -> bool:
         """Whether demux need not judge the frame at ``begin``: the MACs are known, the destination is one
         host."""
+        first, second, third = _MACS.unpack_from(view, begin)
+        known_first, known_second, known_third = neighbor.sends
         return (
-            view[begin : begin + _MACS_LEN] == neighbor.sends
+            first == known_first
+            and second == known_second
+            and third == known_third
             and (remote < _FIRST_GROUP or _FIRST_IPV6 <= remote < _FIRST_LINK_LOCAL)
             and not ip.is_loopback(remote)
             and remote != self._broadcast

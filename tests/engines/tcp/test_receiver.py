@@ -347,6 +347,40 @@ def test_a_small_request_is_acknowledged_when_taken_unless_answers_are_expected(
     assert answer.ack == rig.seq
 
 
+def test_the_ack_of_a_first_request_waits_a_moment_for_the_answer() -> None:
+    rig = established(cfg=TcpConfig(first_delayed_ack=0.001))
+    rig.guest(length=10)
+    rig.conn.on_taken(10, rig.now)
+    assert rig.silent(), "the answer will carry it"
+    assert rig.conn.deadline() == rig.now + 0.001
+    rig.host_data(20)
+    answer = rig.one()
+    assert (answer.length, answer.ack) == (20, rig.seq)
+    rig.acknowledge_all()
+    # From then on the usual time is right.
+    rig.guest(length=10)
+    assert rig.conn.deadline() == rig.now + rig.cfg.delayed_ack
+
+
+def test_the_ack_of_a_first_request_without_an_answer_is_late_once() -> None:
+    rig = established(cfg=TcpConfig(first_delayed_ack=0.001))
+    rig.guest(length=10)
+    rig.conn.on_taken(10, rig.now)
+    assert rig.silent()
+    assert [(at, sent.ack) for at, sent in rig.run(0.002)] == [(0.001, rig.seq)]
+    rig.guest(length=10)
+    rig.conn.on_taken(10, rig.now)
+    assert rig.one().ack == rig.seq
+
+
+def test_the_ack_of_a_first_flight_is_not_late() -> None:
+    rig = established(cfg=TcpConfig(first_delayed_ack=0.001))
+    for _ in range(2):
+        rig.guest(length=1448)
+        rig.conn.on_taken(1448, rig.now)
+    assert rig.one().ack == rig.seq
+
+
 def test_an_expired_delay_ends_the_expectation() -> None:
     rig = warm()
     rig.conn.rcv.interactive = True

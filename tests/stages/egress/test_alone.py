@@ -4,6 +4,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,8 @@ from pipeline.records.streams import Connect, GuestAnswered, Shutdown, ToHost, W
 from pipeline.records.udp import UdpData
 from pipeline.stages.egress.tcp.chunks import MAX_READ
 from pipeline.stages.egress.tcp.closing import CLOSING_PATIENCE
+from pipeline.stages.egress.tcp.writes import YOUNG_S
+from pipeline.wire import ip
 from tests.support.network import receive
 from tests.support.one_process import OneProcess
 from tests.support.played_guests import GATEWAY, HOST
@@ -219,15 +222,82 @@ def test_a_flow_that_ends_before_its_turn_passes_it_on(egress: Egress, end: int)
 
 
 def test_a_connection_that_stands_sends_at_once_and_resets_if_it_is_left_behind(egress: Egress) -> None:
-    egress.open(1)
-    (flow,) = egress.stage.connections.flows.by_key.values()
-    sock = flow.stream.sock
+    host = egress.open(1)
+    (sock,) = (flow.stream.sock for flow in egress.stage.connections.flows.by_key.values())
     assert not sock.getblocking()
-    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    for count in (1, 2):
+        egress.to_host(1, b"a small request")
+        egress.settle()
+        assert host.recv(100) == b"a small request"
+        # The system sends the end of a first write at once.
+        assert bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)) == (count == 2)
     assert struct.unpack("ii", sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)) == (1, 0)
     egress.notify(kinds.ABORT, 1)
     egress.settle()
+
+
+@pytest.mark.parametrize("remote", [HOST, ip.parse_ipv4("192.0.2.1")], ids=["loopback", "elsewhere"])
+def test_only_on_loopback_a_connection_may_be_established_at_once(
+    egress: Egress, monkeypatch: pytest.MonkeyPatch, remote: int
+) -> None:
+    asked: list[socket.socket] = []
+
+    def connect(_address: str, port: int, _outbound: object, real: Any = host_tcp.connect) -> Any:
+        return real("127.0.0.1", port)
+
+    def is_connected(sock: socket.socket, real: Any = host_tcp.is_connected) -> bool:
+        asked.append(sock)
+        return bool(real(sock))
+
+    monkeypatch.setattr(host_tcp, "connect", connect)
+    monkeypatch.setattr(host_tcp, "is_connected", is_connected)
+    egress.connect(1, remote=remote)
+    egress.until(lambda: egress.tcp.take(kinds.CONNECTED), "the connection")
+    assert len(asked) == (1 if remote == HOST else 0)
+    egress.notify(kinds.ABORT, 1)
+    egress.settle()
+
+
+def test_a_connection_that_lasts_is_probed_when_it_is_silent(egress: Egress) -> None:
+    egress.open(1)
+    egress.open(2)
+    first, second = (flow.stream.sock for flow in egress.stage.connections.flows.by_key.values())
+    egress.advance(YOUNG_S - 1)
+    assert not first.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    egress.notify(kinds.ABORT, 2)
+    egress.advance(2)
+    assert egress.kept("young_flows") == 0
+    assert first.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    assert first.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == host_tcp.KEEPALIVE_IDLE_S
+    assert second.fileno() == -1
+    egress.notify(kinds.ABORT, 1)
+    egress.settle()
+
+
+def test_an_end_that_comes_with_bytes_is_passed_on_with_them(
+    egress: Egress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = egress.open(1)
+    reads: list[int] = []
+
+    def read(stream: HostStream, view: memoryview, real: Any = HostStream.read) -> int:
+        reads.append(real(stream, view))
+        return reads[-1]
+
+    monkeypatch.setattr(HostStream, "read", read)
+    host.send(b"the answer")
+    host.shutdown(socket.SHUT_WR)
+    egress.settle()
+    assert [record.length for record in egress.tcp.take(kinds.TO_GUEST)] == [10]
+    assert len(egress.tcp.take(kinds.SHUTDOWN)) == 1
+    assert reads == [10]
+    # The other direction goes on, and an end in order is one for the host, too.
+    egress.to_host(1, b"more")
+    egress.settle()
+    assert host.recv(100) == b"more"
+    egress.notify(kinds.CLOSED, 1)
+    egress.settle()
+    assert host.recv(10) == b""
 
 
 def test_records_of_a_flow_that_nobody_knows_give_their_slots_back(egress: Egress) -> None:

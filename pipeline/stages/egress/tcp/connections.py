@@ -240,7 +240,9 @@ class Connections:
 
     def _connect(self, shard: int, request: Connect, answer: Answer | None = None) -> None:
         """Open a connection that a guest asks for. answer: that of somebody who has approved it."""
-        sock, error, verdict, refused, meter = self._opener.open(request, approved=answer is not None)
+        sock, error, verdict, refused, meter, connected = self._opener.open(
+            request, approved=answer is not None
+        )
         if sock is None and not error and verdict is not None:
             if not self._ask(shard, request, verdict.rule):
                 self._refuse(shard, request, verdict.rule)
@@ -258,11 +260,20 @@ class Connections:
         stream = HostStream(sock, self._slots)
         way = Way.of(verdict)
         flow = Flow(
-            self.flows, request.flow, shard, stream, share, request, way=way, approval=answer, meter=meter
+            self.flows,
+            request.flow,
+            shard,
+            stream,
+            share,
+            request,
+            way=way,
+            approval=answer,
+            meter=meter,
+            connected=connected,
         )
         if verdict is not None and not way.reads_name:
             self.flows.report_decision(flow, verdict)
-        if host_tcp.is_connected(sock):
+        if connected:
             flow.connected()
             # The guest waits for CONNECTED, not for tune().
             self._worker.publish()
@@ -327,6 +338,7 @@ class Connections:
             "dials": len(self._dials),
             "needs_flush": len(flows.needs_flush),
             "stalled": len(flows.stalled),
+            "young_flows": len(flows.young),
             "ready": len(flows.turns.ready),
             "waiting_for_slots": flows.turns.waiting_count,
             "held_flows": len(flows.holds),

@@ -13,7 +13,7 @@ from pipeline.engines.quotas import Meter
 from pipeline.histograms import BY_NAME
 from pipeline.host import tcp as host_tcp
 from pipeline.host.credit import ReadCredit
-from pipeline.host.stream import HostStream
+from pipeline.host.stream import MAY_BE_MORE, HostStream
 from pipeline.ipc import events as ev
 from pipeline.ipc.ring import Producer
 from pipeline.records.flows import FLOW_FROM_EGRESS, Ends, FlowKey, FlowNotice
@@ -39,16 +39,14 @@ from pipeline.stages.egress.tcp.states import (
     UNDER_WAY,
 )
 from pipeline.stages.egress.tcp.table import FlowTable, TableEntry
+from pipeline.stages.egress.tcp.watching import Watch, short_read
 from pipeline.stages.egress.tcp.ways import DIRECT, Tunnel, Way
 from pipeline.wire.stated import HTTP, Stated
 
 _ESTABLISHED: Final = frozenset((OPEN, HELD))
-_EVENTS: Final = ev.READ | ev.URGENT | ev.WRITE | ev.READ_HANGUP | ev.EDGE
 _CONNECT_EVENTS: Final = ev.WRITE | ev.HANGUP | ev.ERROR
 _END_EVENTS: Final = ev.HANGUP | ev.ERROR
 _READ_EVENTS: Final = ev.READ | ev.READ_HANGUP | ev.HANGUP | ev.ERROR
-_MORE_EVENTS: Final = ev.URGENT | ev.READ_HANGUP | ev.HANGUP | ev.ERROR
-"""After these, there may be more to read although a read has returned fewer bytes than it could."""
 
 _OPENED: Final = INDEX["egress_connection_opened"]
 _RESET: Final = INDEX["egress_connection_reset_by_host"]
@@ -85,13 +83,18 @@ class Flow(TableEntry):
         way: Way = DIRECT,
         approval: Answer | None = None,
         meter: Meter | None = None,
+        connected: bool = False,
     ) -> None:
-        """request: the guest's CONNECT. None for a dialled flow, whose shard is not known yet."""
+        """request: the guest's CONNECT. None for a dialled flow, whose shard is not known yet.
+
+        connected: the host connection is established already. The caller then calls connected().
+        """
         super().__init__(share.guest)
         self.key = number if number & FLOW_FROM_EGRESS else shard << 32 | number
         self.number = number
         self.shard = shard
         self.stream = stream
+        self.watch = Watch(flows.worker, stream)
         self.share = share
         self.credit = ReadCredit()
         self.state = DIALLING if request is None else CONNECTING
@@ -118,12 +121,11 @@ class Flow(TableEntry):
         self.stated: Stated | None = None
         """What the guest's bytes stated, if the flow was held for it."""
         self.requests: RequestGuard | None = None  # judges further requests of HTTP/1
-        self.meter = meter
-        """Counts the bytes for the quotas of the guest, if there are any."""
+        self.meter = meter  # counts the bytes for the quotas of the guest, if there are any
         share.join()
         flows.add(self, evictable=self.state == CONNECTING)
         if request is not None:
-            self._register()
+            self.watch.begin(self.on_event, connected=connected)
 
     @property
     def ends(self) -> Ends | None:
@@ -163,7 +165,7 @@ class Flow(TableEntry):
         self.state = OPEN
         if self.stream.head:
             self.readable()
-        self._register()
+        self.watch.begin(self.on_event, connected=True)
 
     def orphaned(self) -> None:
         """The link of the guest is gone. Any other flow may have the socket until the guest is back."""
@@ -210,9 +212,6 @@ class Flow(TableEntry):
             self._flows.notify_connect_failed(self.shard, self._request, error)
         self.close(reset=False)
 
-    def _register(self) -> None:
-        self._flows.worker.register(self.stream.sock.fileno(), _EVENTS, self.on_event)
-
     # --- what the host socket reports -----------------------------------------------------
 
     def on_event(self, events: int) -> None:
@@ -229,7 +228,7 @@ class Flow(TableEntry):
             stream.on_writable()
             self._flows.needs_flush[self] = None
         if events & _READ_EVENTS and not self.read_finished and not (self.way.awaited and self.state == HELD):
-            self.readable(short_is_all=not events & _MORE_EVENTS)
+            self.readable(short_read(events))
             self._flows.prewake()
 
     def _connects(self, events: int) -> bool:
@@ -269,9 +268,9 @@ class Flow(TableEntry):
                 self._notify_shutdown()
         return False
 
-    def readable(self, *, short_is_all: bool = False) -> None:
-        """The host socket has something to read. short_is_all: see HostStream.on_readable()."""
-        self.stream.on_readable(short_is_all)
+    def readable(self, after_short_read: int = MAY_BE_MORE) -> None:
+        """The host socket has something to read. See HostStream.on_readable()."""
+        self.stream.on_readable(after_short_read)
         self._flows.turns.add(self)
 
     def on_read_end(self) -> None:
@@ -432,13 +431,15 @@ class Flow(TableEntry):
         host_tcp.reset(before)
         host_tcp.tune(sock)
         self._hung_up = False
-        self._register()
+        self.watch.begin(self.on_event, connected=False)
+        flows.is_young(self)
 
     def _begin_tunnel(self, via: Via) -> None:
         flows, ends = self._flows, self.ends
         assert ends is not None
         name = flows.policy.name_for_proxy(ends, self.stated)
         self._tunnel = Tunnel(via, ways.destination(ends, name))
+        host_tcp.send_at_once(self.stream.sock)
         self.state = TUNNELLING
         flows.tunnels.wait(self, flows.now)
         self._step_tunnel()
@@ -483,7 +484,7 @@ class Flow(TableEntry):
         worker = self._flows.worker
         self.stream.discard(worker.free)
         if self.state != DIALLING:
-            worker.unregister(sock.fileno())
+            self.watch.end(alone=self._request is not None)
         self.state = DEAD
         self.share.leave()
         self._flows.remove(self)

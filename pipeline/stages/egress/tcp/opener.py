@@ -25,7 +25,8 @@ class Opened(NamedTuple):
     """A socket whose connection is under way, or None and an errno.
 
     ``verdict``: what the egress policy says, if it was asked. ``refused``: a rule forbids the connection.
-    ``meter``: counts the bytes of the connection, if a quota fits its guest.
+    ``meter``: counts the bytes of the connection, if a quota fits its guest. ``connected``: the connection is
+    established.
     """
 
     sock: socket.socket | None
@@ -33,6 +34,7 @@ class Opened(NamedTuple):
     verdict: Verdict | None = None
     refused: bool = False
     meter: Meter | None = None
+    connected: bool = False
 
 
 class Opener:
@@ -79,7 +81,10 @@ class Opener:
         if error in NO_DESCRIPTOR and self._bound.make_room(request.guest, insists=insists):
             sock, error = self._try(target, ends, request, verdict)
         meter = quotas.opened(request.guest, ends.guest_addr) if counted and sock is not None else None
-        return Opened(sock, error, verdict, meter=meter)
+        # Elsewhere the handshake takes longer, and the question would be in vain.
+        here = target.service or (ip.is_loopback(target.addr) and (verdict is None or verdict.via is None))
+        connected = bool(here) and sock is not None and host_tcp.is_connected(sock)
+        return Opened(sock, error, verdict, meter=meter, connected=connected)
 
     def _refused(self, request: Connect, ends: Ends, rule: str) -> Opened:
         self._reports.refused("tcp", request.guest, ends, rule=rule, error=REFUSED)

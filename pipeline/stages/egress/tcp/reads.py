@@ -160,7 +160,7 @@ class HostReads:
         except OSError:
             flow.broken()
             return 0
-        if count == 0:
+        if count == 0 or flow.stream.read_ended:
             flow.on_read_end()
         return max(count, 0)
 

@@ -75,6 +75,8 @@ class FlowTable(Generic[F]):
         """Flows with bytes or a FIN for the host that HostWrites has not tried to write yet."""
         self.stalled: dict[F, float] = {}
         """Flows whose host socket left bytes in slots, and since when. The oldest comes first."""
+        self.young: dict[F, float] = {}
+        """Flows whose sockets have no keep-alive yet, and since when they exist, the oldest first."""
         self.tunnels: Waits[F] = Waits(HANDSHAKE_S)
         """Flows whose proxies have not answered."""
         self.silent: Waits[F] = Waits(SILENT_S)
@@ -96,12 +98,19 @@ class FlowTable(Generic[F]):
     def add(self, flow: F, *, evictable: bool) -> None:
         """Enter a new flow. evictable: it may be closed for another flow."""
         self.by_key[flow.key] = flow
+        self.young[flow] = self.now
         self.bound.opened(flow, evictable=evictable)
+
+    def is_young(self, flow: F) -> None:
+        """The flow has another socket."""
+        self.young.pop(flow, None)
+        self.young[flow] = self.now
 
     def remove(self, flow: F) -> None:
         """The flow is over. It stays in needs_flush until HostWrites clears that: it may be iterating now."""
         self.turns.remove(flow)
         self.stalled.pop(flow, None)
+        self.young.pop(flow, None)
         self.closing.remove(flow)
         self.holds.remove(flow)
         self.tunnels.remove(flow)

@@ -9,6 +9,7 @@ from typing import Final
 from pipeline.counter_block import add
 from pipeline.counters import INDEX
 from pipeline.engines.proxy.handshake import NO_ANSWER
+from pipeline.host import tcp as host_tcp
 from pipeline.records.streams import Taken
 from pipeline.stages.egress.context import EgressContext
 from pipeline.stages.egress.tcp.flow import Flow
@@ -18,6 +19,10 @@ from pipeline.stages.egress.tcp.table import FlowTable
 
 SPILL_AFTER_S: Final = 0.05
 """How long bytes for a host that does not read may stay in slots."""
+YOUNG_S: Final = 10.0
+"""Connections that end earlier need no options for those that last."""
+LOOK_EVERY_S: Final = 1.0
+"""Seconds between two looks for connections that have lasted. A worker breathes that often."""
 _NEVER: Final = float("inf")
 
 _TO_HOST: Final = INDEX["egress_bytes_to_host"]
@@ -39,6 +44,7 @@ class HostWrites:
         self._flows = flows
         self._reads = reads
         self._max_flow_refs = max_flow_refs
+        self._look_at = 0.0
 
     def set_max_flow_refs(self, max_flow_refs: int) -> None:
         """Change how many references one flow may keep."""
@@ -58,6 +64,18 @@ class HostWrites:
             self._flush(now)
         if flows.stalled:
             self._spill_stalled(now)
+        if now >= self._look_at:
+            self._look_at = now + LOOK_EVERY_S
+            self._keep_alive(now)
+
+    def _keep_alive(self, now: float) -> None:
+        young = self._flows.young
+        while young:
+            flow, since = next(iter(young.items()))
+            if since + YOUNG_S > now:
+                break
+            del young[flow]
+            host_tcp.keep_alive(flow.stream.sock)
 
     def deadline(self) -> float:
         """When write() is due even without an event."""
@@ -110,6 +128,7 @@ class HostWrites:
         if flow.state == CLOSING and stream.write_finished:
             flow.close(reset=False)
         elif stream.queued_bytes:
+            flow.watch.await_room()
             if stream.queued_refs > self._max_flow_refs and not self._spill(flow):
                 return
             flows.stalled.setdefault(flow, now)
