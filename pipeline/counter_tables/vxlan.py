@@ -47,6 +47,11 @@ VXLAN: Final[tuple[Counter, ...]] = (
         "packets too long for the path to other hosts, reported by ICMP",
     ),
     Counter(
+        "vxlan_packet_dropped_flood_rate",
+        "packets",
+        "frames of guests to groups over max-floods-per-second, in a network with other hosts",
+    ),
+    Counter(
         "vxlan_packet_dropped_not_for_host",
         "packets",
         "packets for the station that a host of a fleet is, of no connection of a forwarded port",
