@@ -64,7 +64,7 @@ def sides(congestion: str) -> Iterator[tuple[Side, Side]]:
         yield made
 
 
-def run_kernel(stack: ExitStack, both: tuple[Side, Side]) -> None:
+def run_kernel(stack: ExitStack, both: tuple[Side, Side], extra: list[str]) -> None:
     """Give each guest the vxlan device of its host."""
     for side, other in (both, both[::-1]):
         words = ("id", str(VNI), "dstport", "4789", "local", side.outer, "remote", other.outer)
@@ -72,18 +72,18 @@ def run_kernel(stack: ExitStack, both: tuple[Side, Side]) -> None:
         side.host.run("ip", "link", "set", "eth0", "netns", str(side.guest.pid))
 
 
-def run_taps(stack: ExitStack, both: tuple[Side, Side]) -> None:
+def run_taps(stack: ExitStack, both: tuple[Side, Side], extra: list[str]) -> None:
     """Run a daemon on each host, with a tap in the namespace of the guest."""
     for side, other in (both, both[::-1]):
-        run_daemon(stack, side, other, "-link", f"tap+eth0?netns={side.guest.path}")
+        run_daemon(stack, side, other, "-link", f"tap+eth0?netns={side.guest.path}", *extra)
 
 
-def run_agents(stack: ExitStack, both: tuple[Side, Side]) -> None:
+def run_agents(stack: ExitStack, both: tuple[Side, Side], extra: list[str]) -> None:
     """Run a daemon on each host, and this program's agent in the namespace of the guest."""
     for side, other in (both, both[::-1]):
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="perf-hosts-")))
         url = f"unix://{directory / 'net.sock'}"
-        run_daemon(stack, side, other, "-listen", url)
+        run_daemon(stack, side, other, "-listen", url, *extra)
         words = ("-url", url, "-iface", "eth0", "-mac", f"5a:94:ef:e4:0d:{side.number:02x}")
         more = ("-stop-if-exist", "", "-address", f"{side.inner}/24", "-link-mtu", str(MTU))
         with (directory / "agent.log").open("wb") as out:
@@ -92,7 +92,10 @@ def run_agents(stack: ExitStack, both: tuple[Side, Side]) -> None:
 
 
 def run_daemon(stack: ExitStack, side: Side, other: Side, *guest: str) -> None:
-    """Run a daemon on a host, and wait until it takes guests. guest: the flags about its guest's link."""
+    """Run a daemon on a host, and wait until it takes guests.
+
+    guest: the flags about its guest's link, and further ones.
+    """
     directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="perf-hosts-"))
     log = Path(directory) / "log"
     argv = [
@@ -127,7 +130,7 @@ def measure(kind: str, options: argparse.Namespace, samples: report.Samples) -> 
     """Measure one kind once in each direction."""
     with ExitStack() as stack:
         both = stack.enter_context(sides(options.congestion))
-        {AGENT: run_agents, TAP: run_taps, KERNEL: run_kernel}[kind](stack, both)
+        {AGENT: run_agents, TAP: run_taps, KERNEL: run_kernel}[kind](stack, both, options.daemon_option)
         configure(kind, both)
         # iperf3's server runs in the second guest, where others have the host.
         place = World(both[0].guest, both[1].guest)

@@ -204,6 +204,13 @@ class Limits:
         "pings, ARP and ND requests of one guest answered or sent on, a second",
         "demux_message_dropped_rate_limit",
     )
+    max_floods_per_second: int = limit(
+        1000,
+        1,
+        1 << 20,
+        "frames of one guest to groups and unknown stations, a second, in a network with other hosts",
+        "vxlan_packet_dropped_flood_rate",
+    )
     max_dns_queries_per_second: int = limit(
         2000,
         2,

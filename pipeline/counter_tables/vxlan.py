@@ -31,10 +31,25 @@ VXLAN: Final[tuple[Counter, ...]] = (
     Counter(
         "vxlan_frame_dropped_backlog_full", "frames", "frames to other hosts while the socket took no more"
     ),
+    Counter("vxlan_trains_sent", "packets", "packets that went to another host in one piece, as chunks"),
+    Counter("vxlan_trains_received", "packets", "packets that came from another host in one piece"),
+    Counter(
+        "vxlan_frame_dropped_incomplete", "frames", "frames of other hosts of which a chunk did not come"
+    ),
+    Counter(
+        "vxlan_datagram_dropped_malformed",
+        "datagrams",
+        "datagrams about trains that contradict themselves or earlier ones, or came twice",
+    ),
     Counter(
         "vxlan_packet_dropped_too_big",
         "packets",
         "packets too long for the path to other hosts, reported by ICMP",
+    ),
+    Counter(
+        "vxlan_packet_dropped_flood_rate",
+        "packets",
+        "frames of guests to groups over max-floods-per-second, in a network with other hosts",
     ),
     Counter(
         "vxlan_packet_dropped_not_for_host",

@@ -14,6 +14,8 @@ from pipeline.links.vxlan_url import PROTOCOL, End, VxlanPlace
 
 MEASURE_SECONDS: Final = 1.0
 """Seconds between two looks at the paths while datagrams are too long for them."""
+ASK_SECONDS: Final = 1.0
+"""Seconds between two questions whether hosts understand trains."""
 
 
 class VxlanListener(Listener):
@@ -29,6 +31,7 @@ class VxlanListener(Listener):
         self._link: VxlanLink | None = None
         self._tick_at = 0.0
         self._measure_at = 0.0
+        self._ask_at = 0.0
 
     def open(self, poller: Poller, resources: LinkResources, owner: Owner) -> None:
         """See Listener.open."""
@@ -42,13 +45,21 @@ class VxlanListener(Listener):
         """See Listener.deadline."""
         if self._link is None:
             return float("inf")
-        return min(self._tick_at, self._measure_at) if self._link.is_outdated else self._tick_at
+        at = self._tick_at
+        if self._link.is_outdated:
+            at = min(at, self._measure_at)
+        if self._link.has_questions:
+            at = min(at, self._ask_at)
+        return at
 
     def on_timer(self, now: float) -> None:
         """See Listener.on_timer."""
         link = self._link
         if link is None:
             return
+        if link.has_questions and now >= self._ask_at:
+            self._ask_at = now + ASK_SECONDS
+            link.ask()
         is_tick = now >= self._tick_at
         if is_tick:
             if self._tick_at:

@@ -9,16 +9,21 @@ The link learns from each frame which host has the sender's MAC address. A frame
 host. All others go to each host (head-end replication). What arrives is never sent to another host, since the
 switch sends no frame back to its link: all hosts must name each other (split horizon).
 
+Between two hosts that both understand it, a super-segment travels in one piece, as a *train*
+(pipeline.wire.vxlan_train). A link asks a host whether it does (pipeline.engines.vxlan.peers).
+
 Only datagrams from the known hosts are read, whatever their port: those of the configuration, and the members
 of a fleet, which come and go. Their number must be that of the network. What concerns a gateway stays on its
 host (pipeline.engines.vxlan.stays). A fleet also says where stations are (pipeline.engines.vxlan.places).
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from pipeline.engines.vxlan import merge
+from pipeline.engines.vxlan import merge, trains
 from pipeline.engines.vxlan.forwarding import ALL_HOSTS, ForwardingTable
+from pipeline.engines.vxlan.peers import Peers
 from pipeline.engines.vxlan.places import Places
 from pipeline.engines.vxlan.segments import completed
 from pipeline.engines.vxlan.stays import Gateway
@@ -28,7 +33,8 @@ from pipeline.links.vxlan_output import DatagramSocket, VxlanOutput
 from pipeline.links.vxlan_url import MAX_REMOTES, End, VxlanPlace, inner_mtu
 from pipeline.records.kinds import NO_SLOT
 from pipeline.system import path_mtu
-from pipeline.wire import offload, virtio_net, vxlan
+from pipeline.wire import offload, virtio_net, vxlan, vxlan_train
+from pipeline.wire.errors import WireError
 from pipeline.wire.framing import Framing
 
 MAX_TRAINS: Final = 64
@@ -49,6 +55,8 @@ _HEAD_LEN: Final = vxlan.HEADER_LEN + _MACS_LEN
 _GROUP: Final = 1
 _FEATURES: Final = offload.CSUM | offload.TSO4 | offload.TSO6
 _LONG: Final = virtio_net.LONG
+_MARK: Final = vxlan_train.MARK
+_NONCE_LEN: Final = 8
 
 _UNKNOWN_SOURCE: Final = "vxlan_datagram_dropped_unknown_source"
 _TRUNCATED: Final = "vxlan_datagram_dropped_truncated"
@@ -59,6 +67,8 @@ _STAYS: Final = "vxlan_frame_dropped_stays_here"
 _UNREACHABLE: Final = "vxlan_frame_dropped_unreachable"
 _BACKLOG_FULL: Final = "vxlan_frame_dropped_backlog_full"
 _EVICTED: Final = "vxlan_mac_evicted"
+_TRAINS_IN: Final = "vxlan_trains_received"
+_TRAINS_OUT: Final = "vxlan_trains_sent"
 
 
 class VxlanLink(Link):
@@ -85,7 +95,12 @@ class VxlanLink(Link):
         self._ports: dict[str, int] = {}
         self._place = place
         self._path_mtu_of = path_mtu_of
-        self._output = VxlanOutput(sock, vxlan.build(place.vni), self._drop)
+        self._peers = Peers()
+        self._trains = trains.Trains(place.vni, self._drop)
+        self._scratch = memoryview(bytearray(LONGEST_TRAIN + 1))
+        self._expects_train = False
+        """Whether the last read was of a train. So the next one goes to the scratch memory."""
+        self._output = VxlanOutput(sock, place.vni, self._drop)
         self.table = ForwardingTable(0)
         self.places = Places()
         self.set_members(())
@@ -109,6 +124,7 @@ class VxlanLink(Link):
         self._host_of[address] = number
         self._ports[address] = port
         self.table.add_host(number)
+        self._peers.add(number)
         self._output.add_host(number, (address, port))
 
     def _remove_host(self, address: str) -> None:
@@ -116,6 +132,8 @@ class VxlanLink(Link):
         del self._ports[address]
         self.table.remove_host(number)
         self.places.forget_host(number)
+        self._peers.remove(number)
+        self._trains.forget_host(number)
         self._output.remove_host(number)
 
     def set_places(self, macs: Mapping[bytes, str], addrs: Mapping[bytes, str]) -> None:
@@ -139,12 +157,29 @@ class VxlanLink(Link):
         mtu = inner_mtu(self._place, self._path_mtu_of(list(self._host_of)))
         changed = mtu != self.tunnel_mtu
         self.tunnel_mtu = mtu
-        self._output.is_too_long = False
+        self._output.set_longest(mtu + _ETHERNET_LEN + vxlan.HEADER_LEN)
         return changed
 
     def age(self) -> None:
         """Forget MAC addresses that were silent for long. The owner calls this every TICK_SECONDS."""
         self.table.age()
+        self._trains.age()
+
+    @property
+    def has_questions(self) -> bool:
+        """Whether hosts are to be asked whether they understand trains."""
+        return self._peers.in_use
+
+    def ask(self) -> None:
+        """Ask them. The owner calls this once a second while has_questions is set."""
+        nonce = int.from_bytes(os.urandom(_NONCE_LEN), "big") | 1
+        for host in self._peers.questions(nonce):
+            self._say(host, vxlan_train.QUESTION, nonce)
+
+    def _say(self, host: int, kind: int, nonce: int) -> None:
+        """Send a question or an answer, unless others wait for the socket."""
+        if not self.blocked:
+            self._output.add_control(host, vxlan_train.build_control(kind, self._vni, nonce))
 
     @property
     def framing(self) -> Framing | None:
@@ -187,19 +222,14 @@ class VxlanLink(Link):
         end = cursor.end
         limit = min(len(view) - _ROOM, end + self.read_limit)
         frames: list[tuple[int, int]] = []
-        trains = 0
+        reads = 0
         try:
-            while end <= limit and trains < MAX_TRAINS:
-                trains += 1
-                at = end + _AHEAD
-                count, size, sender = self._sock.receive(view[at : len(view) - merge.RESERVE])
-                merged, drops = merge.merge(view, self._train(view, at, count, size, sender))
-                for reason, dropped in drops.items():
-                    self._drop(reason, dropped)
-                if merged:
-                    frames += merged
-                    off, length = merged[-1]
-                    end = (off + length + _ALIGN - 1) // _ALIGN * _ALIGN
+            while end <= limit and reads < MAX_TRAINS:
+                reads += 1
+                if self._trains.whole:
+                    end = self._put_whole(view, end, frames)
+                else:
+                    end = self._read_train(view, end, frames)
         except BlockingIOError:
             self._drained = True
         except OSError:
@@ -211,13 +241,95 @@ class VxlanLink(Link):
             return None
         return cursor.slot, frames
 
-    def _train(self, view: memoryview, at: int, count: int, size: int, sender: str) -> list[tuple[int, int]]:
-        """The frames in the datagrams of a train that may pass, and learn where their senders are."""
-        end = at + count
+    def _read_train(self, view: memoryview, end: int, frames: list[tuple[int, int]]) -> int:
+        """Read datagrams that arrived together, and add their frames. They lie in view[end:].
+
+        Returns where the next ones may lie. Raises what the socket raises.
+        """
+        at = end + _AHEAD
+        room, scratch = view[at : len(view) - merge.RESERVE], self._scratch
+        in_scratch = self._expects_train
+        count, size, sender = self._sock.receive(scratch if in_scratch else room)
         host = self._host_of.get(sender, ALL_HOSTS)
         if host < 0 or not size:
             self._drop(_TRUNCATED if host >= 0 else _UNKNOWN_SOURCE, -(-count // size) if size else 1)
-            return []
+            return end
+        begin = 0
+        self._expects_train = (scratch if in_scratch else room)[0] == _MARK
+        if self._expects_train:
+            if not in_scratch:
+                scratch[:count] = room[:count]
+            while begin < count and scratch[begin] == _MARK:
+                begin, total = self._take(begin, count, size, host, view, end)
+                if total and (place := self._passed(view, end + _VNET_LEN, total, host)):
+                    frames.append(place)
+                    end = _aligned(end + total)
+            if begin == count:
+                return end
+            at = end + _AHEAD
+        if in_scratch or begin:
+            view[at : at + count - begin] = scratch[begin:count]
+        merged, drops = merge.merge(view, self._train(view, at, count - begin, size, host))
+        for reason, dropped in drops.items():
+            self._drop(reason, dropped)
+        if merged:
+            frames += merged
+            off, length = merged[-1]
+            end = _aligned(off + length)
+        return end
+
+    def _take(
+        self, begin: int, count: int, size: int, host: int, view: memoryview, end: int
+    ) -> tuple[int, int]:
+        """Take datagrams with the mark at scratch[begin:count], of ``size`` bytes each.
+
+        A whole train is put to view[end:]. Returns where the next datagram is, and the bytes of that train.
+        """
+        scratch = self._scratch
+        stop = min(begin + size, count)
+        if stop - begin == vxlan_train.CONTROL_LEN:
+            self._on_control(scratch[begin:stop], host)
+            return stop, 0
+        stop, total = self._trains.add(scratch, begin, count, size, host)
+        if total:
+            trains.join(scratch, begin, size, total, view, end + _VNET_LEN)
+        return stop, total
+
+    def _put_whole(self, view: memoryview, end: int, frames: list[tuple[int, int]]) -> int:
+        """Add the frame of a train that came in pieces, at view[end:]. Returns where the next may lie."""
+        whole = self._trains.whole.popleft()
+        whole.put(view, end + _VNET_LEN)
+        place = self._passed(view, end + _VNET_LEN, whole.total, whole.host)
+        if place is None:
+            return end
+        frames.append(place)
+        return _aligned(end + whole.total)
+
+    def _passed(self, view: memoryview, off: int, total: int, host: int) -> tuple[int, int] | None:
+        """The place of the frame of a train of ``total`` bytes, if it may pass."""
+        length = total - _VNET_LEN
+        self._drop(_TRAINS_IN)
+        reason = self._refusal_of_frame(view, off, off + length, host)
+        if reason:
+            self._drop(reason)
+            return None
+        return off, length
+
+    def _on_control(self, datagram: memoryview, host: int) -> None:
+        """A host asks, or has answered."""
+        try:
+            kind, nonce = vxlan_train.parse_control(datagram, self._vni)
+        except WireError as error:
+            self._drop(error.reason)
+            return
+        if kind == vxlan_train.QUESTION:
+            self._say(host, vxlan_train.ANSWER, nonce)
+        else:
+            self._peers.on_answer(host, nonce)
+
+    def _train(self, view: memoryview, at: int, count: int, size: int, host: int) -> list[tuple[int, int]]:
+        """The frames in datagrams of VXLAN that may pass, and learn where their senders are."""
+        end = at + count
         places: list[tuple[int, int]] = []
         begin = at
         whole = count // size
@@ -233,12 +345,22 @@ class VxlanLink(Link):
             begin += alike * size
         for each in range(begin, end, size):
             stop = min(each + size, end)
+            if view[each] == _MARK:
+                self._on_stray(view, each, stop, host)
+                continue
             reason = self._refusal(view, each, stop, host)
             if reason:
                 self._drop(reason)
             else:
                 places.append((each + vxlan.HEADER_LEN, stop - each - vxlan.HEADER_LEN))
         return places
+
+    def _on_stray(self, view: memoryview, begin: int, stop: int, host: int) -> None:
+        """A datagram with the mark came after others without it."""
+        if stop - begin == vxlan_train.CONTROL_LEN:
+            self._on_control(view[begin:stop], host)
+        else:
+            self._trains.add_stray(view, begin, stop, host)
 
     def _refusal(self, view: memoryview, begin: int, stop: int, host: int) -> str:
         """Why the datagram in view[begin:stop] may not pass, as the name of a counter; "" if it may.
@@ -253,6 +375,10 @@ class VxlanLink(Link):
             return _NO_VNI
         if vni >> vxlan.VNI_SHIFT != self._vni:
             return _WRONG_VNI
+        return self._refusal_of_frame(view, off, stop, host)
+
+    def _refusal_of_frame(self, view: memoryview, off: int, stop: int, host: int) -> str:
+        """The same for the frame in view[off:stop] alone."""
         if self._gateway.keeps(view, off, stop):
             return _GATEWAY
         self._learn(view[off + _MAC_LEN : off + _MACS_LEN].tobytes(), host)
@@ -289,7 +415,11 @@ class VxlanLink(Link):
         host = self._host_for(frame)
         flags, gso_type = header[0], header[1]
         if gso_type:
-            self._output.add_super(host, frame, virtio_net.Header(*header))
+            if host >= 0 and self._peers.takes_trains(host):
+                self._drop(_TRAINS_OUT)
+                self._output.add_train(host, frame, bytes(parts[0][:_VNET_LEN]))
+            else:
+                self._output.add_super(host, frame, virtio_net.Header(*header))
             return
         if flags & virtio_net.NEEDS_CSUM:
             frame = completed(frame, virtio_net.Header(*header))
@@ -312,3 +442,8 @@ class VxlanLink(Link):
         self._cursor.release()
         self._output.clear()
         self._sock.close()
+
+
+def _aligned(end: int) -> int:
+    """Where the next frames may lie if the last one ends here."""
+    return (end + _ALIGN - 1) // _ALIGN * _ALIGN

@@ -10,10 +10,14 @@ from typing import Final, Protocol
 
 from pipeline.engines.vxlan.forwarding import ALL_HOSTS
 from pipeline.engines.vxlan.segments import Cutter
+from pipeline.engines.vxlan.train import Packer
 from pipeline.links import vxlan_socket
 from pipeline.links.base import Buffer
 from pipeline.links.vxlan_socket import MAX_BYTES, MAX_SEGMENTS
-from pipeline.wire import virtio_net, vxlan
+from pipeline.wire import virtio_net, vxlan, vxlan_train
+
+MAX_TRAIN_BYTES: Final = 65450
+"""Bytes of a train in one call. With the outer headers these are below 64 KiB, so the card cuts them."""
 
 _TOO_LONG: Final = "vxlan_frame_dropped_too_long"
 _UNREACHABLE: Final = "vxlan_frame_dropped_unreachable"
@@ -36,15 +40,18 @@ class VxlanOutput:
     def __init__(
         self,
         sock: DatagramSocket,
-        header: bytes,
+        vni: int,
         drop: Callable[[str], object],
     ) -> None:
-        """header: of each datagram. drop(counter): called for each datagram that is lost."""
+        """vni: of the network. drop(counter): called for each datagram that is lost."""
+        header = vxlan.build(vni)
         self._sock = sock
         self._remotes: dict[int, tuple[str, int]] = {}
         self._header = header
         self._drop = drop
         self._cutter = Cutter(header)
+        self._packer = Packer(vni)
+        self._pitch = 0
         self.backlog: deque[tuple[int, bytes, int]] = deque()
         """What waits for the socket: host, datagrams, length of one."""
         self.backlog_bytes = 0
@@ -68,6 +75,29 @@ class VxlanOutput:
         kept = [each for each in self.backlog if each[0] != host]
         self.backlog = deque(kept)
         self.backlog_bytes = sum(len(data) for _, data, _ in kept)
+
+    def set_longest(self, size: int) -> None:
+        """The path to all hosts takes datagrams of that many bytes."""
+        self.is_too_long = False
+        most = vxlan_train.HEADER_LEN + vxlan_train.MAX_CHUNK
+        self._pitch = min(max(size, vxlan_train.HEADER_LEN + vxlan_train.MIN_CHUNK), most)
+
+    def add_control(self, host: int, datagram: bytes) -> None:
+        """Send a question or an answer about trains."""
+        self.send()
+        self._send_to(host, [datagram], len(datagram), True)
+
+    def add_train(self, host: int, frame: Buffer, header: bytes) -> None:
+        """Send a frame with its virtio-net header as a train."""
+        self.send()
+        size = self._pitch
+        made = self._packer.pack(frame, header, size)
+        step = MAX_SEGMENTS * size
+        if step > MAX_TRAIN_BYTES:
+            # The last datagram of a train may be shorter. So one more may fit.
+            step = len(made) if len(made) <= MAX_TRAIN_BYTES else MAX_TRAIN_BYTES // size * size
+        for begin in range(0, len(made), step):
+            self._send_to(host, [made[begin : begin + step]], size, len(made) - begin <= size)
 
     def add_super(self, host: int, frame: Buffer, header: virtio_net.Header) -> None:
         """Send a super-segment of TCP as the datagrams that it stands for."""

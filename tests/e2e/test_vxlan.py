@@ -116,6 +116,37 @@ def test_guests_of_two_hosts_ping_and_move_data(fleet: Fleet) -> None:
                 assert dropped(daemon, f"vxlan_frame_dropped_{name}") == 0
 
 
+def exchange_trains(first: FleetHost, second: FleetHost, daemons: list[Daemon]) -> None:
+    """Move data until both daemons have sent packets in one piece, and check that none was lost."""
+
+    def sent() -> bool:
+        moved = run_client(first.guest, "transfer", guest_addr(second), DATA, 8 * MIB, 8 * MIB)
+        assert moved["errors"] == []
+        return all(dropped(each, "vxlan_trains_sent") > 50 for each in daemons)
+
+    wait_for(sent, "both hosts know that the other one understands trains", 30.0)
+    for daemon, other in (daemons, daemons[::-1]):
+        assert dropped(daemon, "vxlan_trains_received") == dropped(other, "vxlan_trains_sent")
+        assert dropped(daemon, "vxlan_frame_dropped_incomplete") == 0
+        assert dropped(daemon, "vxlan_datagram_dropped_malformed") == 0
+        assert dropped(daemon, "link_frame_dropped_bad_vnet_header") == 0
+
+
+def test_packets_cross_between_two_daemons_in_one_piece(fleet: Fleet) -> None:
+    first, second, _ = fleet.hosts
+    with running(first, second) as daemons, serving(second.guest, second):
+        exchange_trains(first, second, daemons)
+        # A narrower path: the next trains have shorter datagrams, and more than one call each.
+        first.host.ip("link", "set", "veth0", "mtu", "1400")
+        try:
+            before = dropped(daemons[0], "vxlan_trains_sent")
+            moved = run_client(first.guest, "transfer", guest_addr(second), DATA, 8 * MIB, 8 * MIB)
+            assert moved["errors"] == []
+            assert dropped(daemons[0], "vxlan_trains_sent") > before
+        finally:
+            first.host.ip("link", "set", "veth0", "mtu", "1500")
+
+
 def test_hosts_may_be_joined_over_ipv6(fleet: Fleet) -> None:
     first, second, _ = fleet.hosts
     with (
@@ -134,9 +165,10 @@ def test_hosts_may_be_joined_over_ipv6(fleet: Fleet) -> None:
 def test_a_kernel_guest_without_a_daemon_joins(fleet: Fleet) -> None:
     first, second, third = fleet.hosts
     with contextlib.ExitStack() as stack:
+        daemons = []
         for host in (first, second):
             others = [each.number for each in fleet.hosts if each is not host]
-            stack.enter_context(one(host, *others))
+            daemons.append(stack.enter_context(one(host, *others)))
         kernel = stack.enter_context(kernel_guest(third, first.number, second.number))
         stack.enter_context(serving(kernel, third))
         for host in (first, second):
@@ -144,6 +176,12 @@ def test_a_kernel_guest_without_a_daemon_joins(fleet: Fleet) -> None:
             moved = run_client(host.guest, "transfer", guest_addr(third), DATA, 8 * MIB, 8 * MIB)
             assert moved["errors"] == []
         assert reaches(first.guest, guest_addr(second))
+        # Both daemons asked the third host, which has never answered. With each other they have trains.
+        assert [dropped(each, "vxlan_trains_sent") for each in daemons] == [0, 0]
+        with serving(second.guest, second):
+            exchange_trains(first, second, daemons)
+        moved = run_client(first.guest, "transfer", guest_addr(third), DATA, 8 * MIB, 8 * MIB)
+        assert moved["errors"] == []
 
 
 def test_frames_of_one_host_never_go_to_another(fleet: Fleet) -> None:

@@ -118,7 +118,7 @@ class FrameInput:
             self.output.pass_run(port, run)
             return
         if port == switch.FLOOD:
-            if self.guard.may_flood(count):
+            if self.guard.may_flood(count) and self.gate.may_flood(run.link, count, now):
                 self.guard.admit_datagrams(run.key, src, run.link, now)
                 self.counts[_SWITCHED] += count
                 for start, end in run.piece_bounds():
@@ -154,7 +154,7 @@ class FrameInput:
             self.output.pass_frame(port, frame)
             return
         if port == switch.FLOOD:
-            if self.guard.may_flood(1):
+            if self.guard.may_flood(1) and self.gate.may_flood(frame.link, 1, now):
                 self.guard.admit_frame(frame, dst, src, ethertype, now)
                 self.counts[_SWITCHED] += 1
                 self.output.frame(ALL_LINKS, view[frame.off : end], except_link=frame.link)

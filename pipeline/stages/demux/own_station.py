@@ -23,6 +23,7 @@ asked.
 from collections.abc import Collection, Iterable
 from typing import Final
 
+from pipeline.engines.buckets import Buckets
 from pipeline.links.vxlan_url import MAX_REMOTES
 from pipeline.records.flows import Ends
 from pipeline.records.frames import NO_LINK, Frame
@@ -32,6 +33,11 @@ from pipeline.stages.demux.ip import IpInput
 from pipeline.stages.demux.network import Network
 from pipeline.wire import arp, ethernet, ipv4, tcp
 from pipeline.wire.errors import WireError
+
+ANSWERS_PER_STATION: Final = 5
+"""ARP answers that one station of another host gets in a second. It should ask once (RFC 1122 2.3.2.1)."""
+MAX_ASKING: Final = 4096
+"""Stations of other hosts whose answers are counted at a time. With more, the count begins again."""
 
 REFUSED: Final = "vxlan_packet_dropped_not_for_host"
 
@@ -56,6 +62,8 @@ class OwnStation:
         self.network = network
         self.far: frozenset[bytes] = frozenset()
         """The MAC addresses of the other hosts' stations."""
+        self._asking = _rates()
+        """By the MAC address of a station of another host."""
 
     def set_addr(self, addr: int) -> None:
         """This host has this address from now on; 0 for none."""
@@ -129,11 +137,28 @@ class OwnStation:
             return
         if message.sha in (self.tunnel.mac, self.gateway_mac, ethernet.ZERO):
             return
-        self.ip.limit_answers(frame.link, now)
+        if frame.link != self.tunnel.link:
+            self.ip.limit_answers(frame.link, now)
+        else:
+            self._limit(message.sha, now)
         reply = arp.build(arp.REPLY, self.tunnel.mac, self.tunnel.addr, message.sha, message.spa)
         self.output.frame(
             frame.link, ethernet.header(message.sha, self.tunnel.mac, ethernet.TYPE_ARP) + reply
         )
+
+    def _limit(self, mac: bytes, now: float) -> None:
+        """Bound the answers to one station of another host, so that it leaves some to the others.
+
+        All stations together have the rate of one guest. Raises WireError.
+        """
+        if self._asking.level(mac, now) < 1.0:
+            raise WireError("demux_message_dropped_rate_limit")
+        self.ip.limit_answers(self.tunnel.link, now)
+        self._asking.take(mac, now)
+        if len(self._asking) >= MAX_ASKING:
+            self._asking.forget_full(now)
+            if len(self._asking) >= MAX_ASKING:
+                self._asking = _rates()
 
     def _is_own(self, addr: int) -> bool:
         """Whether this is the address of this host, if it has one. No packet for 0.0.0.0 is for it."""
@@ -142,3 +167,7 @@ class OwnStation:
     def _learn(self, mac: bytes, link: int, now: float) -> None:
         """The frame shows where its sender is, as one for the gateway does."""
         self.switch.on_frame(self.gateway_mac, mac, link, now)
+
+
+def _rates() -> Buckets:
+    return Buckets(ANSWERS_PER_STATION, ANSWERS_PER_STATION)

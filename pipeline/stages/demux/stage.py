@@ -258,6 +258,7 @@ class DemuxStage:
         self.neighbors.on_guest_gone(now)
         self.ip.forget_guest(guest, now)
         self.services.rates.on_guest_gone(now)
+        self.frames.gate.on_guest_gone(now)
 
     # --- from egress --------------------------------------------------------------------
 
@@ -383,6 +384,7 @@ class DemuxStage:
         self.udp.set_limits(limits)
         self.icmp.set_limits(limits)
         self.ip.set_limits(limits)
+        self.frames.gate.set_limits(limits)
         if self.ipv6 is not None:
             self.ipv6.discovery.set_search_domains(config.network.dns_search_domains)
 

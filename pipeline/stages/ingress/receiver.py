@@ -121,6 +121,8 @@ class Receiver:
             if not bursts and len(ports.readable) == readable:
                 return work
             work += bursts
+            if not ports.readable:
+                return work
             if shares.expected > (STEP_S if crowded else LONG_STEP_S):
                 break
         self.more = True

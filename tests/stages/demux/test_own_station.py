@@ -11,7 +11,7 @@ from pipeline.records.flows import FLOW_FROM_EGRESS, Ends, flow_key
 from pipeline.records.frames import ALL_LINKS
 from pipeline.records.run import Run
 from pipeline.records.udp import UdpData
-from pipeline.stages.demux.own_station import REFUSED
+from pipeline.stages.demux.own_station import ANSWERS_PER_STATION, MAX_ASKING, REFUSED
 from pipeline.stages.demux.stage import DemuxStage
 from pipeline.topology import DEMUX
 from pipeline.wire import arp, ethernet, ip, ipv4, tcp
@@ -292,3 +292,23 @@ def test_a_guest_does_not_get_the_address_that_another_host_has(rig: StationRig)
     known = rig.stage.neighbors.get(host.addr)
     assert known is not None
     assert (known.mac, known.link) == (host.mac, TUNNEL)
+
+
+def test_a_station_that_asks_too_often_leaves_answers_to_others(rig: StationRig) -> None:
+    rig.sent()
+    for _ in range(50):
+        rig.send(TUNNEL, arp_frame(arp.REQUEST, FAR, FAR.mac, ethernet.BROADCAST, ADDR))
+    rig.send(TUNNEL, arp_frame(arp.REQUEST, DISTANT, DISTANT.mac, ethernet.BROADCAST, ADDR))
+    answered = [frame[:6] for link, _, frame in rig.sent() if link == TUNNEL]
+    assert answered == [FAR.mac] * ANSWERS_PER_STATION + [DISTANT.mac]
+    assert rig.counter(DEMUX, "demux_message_dropped_rate_limit") == 50 - ANSWERS_PER_STATION
+
+
+def test_the_stations_that_ask_are_counted_in_bounded_memory(rig: StationRig) -> None:
+    station = rig.stage.frames.station
+    for number in range(MAX_ASKING + 10):
+        # No time passes, and all together have the rate of one guest.
+        rig.stage.frames.ip.answers.set_rate(1e9, 1e9)
+        rig.stage.frames.ip.answers.forget(TUNNEL)
+        station._limit(number.to_bytes(6, "big"), 1000.0)
+    assert len(station._asking) < MAX_ASKING

@@ -29,8 +29,8 @@ TUNNEL = 2
 class Rig(OneProcess):
     """Demux is real. Links 1 and 3 are guests of this host, and link 2 leads to other hosts."""
 
-    def __init__(self) -> None:
-        super().__init__((DEMUX,), played={"ingress": Card}, ipv6_enabled="off")
+    def __init__(self, **settings: object) -> None:
+        super().__init__((DEMUX,), played={"ingress": Card}, ipv6_enabled="off", **settings)
         card = self.neighbours["ingress"]
         assert isinstance(card, Card)
         self.card = card
@@ -189,3 +189,21 @@ def test_the_tunnel_may_have_more_stations_than_a_guest(rig: Rig) -> None:
         rig.send(TUNNEL, ethernet.header(LOCAL.mac, mac, 0x1234) + bytes(46))
     assert rig.counter(DEMUX, "switch_mac_dropped_table_full") == 0
     assert len(rig.sent()) == most + 20
+
+
+def test_a_guest_has_a_rate_of_frames_that_go_to_all_hosts() -> None:
+    with Rig(max_floods_per_second=3) as rig:
+        # Its first question, in the constructor, was one.
+        question = arp_frame(arp.REQUEST, LOCAL, LOCAL.mac, ethernet.BROADCAST, GATEWAY + 200)
+        for _ in range(10):
+            rig.send(1, question)
+        assert [link for link, _, _ in rig.sent()] == [ALL_LINKS] * 2
+        assert rig.counter(DEMUX, "vxlan_packet_dropped_flood_rate") == 8
+        rig.send(1, arp_frame(arp.REQUEST, LOCAL, LOCAL.mac, ethernet.BROADCAST, GATEWAY))
+        assert [link for link, _, _ in rig.sent()] == [1], "the gateway answers it nevertheless"
+        rig.send(3, arp_frame(arp.REQUEST, NEAR, NEAR.mac, ethernet.BROADCAST, GATEWAY + 200))
+        assert [link for link, _, _ in rig.sent()] == [ALL_LINKS], "others have a rate of their own"
+        for _ in range(10):
+            rig.send(TUNNEL, arp_frame(arp.REQUEST, FAR, FAR.mac, ethernet.BROADCAST, GATEWAY + 200))
+        assert [link for link, _, _ in rig.sent()] == [ALL_LINKS] * 10, "they are no datagrams of this host"
+        rig.leave()
