@@ -21,14 +21,14 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from perf import compiled
 from perf.processes import own_cpu_seconds
 from pipeline.control.metrics.families import SUPERVISOR, writers
 from pipeline.daemon import placement
 from pipeline.topology import Layout
-from tests.support import violations
+from tests.support import quick_start, violations
 from tests.support.metrics import counted
 from tests.support.netns import Namespace, Network, new_shared_memory, shared_memory, wait_for
 
@@ -50,10 +50,12 @@ class Daemon:
         system: str = "",
         plain: bool = False,
         ipv4_only: bool = True,
+        fresh: bool = False,
     ) -> None:
         """flags: further flags. ssh_port: port of the default ssh forward. system, plain: see program().
 
-        ipv4_only: without a flag -ipv6, guests have no IPv6, although that is not the default.
+        ipv4_only: without a flag -ipv6, guests have no IPv6, although that is not the default. fresh: run the
+        command as it stands (tests.support.quick_start).
         """
         self.network = network
         self.namespace: Namespace = network.host
@@ -67,10 +69,11 @@ class Daemon:
         if ipv4_only and "-ipv6" not in flags:
             self.flags += ["-ipv6", "off"]
         self.command = program(system, plain=plain)
+        self.fresh = fresh
         self.start_seconds = 0.0
         self.expect_errors = False
         """A test sets this if it provokes log lines of level error or worse."""
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | quick_start.Process | None = None
         self._shared_memory: set[str] = set()
 
     def start(self) -> None:
@@ -78,11 +81,16 @@ class Daemon:
         self._shared_memory = shared_memory()
         began = time.monotonic()
         with self.log_path.open("wb") as log:
-            self._process = self.namespace.popen(
-                [*self.command, "start", *self.flags], stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+            self._process = self._started([*self.command, "start", *self.flags], log)
         wait_for(self._is_ready, "the daemon is ready", READY_SECONDS, 0.01)
         self.start_seconds = time.monotonic() - began
+
+    def _started(self, argv: list[str], log: IO[bytes]) -> "subprocess.Popen[bytes] | quick_start.Process":
+        if self.fresh or self.command != compiled.command("gvtap-pipeline"):
+            return self.namespace.popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        return self.namespace.start(
+            quick_start.DAEMON, argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
 
     def _is_ready(self) -> bool:
         if self.process.poll() is not None:
@@ -90,7 +98,7 @@ class Daemon:
         return bool(self.events(READY))
 
     @property
-    def process(self) -> "subprocess.Popen[bytes]":
+    def process(self) -> "subprocess.Popen[bytes] | quick_start.Process":
         """The supervisor's process."""
         assert self._process is not None, "not started"
         return self._process

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tests.support import violations
+from tests.support import quick_start, violations
 from tests.support.netns import wait_for
 
 READY = "waiting for clients..."
@@ -32,16 +32,18 @@ class LoneDaemon:
         self.socket = directory / "api.sock"
         self.error_path = directory / "api.err"
         self.options = options
-        self.command = [
+        self._usual = [
             *(violations.program() or (sys.executable, "-m", "pipeline.cli")),
             *("start", "-ssh-port", "-1", "-slots", "64"),
             *("-listen", f"unix://{self.socket}", *flags),
         ]
+        self.command = self._usual
+        """A test may set another one."""
         self.umask = umask
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | quick_start.Process | None = None
 
     @property
-    def process(self) -> "subprocess.Popen[bytes]":
+    def process(self) -> "subprocess.Popen[bytes] | quick_start.Process":
         """The supervisor's process."""
         assert self._process is not None, "not started"
         return self._process
@@ -49,16 +51,23 @@ class LoneDaemon:
     def start(self) -> None:
         """Start it without waiting."""
         with self.error_path.open("wb") as error:
-            self._process = subprocess.Popen(
-                self.command,
-                **{
-                    "stdin": subprocess.DEVNULL,
-                    "stdout": error,
-                    "stderr": error,
-                    "umask": self.umask,
-                    **self.options,
-                },
-            )
+            options = {"stdout": error, "stderr": error, "umask": self.umask, **self.options}
+            if self._can_be_forked():
+                self._process = quick_start.popen(quick_start.DAEMON, "", self.command, **options)
+            else:
+                options.setdefault("stdin", subprocess.DEVNULL)
+                self._process = subprocess.Popen(self.command, **options)
+
+    def _can_be_forked(self) -> bool:
+        """Whether nothing is asked for that needs the command itself (tests.support.quick_start)."""
+        files = [self.options[name] for name in ("stdin", "stdout", "stderr") if name in self.options]
+        return (
+            self.command == self._usual
+            and not violations.program()
+            and not quick_start.off()
+            and self.options.keys() <= {"stdin", "stdout", "stderr", "env"}
+            and subprocess.PIPE not in files
+        )
 
     def wait_until_ready(self) -> None:
         """Wait until the API answers. AssertionError with what it wrote, if it ends before."""
