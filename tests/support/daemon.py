@@ -19,9 +19,10 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 from perf import compiled
 from perf.processes import own_cpu_seconds
@@ -81,16 +82,12 @@ class Daemon:
         self._shared_memory = shared_memory()
         began = time.monotonic()
         with self.log_path.open("wb") as log:
-            self._process = self._started([*self.command, "start", *self.flags], log)
+            self._process = launch(
+                self.namespace, self.command, self.flags, self.fresh,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
         wait_for(self._is_ready, "the daemon is ready", READY_SECONDS, 0.01)
         self.start_seconds = time.monotonic() - began
-
-    def _started(self, argv: list[str], log: IO[bytes]) -> "subprocess.Popen[bytes] | quick_start.Process":
-        if self.fresh or self.command != compiled.command("gvtap-pipeline"):
-            return self.namespace.popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        return self.namespace.start(
-            quick_start.DAEMON, argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-        )
 
     def _is_ready(self) -> bool:
         if self.process.poll() is not None:
@@ -297,6 +294,16 @@ def errors(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Log lines of level error or worse, except gvproxy's about guests that left."""
     bad = [line for line in lines if line["level"] in ("error", "critical")]
     return [line for line in bad if line.get("kind") != "original-guest-gone"]
+
+
+def launch(
+    namespace: Namespace, command: Sequence[str], flags: Sequence[str], fresh: bool = False, **options: Any
+) -> "subprocess.Popen[bytes] | quick_start.Process":
+    """Start a daemon. A command that is not the usual one, or a fresh one, runs as it stands."""
+    argv = [*command, "start", *flags]
+    if fresh or command != compiled.command("gvtap-pipeline"):
+        return namespace.popen(argv, **options)
+    return namespace.start(quick_start.DAEMON, argv, **options)
 
 
 def program(system: str = "", *, plain: bool = False) -> list[str]:

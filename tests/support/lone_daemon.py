@@ -27,8 +27,10 @@ STOP_SECONDS = 10.0
 class LoneDaemon:
     """One run, with the plain sources of this tree."""
 
-    def __init__(self, directory: Path, *flags: str, umask: int = 0o022, **options: Any) -> None:
-        """options: of the process (subprocess.Popen)."""
+    def __init__(
+        self, directory: Path, *flags: str, umask: int = 0o022, fresh: bool = False, **options: Any
+    ) -> None:
+        """options: of the process (subprocess.Popen). fresh: run the command as it stands."""
         self.socket = directory / "api.sock"
         self.error_path = directory / "api.err"
         self.options = options
@@ -40,6 +42,7 @@ class LoneDaemon:
         self.command = self._usual
         """A test may set another one."""
         self.umask = umask
+        self.fresh = fresh
         self._process: subprocess.Popen[bytes] | quick_start.Process | None = None
 
     @property
@@ -52,22 +55,12 @@ class LoneDaemon:
         """Start it without waiting."""
         with self.error_path.open("wb") as error:
             options = {"stdout": error, "stderr": error, "umask": self.umask, **self.options}
-            if self._can_be_forked():
+            usual = self.command == self._usual and not violations.program()
+            if usual and not self.fresh and quick_start.can_fork(self.options):
                 self._process = quick_start.popen(quick_start.DAEMON, "", self.command, **options)
             else:
                 options.setdefault("stdin", subprocess.DEVNULL)
                 self._process = subprocess.Popen(self.command, **options)
-
-    def _can_be_forked(self) -> bool:
-        """Whether nothing is asked for that needs the command itself (tests.support.quick_start)."""
-        files = [self.options[name] for name in ("stdin", "stdout", "stderr") if name in self.options]
-        return (
-            self.command == self._usual
-            and not violations.program()
-            and not quick_start.off()
-            and self.options.keys() <= {"stdin", "stdout", "stderr", "env"}
-            and subprocess.PIPE not in files
-        )
 
     def wait_until_ready(self) -> None:
         """Wait until the API answers. AssertionError with what it wrote, if it ends before."""

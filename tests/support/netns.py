@@ -115,7 +115,7 @@ class Namespace:
         self, program: quick_start.Program, argv: Sequence[str], **options: Any
     ) -> "subprocess.Popen[Any] | quick_start.Process":
         """Start a program of ours in the namespace, as quick_start.py does. close() ends it at the latest."""
-        if quick_start.off():
+        if not quick_start.can_fork(options):
             return self.popen(argv, **options)
         process = quick_start.popen(program, self.name, argv, **options)
         self._processes.append(process)

@@ -5,6 +5,7 @@
 FD is a socket (SOCK_SEQPACKET). Each request is a JSON object, and gets one as its answer:
 
     {"start": "MODULE:FUNCTION", "argv": [...], "orig_argv": [...], "cwd": path, "env": {...}, "umask": n,
+     "session": whether it gets its own, "ignored": [signals],
      "namespace": name or ""}                       with three descriptors: standard input, output, error
         -> {"pid": n} or {"error": text}
     {"reap": pid}                                   after the end of the process
@@ -22,11 +23,15 @@ import gc
 import importlib
 import json
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 MAX_REQUEST = 1 << 17
+SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+"""Those that tests let a program inherit as ignored."""
 _CLONE_NEWNS = 0x00020000
 _CLONE_NEWNET = 0x40000000
 _MS_RDONLY, _MS_BIND, _MS_REC, _MS_SLAVE = 1, 4096, 16384, 1 << 19
@@ -68,23 +73,28 @@ def main(words: Sequence[str]) -> int:
         line.send(json.dumps(answer).encode())
 
 
-def _run(request: dict[str, object], files: list[int]) -> int:
+def _run(request: dict[str, Any], files: list[int]) -> int:
     """Become the program."""
     for number, fd in enumerate(files):
         os.dup2(fd, number)
     for fd in files:
         os.close(fd)
+    if request["session"]:
+        os.setsid()
+    for number in SIGNALS:
+        handler = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, signal.SIG_IGN if number in request["ignored"] else handler)
     if request["namespace"]:
-        _enter(str(request["namespace"]))
-    os.chdir(str(request["cwd"]))
-    os.umask(int(str(request["umask"])))
+        _enter(request["namespace"])
+    os.chdir(request["cwd"])
+    os.umask(request["umask"])
     os.environ.clear()
-    os.environ.update(request["env"])  # type: ignore[call-overload]
-    sys.argv[:] = request["argv"]  # type: ignore[call-overload]
+    os.environ.update(request["env"])
+    sys.argv[:] = request["argv"]
     # As the kernel names a process after its program.
     _LIBC.prctl(_PR_SET_NAME, os.path.basename(sys.argv[0]).encode()[:15], 0, 0, 0)
-    sys.orig_argv[:] = request["orig_argv"]  # type: ignore[call-overload]
-    module, _, function = str(request["start"]).partition(":")
+    sys.orig_argv[:] = request["orig_argv"]
+    module, _, function = request["start"].partition(":")
     run: Callable[[], int | None] = getattr(importlib.import_module(module), function)
     return run() or 0
 

@@ -23,6 +23,7 @@ from typing import IO, Any, NamedTuple
 
 from perf import compiled
 from tests.support import preloaded
+from tests.support.preloaded import SIGNALS
 
 ROOT = Path(__file__).resolve().parents[2]
 VARIABLE = "GVTAP_TEST_FRESH"
@@ -36,27 +37,24 @@ class Program(NamedTuple):
 
 
 _GUEST_MODULES = ("guest.agent", "tests.support.client", "tests.support.servers")
-DAEMON = Program(
-    "pipeline.cli:main",
-    (
-        *("pipeline.cli", "pipeline.commands.start"),
-        # The daemon loads these with its first request. The audit at the end of a test is one.
-        *(
-            "h11",
-            "pipeline.control.http.runner",
-            "pipeline.control.http.openapi",
-            "pipeline.control.http.api",
-        ),
-    ),
+_DAEMON_MODULES = (
+    *("pipeline.cli", "pipeline.commands.start", "pipeline.gvproxy"),
+    # The daemon loads these with its first request. The audit at the end of a test is one.
+    *("h11", "pipeline.control.http.runner", "pipeline.control.http.openapi", "pipeline.control.http.api"),
 )
+DAEMON = Program("pipeline.cli:main", _DAEMON_MODULES)
+GVPROXY = Program("pipeline.gvproxy:main", _DAEMON_MODULES)
 AGENT = Program("guest.agent:main", _GUEST_MODULES)
 CLIENT = Program("tests.support.client:main", _GUEST_MODULES)
 SERVERS = Program("tests.support.servers:main", _GUEST_MODULES)
 
 
-def off() -> bool:
-    """Whether each command shall run as it stands."""
-    return os.environ.get(VARIABLE, "") not in ("", "0")
+def can_fork(options: Mapping[str, Any]) -> bool:
+    """Whether popen() knows these options of subprocess.Popen, and the environment does not forbid it."""
+    known = {"stdin", "stdout", "stderr", "cwd", "env", "umask", "start_new_session"}
+    off = os.environ.get(VARIABLE, "") not in ("", "0")
+    special = [value for value in options.values() if value in (subprocess.PIPE, subprocess.STDOUT)]
+    return not off and options.keys() <= known and not special
 
 
 class Process:
@@ -156,6 +154,7 @@ def popen(
     cwd: Path = ROOT,
     env: Mapping[str, str] | None = None,
     umask: int = 0o022,
+    start_new_session: bool = False,
 ) -> Process:
     """Fork the program as argv would start it. namespace: "" for that of the tests.
 
@@ -181,6 +180,8 @@ def popen(
             "cwd": str(cwd),
             "env": _environment(argv, env),
             "umask": umask,
+            "session": start_new_session,
+            "ignored": [number for number in SIGNALS if signal.getsignal(number) == signal.SIG_IGN],
             "namespace": namespace,
         }
         answer = nursery.ask(request, [number(stdin), number(stdout), number(stderr)])

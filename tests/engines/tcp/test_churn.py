@@ -13,8 +13,8 @@ from pipeline.engines.tcp.state import CLOSED, TIME_WAIT
 from tests.engines.tcp.churn import Churn
 
 BLOCKS = 4
-CONNECTIONS = 5000
-"""In each block: 20,000 without an environment variable."""
+CONNECTIONS = 2500
+"""In each block: 10,000 in all without an environment variable."""
 
 
 def alive() -> int:
