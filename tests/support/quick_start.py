@@ -107,17 +107,18 @@ class Process:
 
 
 class Nursery:
-    """The forking process of some modules. It starts with the first program."""
+    """The forking process of some modules. It starts with the first program.
 
-    def __init__(self, modules: Sequence[str]) -> None:
+    path: PYTHONPATH=..., which says whether the modules are the compiled ones.
+    """
+
+    def __init__(self, modules: Sequence[str], path: str) -> None:
         self._lock = threading.Lock()
         self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            path = compiled.command("gvtap-pipeline")[:2]
-            words = (sys.executable, "-P", "-m", preloaded.__name__, str(theirs.fileno()), *modules)
-            self._process = subprocess.Popen(
-                (*path, *words), cwd=ROOT, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
-            )
+            fd = theirs.fileno()
+            words = (compiled.ENV, path, sys.executable, "-P", "-m", preloaded.__name__, str(fd), *modules)
+            self._process = subprocess.Popen(words, cwd=ROOT, stdin=subprocess.DEVNULL, pass_fds=[fd])
         atexit.register(self.close)
 
     def ask(self, request: Mapping[str, object], files: Sequence[int] = ()) -> dict[str, Any]:
@@ -139,8 +140,8 @@ class Nursery:
         self._process.wait(10)
 
 
-_nurseries: dict[tuple[int, tuple[str, ...]], Nursery] = {}
-"""By the process that made it: a forked test process must not share the socket."""
+_nurseries: dict[tuple[int, tuple[str, ...], str], Nursery] = {}
+"""By the process that made it (a forked test process must not share the socket), by modules and path."""
 
 
 def popen(
@@ -161,10 +162,13 @@ def popen(
     argv: the words after the program's own are those of sys.argv. The files are open files, descriptors, or
     subprocess.DEVNULL (the default).
     """
-    key = (os.getpid(), program.modules)
-    nursery = _nurseries.get(key) or _nurseries.setdefault(key, Nursery(program.modules))
-    words = [word for word in argv if not word.startswith("PYTHONPATH=")]
-    words = words[words[0] == compiled.ENV :]
+    words = list(argv)
+    path = compiled.command("gvtap-pipeline", plain=True)[1]
+    if words[0] == compiled.ENV:
+        path = words[1]
+        del words[:2]
+    key = (os.getpid(), program.modules, path)
+    nursery = _nurseries.get(key) or _nurseries.setdefault(key, Nursery(program.modules, path))
     orig = words if words[0] == sys.executable else [sys.executable, *words]
     with open(os.devnull, "r+b") as nothing:
 
