@@ -89,6 +89,15 @@ def test_a_signal_is_its_status_and_a_wait_may_be_too_short(tmp_path: Path) -> N
     daemon.process.send_signal(signal.SIGTERM)
 
 
+def test_signals_to_all_processes_of_a_run_leave_the_forking_process(tmp_path: Path) -> None:
+    with LoneDaemon(tmp_path) as daemon:
+        forking = int(Path(f"/proc/{daemon.process.pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            os.kill(forking, number)
+    with LoneDaemon(tmp_path):
+        pass
+
+
 def test_what_it_has_open_does_not_stay_open_in_the_forking_process() -> None:
     ours, theirs = socket.socketpair()
     with ours:

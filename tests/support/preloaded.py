@@ -42,6 +42,9 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 def main(words: Sequence[str]) -> int:
     """Answer requests until the other end is closed. In a child: run the program."""
+    # What ctrl-C sends to all processes of a run does not end this one: the tests still need its answers.
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     line = socket.socket(fileno=int(words[0]))
     for name in words[1:]:
         importlib.import_module(name)
