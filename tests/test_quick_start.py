@@ -98,6 +98,13 @@ def test_signals_to_all_processes_of_a_run_leave_the_forking_process(tmp_path: P
         pass
 
 
+def test_a_command_line_may_be_long(probe: tuple[quick_start.Program, list[str]], tmp_path: Path) -> None:
+    program, argv = probe
+    with (tmp_path / "out").open("w+b") as out:
+        assert quick_start.popen(program, "", [*argv, *(["x" * 100_000] * 5)], stdout=out).wait(10) == 3
+    assert (tmp_path / "out").stat().st_size > 500_000
+
+
 def test_what_it_has_open_does_not_stay_open_in_the_forking_process() -> None:
     ours, theirs = socket.socketpair()
     with ours:

@@ -2,7 +2,8 @@
 
     python -P -m tests.support.preloaded FD MODULE...
 
-FD is a socket (SOCK_SEQPACKET). Each request is a JSON object, and gets one as its answer:
+FD is a socket (SOCK_SEQPACKET). Each request is a JSON object in a file, whose descriptor comes first (a
+command line may be longer than a message). It gets a JSON object as its answer:
 
     {"start": "MODULE:FUNCTION", "argv": [...], "orig_argv": [...], "cwd": path, "env": {...}, "umask": n,
      "session": whether it gets its own, "ignored": [signals],
@@ -29,7 +30,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-MAX_REQUEST = 1 << 17
+MAX_ANSWER = 4096
 SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 """Those that tests let a program inherit as ignored."""
 _CLONE_NEWNS = 0x00020000
@@ -52,13 +53,14 @@ def main(words: Sequence[str]) -> int:
     gc.collect()
     gc.freeze()
     while True:
-        text, ancillary, _, _ = line.recvmsg(MAX_REQUEST, socket.CMSG_SPACE(3 * 4))
+        text, ancillary, _, _ = line.recvmsg(MAX_ANSWER, socket.CMSG_SPACE(4 * 4))
         if not text:
             return 0
-        request = json.loads(text)
         files = array.array("i")
         for _, _, data in ancillary:
             files.frombytes(data)
+        with open(files.pop(0), "rb") as file:
+            request = json.load(file)
         answer: dict[str, object]
         try:
             if "reap" in request:

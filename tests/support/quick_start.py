@@ -123,16 +123,22 @@ class Nursery:
 
     def ask(self, request: Mapping[str, object], files: Sequence[int] = ()) -> dict[str, Any]:
         """Send a request with descriptors, and return the answer."""
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))] if files else []
-        with self._lock:
-            self._line.sendmsg([json.dumps(request).encode()], rights)
-            text = self._line.recv(preloaded.MAX_REQUEST)
+        with self._lock, os.fdopen(os.memfd_create("request"), "w+b") as file:
+            file.write(json.dumps(request).encode())
+            file.seek(0)
+            rights = array.array("i", [file.fileno(), *files])
+            self._line.sendmsg([b"request"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+            text = self._line.recv(preloaded.MAX_ANSWER)
         if not text:
             raise AssertionError(f"{preloaded.__name__} has ended")
         answer: dict[str, Any] = json.loads(text)
         if "error" in answer:
             raise OSError(answer["error"])
         return answer
+
+    def has_ended(self) -> bool:
+        """Whether it cannot fork any more."""
+        return self._process.poll() is not None
 
     def close(self) -> None:
         """End the forking process. What it has forked goes on."""
@@ -168,7 +174,9 @@ def popen(
         path = words[1]
         del words[:2]
     key = (os.getpid(), program.modules, path)
-    nursery = _nurseries.get(key) or _nurseries.setdefault(key, Nursery(program.modules, path))
+    nursery = _nurseries.get(key)
+    if nursery is None or nursery.has_ended():
+        nursery = _nurseries[key] = Nursery(program.modules, path)
     orig = words if words[0] == sys.executable else [sys.executable, *words]
     with open(os.devnull, "r+b") as nothing:
 
