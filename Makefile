@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SOURCES := pipeline guest perf tests native setup.py .ci/agent.py .ci/manual.py .ci/screenshot.py .ci/web_screenshots.py
 PYTEST := $(BIN)/pytest
-JOBS ?= 3
+JOBS ?= 4
 # One process runs all tests of a file. The order is that of tests/conftest.py: long files first. Without it, xdist
 # would begin with the files that have most tests, and end with those of few tests that take minutes.
 SPREAD := --dist loadfile --no-loadscope-reorder
