@@ -12,8 +12,8 @@ from pipeline.engines.tcp.connection import Connection
 from pipeline.engines.tcp.state import CLOSED, TIME_WAIT
 from tests.engines.tcp.churn import Churn
 
-BLOCKS = 4
-CONNECTIONS = 2500
+BLOCKS = 2
+CONNECTIONS = 5000
 """In each block: 10,000 in all without an environment variable."""
 
 
