@@ -6,11 +6,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SOURCES := pipeline guest perf tests native setup.py .ci/agent.py .ci/manual.py .ci/screenshot.py .ci/web_screenshots.py
 PYTEST := $(BIN)/pytest
-JOBS ?= 2
+JOBS ?= 4
+# One process runs all tests of a file. The order is that of tests/conftest.py: long files first. Without it, xdist
+# would begin with the files that have most tests, and end with those of few tests that take minutes.
+SPREAD := --dist loadfile --no-loadscope-reorder
 # JOBS processes share the files. Tests that failed beside others run once more, alone: a loaded machine may be too
 # slow for them, and what is broken fails again.
 define run_tests
-	$(PYTEST) -n $(JOBS) --dist loadfile $(1) $(ARGS) || { \
+	$(PYTEST) -n $(JOBS) $(SPREAD) $(1) $(ARGS) || { \
 		[ $$? = 1 ] && echo "once more, alone: the tests that failed" && \
 		$(PYTEST) --last-failed --last-failed-no-failures none $(1) $(ARGS); }
 endef
@@ -70,9 +73,11 @@ stress: packages setup ## ten million messages over rings, 10^5 schedules and 10
 	STRESS_MESSAGES=10000000 $(PYTEST) --timeout=1800 tests/ipc/test_ring_stress.py $(ARGS)
 	SIGNAL_ROUNDS=100 SIGNAL_SEED=$$(date +%s) $(PYTEST) tests/daemon/test_signals_at_random.py $(ARGS)
 	$(MAKE) --no-print-directory violations
+	GVTAP_TEST_FRESH=1 $(PYTEST) -n $(JOBS) $(SPREAD) tests/daemon tests/e2e/test_signals_at_start.py $(ARGS)
 	$(PYTEST) -m stress --timeout=7200 $(ARGS)
 	FLEET_MIB=1024 $(PYTEST) -k "addresses_names or fourth_host" --timeout=1800 tests/e2e/test_fleet.py $(ARGS)
-	TRANSFER_MIB=5 $(PYTEST) -k two_hundred tests/e2e/test_transfer.py $(ARGS)
+	TRANSFER_MIB=5 BULK_MIB=1024 $(PYTEST) -k "two_hundred or large_file" tests/e2e/test_transfer.py $(ARGS)
+	BAD_LINK_MIB=256 $(PYTEST) tests/e2e/test_bad_link.py $(ARGS)
 	CHURN_SECONDS=30 $(PYTEST) tests/e2e/test_churn.py $(ARGS)
 	CHURN_SECONDS=600 $(PYTEST) -s --timeout=1800 tests/e2e/test_churn_guests.py $(ARGS)
 	FUZZ_FRAMES=10000000 PERF_CHECK=1 $(PYTEST) -s --timeout=3600 tests/e2e/test_fuzzed_frames.py $(ARGS)
@@ -82,7 +87,7 @@ stress: packages setup ## ten million messages over rings, 10^5 schedules and 10
 
 violations: packages setup ## the tests with namespaces, and fail if a worker makes a system call that its list lacks
 	mkdir -p build
-	GVTAP_TEST_VIOLATIONS=$(CURDIR)/build/violations $(PYTEST) -n $(JOBS) --dist loadfile -m 'e2e and not stress' tests/e2e $(ARGS)
+	GVTAP_TEST_VIOLATIONS=$(CURDIR)/build/violations $(PYTEST) -n $(JOBS) $(SPREAD) -m 'e2e and not stress' tests/e2e $(ARGS)
 
 fuzz: setup ## property tests with many more examples, then two fuzzers for FUZZ_SECONDS each
 	$(PYTEST) --hypothesis-profile=fuzz --timeout=3600 -m 'not e2e and not vm' tests/wire tests/engines tests/guest $(ARGS)

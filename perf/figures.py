@@ -43,15 +43,15 @@ Loop = ast.For | ast.AsyncFor | ast.comprehension
 
 
 class Source(NamedTuple):
-    """A source file. ``path`` is relative to the root."""
+    """A source file. ``path`` is relative to the root, ``nodes`` is its whole syntax tree."""
 
     path: Path
     text: str
-    tree: ast.Module
+    nodes: list[ast.AST]
 
     def find(self, *kinds: type[ast.AST]) -> Iterator[Any]:
         """The syntax nodes of these kinds."""
-        return (node for node in ast.walk(self.tree) if isinstance(node, kinds))
+        return (node for node in self.nodes if isinstance(node, kinds))
 
     def place(self, line: int, what: str) -> str:
         return f"{self.path}:{line}: {what}"
@@ -88,7 +88,8 @@ def attributes(owner: ast.ClassDef) -> int:
         if (
             isinstance(each, ast.Attribute)
             and isinstance(each.ctx, ast.Store)
-            and ast.unparse(each.value) == "self"
+            and isinstance(each.value, ast.Name)
+            and each.value.id == "self"
         ):
             found.add(each.attr)
     return len(found)
@@ -96,12 +97,19 @@ def attributes(owner: ast.ClassDef) -> int:
 
 def uses(source: Source, name: str) -> list[int]:
     """The lines with a name of typing, written alone or as an attribute."""
-    found = source.find(ast.Name, ast.Attribute)
-    return sorted(node.lineno for node in found if ast.unparse(node) in (name, f"typing.{name}"))
+    alone = [node.lineno for node in source.find(ast.Name) if node.id == name]
+    attributes = [
+        node.lineno
+        for node in source.find(ast.Attribute)
+        if node.attr == name and isinstance(node.value, ast.Name) and node.value.id == "typing"
+    ]
+    return sorted(alone + attributes)
 
 
 def comments(source: Source, words: str) -> Iterator[int]:
     """The lines with these words in a comment."""
+    if words not in source.text:
+        return
     for token in tokenize.generate_tokens(io.StringIO(source.text).readline):
         if token.type == tokenize.COMMENT and words in token.string:
             yield token.start[0]
@@ -111,7 +119,7 @@ def read(root: Path, tops: Iterable[str] = TOPS) -> list[Source]:
     """All sources below the folders ``tops`` of root."""
     paths = [path for top in tops for path in sorted(root.joinpath(top).rglob("*.py"))]
     texts = [(path.relative_to(root), path.read_text()) for path in paths]
-    return [Source(path, text, ast.parse(text, str(path))) for path, text in texts]
+    return [Source(path, text, list(ast.walk(ast.parse(text, str(path))))) for path, text in texts]
 
 
 def measure(sources: list[Source]) -> dict[str, list[str]]:

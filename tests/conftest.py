@@ -57,8 +57,24 @@ def pytest_report_header() -> str:
     return f"data path of daemons: {compiled.kind()}{why and f' ({why}; make compiled)'}"
 
 
+LONG_FIRST = (
+    "tests/e2e/test_vm",
+    "tests/e2e/test_fuzzed",
+    "tests/e2e/test_fleet",
+    "tests/e2e",
+    "tests/daemon",
+)
+"""Beginnings of paths. When several processes share the files, the last ones shall be short."""
+
+
+def _turn(item: pytest.Item) -> int:
+    found = (turn for turn, start in enumerate(LONG_FIRST) if item.nodeid.startswith(start))
+    return next(found, len(LONG_FIRST))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what was not asked for, skip what this machine cannot run."""
+    """Leave out what was not asked for, skip what this machine cannot run, and run long files first."""
+    items.sort(key=_turn)
     if "stress" not in config.option.markexpr:
         long = [item for item in items if item.get_closest_marker("stress")]
         items[:] = [item for item in items if item not in long]

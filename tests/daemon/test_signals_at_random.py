@@ -48,7 +48,7 @@ class Round:
             config = directory / "config.yaml"
             config.write_text("log-level: info\n")
             flags += ["-config", str(config)]
-        self.daemon = LoneDaemon(directory, *flags, start_new_session=True)
+        self.daemon = LoneDaemon(directory, *flags, fresh=True, start_new_session=True)
         self.log_path = directory / "log"
 
     def run(self) -> None:

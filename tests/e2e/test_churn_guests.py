@@ -18,8 +18,8 @@ from tests.support.servers import ECHO, UDP_ECHO, Servers
 
 pytestmark = pytest.mark.e2e
 
-SECONDS = float(os.environ.get("CHURN_SECONDS", "12"))
-ORPHAN_SECONDS = 120 if SECONDS > 300 else 5
+SECONDS = float(os.environ.get("CHURN_SECONDS", "9"))
+ORPHAN_SECONDS = 120 if SECONDS > 300 else 3
 CONNECTIONS = 8
 KEPT = 4
 """Connections that are open when their guest vanishes."""

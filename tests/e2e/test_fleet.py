@@ -166,10 +166,10 @@ def test_the_fleet_outlives_its_servers(fleet: Fleet) -> None:
         first.guest.ip("link", "set", "eth0", "address", "5a:94:ef:00:00:09")
         offline = dhcp(first)
         assert offline not in ("", *addresses)
+        before = [len(daemon.events(REACHED)) for daemon in daemons]
         cluster.start()
-        for daemon in daemons:
-            before = len(daemon.events("fleet cannot be reached"))
-            wait_for(lambda daemon=daemon, n=before: len(daemon.events(REACHED)) > n, "again", 60.0)
+        for daemon, count in zip(daemons, before, strict=True):
+            wait_for(lambda daemon=daemon, n=count: len(daemon.events(REACHED)) > n, "again", 60.0)
         with one(cluster, third) as late:
             wait_for(lambda: len(late.events(JOINED)) == 2, "all hosts", 30.0)
             newest = dhcp(third)

@@ -27,7 +27,7 @@ from tests.support.servers import DATA, Servers
 pytestmark = pytest.mark.e2e
 
 MIB = 1 << 20
-FRAMES = int(os.environ.get("FUZZ_FRAMES", "200000"))
+FRAMES = int(os.environ.get("FUZZ_FRAMES", "50000"))
 CHECK_SPEED = os.environ.get("PERF_CHECK", "") == "1"
 DOWNLOAD = 256 * MIB if CHECK_SPEED else 32 * MIB
 MAX_PAIRS = 40

@@ -267,6 +267,6 @@ def test_podmans_command_line_works(network: Network) -> None:
     # podman's way to stop it.
     gvproxy.process.kill()
     gvproxy.wait()
-    wait_for(lambda: not any(os.path.exists(f"/proc/{child}") for child in children), "nothing is left", 2)
+    wait_for(lambda: not any(os.path.exists(f"/proc/{child}") for child in children), "nothing is left", 5)
     path.unlink()
     pid.unlink()

@@ -59,7 +59,7 @@ def second(daemon: Daemon, first: Agent, request: pytest.FixtureRequest) -> Iter
 
 
 def test_bulk_data_arrives_with_its_hash_both_ways(daemon: Daemon, first: Agent) -> None:
-    outcome = first.run("transfer", INTERNET_ADDR, DATA, 128 * MIB, 128 * MIB)
+    outcome = first.run("transfer", INTERNET_ADDR, DATA, 64 * MIB, 64 * MIB)
     assert outcome["errors"] == []
     assert first.run("transfer", INTERNET_ADDR, DATA, MIB, MIB, 20)["errors"] == []
     assert checksum_errors(first.guest) == 0

@@ -7,12 +7,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import Daemon, program
+from tests.support import quick_start
+from tests.support.daemon import Daemon, launch, program
 from tests.support.netns import INTERNET_ADDR, Network, new_shared_memory, shared_memory, wait_for
 
 pytestmark = pytest.mark.e2e
@@ -23,28 +24,7 @@ ENDS = pytest.mark.parametrize(
 DELAYS = (0.0, 0.02, 0.05, 0.1, 0.2)
 """Seconds from the pid in its file to the signal: from the start's first steps until it is ready."""
 
-AT_A_PLACE = """
-import importlib, os, sys
-from pipeline import cli
-where, name, when, number, *sys.argv = sys.argv[1:]
-owner = importlib.import_module(where)
-*path, name = name.split(".")
-for part in path:
-    owner = getattr(owner, part)
-real = getattr(owner, name)
-
-def at_the_place(*args, **keys):
-    if when == "before":
-        os.kill(os.getpid(), int(number))
-    result = real(*args, **keys)
-    if when == "behind":
-        os.kill(os.getpid(), int(number))
-    return result
-
-setattr(owner, name, at_the_place)
-sys.exit(cli.main(sys.argv))
-"""
-"""The daemon, which sends itself a signal before or behind one of its own calls."""
+AT_A_PLACE = quick_start.Program("tests.support.signal_at_a_place:main", quick_start.DAEMON.modules)
 
 
 @pytest.fixture(autouse=True)
@@ -59,15 +39,19 @@ def signals_heard() -> Iterator[None]:
 class Run:
     """One start, in a session of its own so that a whole group can be told, and what it leaves."""
 
-    def __init__(self, network: Network, command: list[str], *flags: str) -> None:
+    def __init__(self, network: Network, *flags: str, place: Sequence[str] = ()) -> None:
+        """place: the words of signal_at_a_place.py."""
         self.before = shared_memory()
         self.daemon = Daemon(network, *flags, name="early")
         self.pid_file: Path = network.directory / "early.pid"
-        argv = [*command, "start", *self.daemon.flags, "-pid-file", str(self.pid_file)]
+        flags = (*self.daemon.flags, "-pid-file", str(self.pid_file))
         with self.daemon.log_path.open("wb") as log:
-            self.process: subprocess.Popen[bytes] = network.host.popen(
-                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
+            options = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, "start_new_session": True}
+            if place:
+                argv = [sys.executable, "-m", "tests.support.signal_at_a_place", *place, "start", *flags]
+                self.process = network.host.start(AT_A_PLACE, argv, **options)
+            else:
+                self.process = launch(network.host, program(), flags, **options)
 
     def has_pid(self) -> bool:
         return self.pid_file.exists() and bool(self.pid_file.read_text())
@@ -107,9 +91,9 @@ class Run:
     "place",
     [
         ("pipeline.daemon.own_files", "OwnFiles.write_pid", "before"),
-        ("pipeline.daemon.own_files", "OwnFiles.write_pid", "behind"),
+        ("pipeline.daemon.own_files", "OwnFiles.write_pid", "after"),
         ("pipeline.daemon.processes", "start", "before"),
-        ("pipeline.daemon.processes", "start", "behind"),
+        ("pipeline.daemon.processes", "start", "after"),
         ("pipeline.daemon.supervisor", "ControlPlane", "before"),
         ("pipeline.daemon.supervisor", "Supervisor.release", "before"),
     ],
@@ -118,7 +102,7 @@ class Run:
 def test_a_signal_during_the_start_ends_it_in_order(
     network: Network, number: signal.Signals, place: tuple[str, str, str]
 ) -> None:
-    run = Run(network, [sys.executable, "-c", AT_A_PLACE, *place, str(int(number))])
+    run = Run(network, place=(*place, str(int(number))))
     if place[1] == "Supervisor.release":
         # The end itself: it is on its way when the second signal comes.
         wait_for(run.daemon.qemu_socket.exists, "it runs")
@@ -133,7 +117,7 @@ def test_a_signal_soon_after_the_pid_file_is_there_ends_it_in_order(
     network: Network, number: signal.Signals, whom: str
 ) -> None:
     for delay in DELAYS:
-        run = Run(network, program())
+        run = Run(network)
         wait_for(run.has_pid, "the pid", every=0.0005)
         time.sleep(delay)
         if whom == "supervisor":
@@ -153,7 +137,7 @@ def test_a_signal_waits_for_no_name_server(network: Network, number: signal.Sign
     with network.internet.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as silent:
         silent.bind((INTERNET_ADDR, 53))
         silent.settimeout(10)
-        run = Run(network, program(), "-config", str(file))
+        run = Run(network, "-config", str(file))
         assert b"\1a\7example" in silent.recv(512)
         run.process.send_signal(number)
         began = time.monotonic()

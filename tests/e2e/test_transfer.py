@@ -1,4 +1,7 @@
-"""Bulk data between a namespace guest and a server outside, compared by hash at both ends."""
+"""Bulk data between a namespace guest and a server outside, compared by hash at both ends.
+
+TRANSFER_MIB and BULK_MIB set the sizes; `make stress` asks for more.
+"""
 
 import os
 
@@ -11,10 +14,11 @@ from tests.support.servers import DATA, Servers
 
 pytestmark = pytest.mark.e2e
 
-GIB = 1 << 30
 MIB = 1 << 20
-EACH = int(os.environ.get("TRANSFER_MIB", "2")) * MIB
-"""Bytes of each of many connections, each way; `make stress` asks for more."""
+EACH = int(os.environ.get("TRANSFER_MIB", "1")) * MIB
+"""Bytes of each of many connections, each way."""
+BULK = int(os.environ.get("BULK_MIB", "256")) * MIB
+"""Bytes of a single large file."""
 
 
 def transfer(agent: Agent, down: int, up: int, count: int = 1) -> None:
@@ -24,12 +28,12 @@ def transfer(agent: Agent, down: int, up: int, count: int = 1) -> None:
     assert outcome["good"] == count
 
 
-def test_a_gibibyte_down_arrives_with_its_hash(agent: Agent) -> None:
-    transfer(agent, GIB, 0)
+def test_a_large_file_down_arrives_with_its_hash(agent: Agent) -> None:
+    transfer(agent, BULK, 0)
 
 
-def test_a_gibibyte_up_arrives_with_its_hash(agent: Agent) -> None:
-    transfer(agent, 0, GIB)
+def test_a_large_file_up_arrives_with_its_hash(agent: Agent) -> None:
+    transfer(agent, 0, BULK)
 
 
 def test_two_hundred_connections_at_once_carry_mebibytes_both_ways(agent: Agent) -> None:
@@ -51,6 +55,6 @@ def test_flags_for_mtu_shards_and_memory_change_no_byte(
     network: Network, outside: Servers, flags: tuple[str, ...]
 ) -> None:
     with Daemon(network, *flags) as daemon, Agent(network.guest, daemon.socket) as agent:
-        transfer(agent, 64 * MIB, 0)
-        transfer(agent, 0, 64 * MIB)
-        transfer(agent, MIB, MIB, 32)
+        transfer(agent, 32 * MIB, 0)
+        transfer(agent, 0, 32 * MIB)
+        transfer(agent, MIB, MIB, 16)

@@ -8,12 +8,14 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from perf import compiled
+from tests.support import quick_start
 from tests.support.netns import Namespace, wait_for
 
 GATEWAY_ADDR = "192.168.127.1"
@@ -43,15 +45,17 @@ class Agent:
         if "-dhcp" not in flags and "-address" not in flags:
             self._argv += ["-dhcp", "builtin"]
         self._argv += flags
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | quick_start.Process | None = None
 
     def start(self) -> None:
         """Start the agent, and do not wait for an address."""
         with self.log_path.open("ab") as log:
-            self._process = self.guest.popen(self._argv, stdout=log, stderr=log, env=self._env)
+            self._process = self.guest.start(
+                quick_start.AGENT, self._argv, stdout=log, stderr=log, env=self._env
+            )
 
     @property
-    def process(self) -> "subprocess.Popen[bytes]":
+    def process(self) -> "subprocess.Popen[bytes] | quick_start.Process":
         """The agent's process."""
         assert self._process is not None, "not started"
         return self._process
@@ -121,7 +125,18 @@ class Agent:
 def run_client(namespace: Namespace, command: str, *words: object, timeout: float = 120.0) -> dict[str, Any]:
     """Run a command of tests.support.client in a namespace. Returns its result."""
     argv = (sys.executable, "-m", "tests.support.client", command, *map(str, words))
-    outcome: dict[str, Any] = json.loads(namespace.run(*argv, timeout=timeout).stdout)
+    with tempfile.TemporaryFile("w+") as out:
+        process = namespace.start(quick_start.CLIENT, argv, stdout=out, stderr=out)
+        try:
+            status = process.wait(timeout)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        out.seek(0)
+        text = out.read()
+    assert status == 0, f"{argv} ended with {status}\n{text}"
+    outcome: dict[str, Any] = json.loads(text)
     return outcome
 
 

@@ -19,6 +19,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,7 +29,7 @@ from perf.processes import own_cpu_seconds
 from pipeline.control.metrics.families import SUPERVISOR, writers
 from pipeline.daemon import placement
 from pipeline.topology import Layout
-from tests.support import violations
+from tests.support import quick_start, violations
 from tests.support.metrics import counted
 from tests.support.netns import Namespace, Network, new_shared_memory, shared_memory, wait_for
 
@@ -50,10 +51,12 @@ class Daemon:
         system: str = "",
         plain: bool = False,
         ipv4_only: bool = True,
+        fresh: bool = False,
     ) -> None:
         """flags: further flags. ssh_port: port of the default ssh forward. system, plain: see program().
 
-        ipv4_only: without a flag -ipv6, guests have no IPv6, although that is not the default.
+        ipv4_only: without a flag -ipv6, guests have no IPv6, although that is not the default. fresh: run the
+        command as it stands (tests.support.quick_start).
         """
         self.network = network
         self.namespace: Namespace = network.host
@@ -67,10 +70,11 @@ class Daemon:
         if ipv4_only and "-ipv6" not in flags:
             self.flags += ["-ipv6", "off"]
         self.command = program(system, plain=plain)
+        self.fresh = fresh
         self.start_seconds = 0.0
         self.expect_errors = False
         """A test sets this if it provokes log lines of level error or worse."""
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | quick_start.Process | None = None
         self._shared_memory: set[str] = set()
 
     def start(self) -> None:
@@ -78,9 +82,10 @@ class Daemon:
         self._shared_memory = shared_memory()
         began = time.monotonic()
         with self.log_path.open("wb") as log:
-            self._process = self.namespace.popen(
-                [*self.command, "start", *self.flags], stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+            self._process = launch(
+                self.namespace, self.command, self.flags, self.fresh,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
         wait_for(self._is_ready, "the daemon is ready", READY_SECONDS, 0.01)
         self.start_seconds = time.monotonic() - began
 
@@ -90,7 +95,7 @@ class Daemon:
         return bool(self.events(READY))
 
     @property
-    def process(self) -> "subprocess.Popen[bytes]":
+    def process(self) -> "subprocess.Popen[bytes] | quick_start.Process":
         """The supervisor's process."""
         assert self._process is not None, "not started"
         return self._process
@@ -289,6 +294,16 @@ def errors(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Log lines of level error or worse, except gvproxy's about guests that left."""
     bad = [line for line in lines if line["level"] in ("error", "critical")]
     return [line for line in bad if line.get("kind") != "original-guest-gone"]
+
+
+def launch(
+    namespace: Namespace, command: Sequence[str], flags: Sequence[str], fresh: bool = False, **options: Any
+) -> "subprocess.Popen[bytes] | quick_start.Process":
+    """Start a daemon. A command that is not the usual one, or a fresh one, runs as it stands."""
+    argv = [*command, "start", *flags]
+    if fresh or command != compiled.command("gvtap-pipeline"):
+        return namespace.popen(argv, **options)
+    return namespace.start(quick_start.DAEMON, argv, **options)
 
 
 def program(system: str = "", *, plain: bool = False) -> list[str]:

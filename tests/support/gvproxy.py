@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from perf import compiled
+from tests.support import quick_start
 from tests.support.netns import Namespace, Network, wait_for
 
 READY = "waiting for clients..."
@@ -27,18 +28,20 @@ class Gvproxy:
         self.argv = [*compiled.command("gvtap-gvproxy"), *flags]
         if "-ssh-port" not in flags and "-config" not in flags:
             self.argv += ["-ssh-port", "-1"]
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | quick_start.Process | None = None
 
     @property
-    def process(self) -> "subprocess.Popen[bytes]":
+    def process(self) -> "subprocess.Popen[bytes] | quick_start.Process":
         assert self._process is not None
         return self._process
 
     def start(self, **options: Any) -> None:
         """Start it, and do not wait."""
         with self.log_path.open("wb") as log:
-            self._process = self.namespace.popen(
-                self.argv, **{"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, **options}
+            self._process = self.namespace.start(
+                quick_start.GVPROXY,
+                self.argv,
+                **{"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, **options},
             )
 
     def wait_until_ready(self) -> None:

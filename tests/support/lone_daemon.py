@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tests.support import violations
+from tests.support import quick_start, violations
 from tests.support.netns import wait_for
 
 READY = "waiting for clients..."
@@ -27,21 +27,26 @@ STOP_SECONDS = 10.0
 class LoneDaemon:
     """One run, with the plain sources of this tree."""
 
-    def __init__(self, directory: Path, *flags: str, umask: int = 0o022, **options: Any) -> None:
-        """options: of the process (subprocess.Popen)."""
+    def __init__(
+        self, directory: Path, *flags: str, umask: int = 0o022, fresh: bool = False, **options: Any
+    ) -> None:
+        """options: of the process (subprocess.Popen). fresh: run the command as it stands."""
         self.socket = directory / "api.sock"
         self.error_path = directory / "api.err"
         self.options = options
-        self.command = [
+        self._usual = [
             *(violations.program() or (sys.executable, "-m", "pipeline.cli")),
             *("start", "-ssh-port", "-1", "-slots", "64"),
             *("-listen", f"unix://{self.socket}", *flags),
         ]
+        self.command = self._usual
+        """A test may set another one."""
         self.umask = umask
-        self._process: subprocess.Popen[bytes] | None = None
+        self.fresh = fresh
+        self._process: subprocess.Popen[bytes] | quick_start.Process | None = None
 
     @property
-    def process(self) -> "subprocess.Popen[bytes]":
+    def process(self) -> "subprocess.Popen[bytes] | quick_start.Process":
         """The supervisor's process."""
         assert self._process is not None, "not started"
         return self._process
@@ -49,16 +54,13 @@ class LoneDaemon:
     def start(self) -> None:
         """Start it without waiting."""
         with self.error_path.open("wb") as error:
-            self._process = subprocess.Popen(
-                self.command,
-                **{
-                    "stdin": subprocess.DEVNULL,
-                    "stdout": error,
-                    "stderr": error,
-                    "umask": self.umask,
-                    **self.options,
-                },
-            )
+            options = {"stdout": error, "stderr": error, "umask": self.umask, **self.options}
+            usual = self.command == self._usual and not violations.program()
+            if usual and not self.fresh and quick_start.can_fork(self.options):
+                self._process = quick_start.popen(quick_start.DAEMON, "", self.command, **options)
+            else:
+                options.setdefault("stdin", subprocess.DEVNULL)
+                self._process = subprocess.Popen(self.command, **options)
 
     def wait_until_ready(self) -> None:
         """Wait until the API answers. AssertionError with what it wrote, if it ends before."""

@@ -28,6 +28,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from tests.support import quick_start
+
 ROOT = Path(__file__).resolve().parents[2]
 
 HOST_ADDR = "198.18.0.1"
@@ -89,7 +91,7 @@ class Namespace:
         """Make the namespace, with lo up. resolv_conf: the text of /etc/resolv.conf for programs in it."""
         self.name = name
         self.resolv_conf = Path("/etc/netns") / name / "resolv.conf"
-        self._processes: list[subprocess.Popen[Any]] = []
+        self._processes: list[subprocess.Popen[Any] | quick_start.Process] = []
         _ip("netns", "add", name)
         self.resolv_conf.parent.mkdir(parents=True, exist_ok=True)
         self.resolv_conf.write_text(resolv_conf)
@@ -106,6 +108,16 @@ class Namespace:
     def popen(self, argv: Sequence[str], **options: Any) -> "subprocess.Popen[Any]":
         """Start argv in the namespace, in the repository's root. close() ends it at the latest."""
         process = subprocess.Popen(self.command(argv), **{"cwd": ROOT, **options})
+        self._processes.append(process)
+        return process
+
+    def start(
+        self, program: quick_start.Program, argv: Sequence[str], **options: Any
+    ) -> "subprocess.Popen[Any] | quick_start.Process":
+        """Start a program of ours in the namespace, as quick_start.py does. close() ends it at the latest."""
+        if not quick_start.can_fork(options):
+            return self.popen(argv, **options)
+        process = quick_start.popen(program, self.name, argv, **options)
         self._processes.append(process)
         return process
 

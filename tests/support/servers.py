@@ -21,11 +21,11 @@ import contextlib
 import hashlib
 import http.server
 import json
+import os
 import select
 import socket
 import socketserver
 import struct
-import subprocess
 import sys
 import threading
 import time
@@ -41,6 +41,7 @@ import dns.rdatatype
 import dns.rrset
 
 from pipeline.system import inet
+from tests.support import quick_start
 from tests.support.netns import Namespace, wait_for
 from tests.support.traffic import serve_transfer
 
@@ -82,8 +83,9 @@ class Servers:
         """Start the servers, and wait until all are bound. directory: for their reports."""
         self._path = directory / f"{namespace.name}-servers.out"
         argv = [sys.executable, "-m", "tests.support.servers", "-address", address]
-        with self._path.open("wb") as reports:
-            self._process = namespace.popen(argv, stdin=subprocess.PIPE, stdout=reports)
+        theirs, self._stdin = os.pipe()
+        with self._path.open("wb") as reports, open(theirs, "rb") as stdin:
+            self._process = namespace.start(quick_start.SERVERS, argv, stdin=stdin, stdout=reports)
         self._seen = 1
         wait_for(lambda: self._path.read_text().startswith("ready\n"), "the servers")
 
@@ -105,8 +107,7 @@ class Servers:
 
     def close(self) -> None:
         """End the servers."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        os.close(self._stdin)
         self._process.wait(10)
 
 

@@ -12,9 +12,9 @@ from pipeline.engines.tcp.connection import Connection
 from pipeline.engines.tcp.state import CLOSED, TIME_WAIT
 from tests.engines.tcp.churn import Churn
 
-BLOCKS = 4
+BLOCKS = 2
 CONNECTIONS = 5000
-"""In each block: 20,000 without an environment variable."""
+"""In each block: 10,000 in all without an environment variable."""
 
 
 def alive() -> int:

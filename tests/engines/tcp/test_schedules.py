@@ -15,8 +15,8 @@ from tests.engines.tcp.link import End, Host, Impairment, Sim
 from tests.engines.tcp.schedules import CONFIGS, run_parallel, run_range
 
 BLOCKS = 8
-SCHEDULES = 250
-"""In each block: 2,000 without an environment variable."""
+SCHEDULES = 125
+"""In each block: 1,000 in all without an environment variable."""
 
 
 @pytest.mark.parametrize("block", range(BLOCKS))
