@@ -26,7 +26,7 @@ from perf.peers import AGENT, AGENT_AUTO, PIPELINE_AUTO, VHOST, installed
 
 PAGE = Path(__file__).resolve().parent / "RESULTS.md"
 COMPARED = report.RESULTS / "compared.md"
-"""Tables of perf.compare, kept by hand: they end the page."""
+"""Tables that the suite does not measure, kept by hand: they end the page."""
 
 
 class Part(NamedTuple):
