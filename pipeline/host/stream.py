@@ -30,7 +30,8 @@ MAY_BE_MORE: Final = 0
 IS_ALL: Final = 1
 IS_END: Final = 2
 """What a short read means, one that does not fill its view: there may be more, nothing more until the next
-event, or nothing more at all."""
+event, or nothing more at all. On a unix socket there may always be more: a read ends after bytes with which
+the other end has passed descriptors."""
 
 
 class HostStream:
@@ -42,6 +43,7 @@ class HostStream:
         self.readable = False
         self.read_ended = False
         """Whether read() has returned the last bytes of the host."""
+        self._is_tcp = tcp.is_tcp(sock)
         self._short_read = MAY_BE_MORE
         self._writes = 0
         """The number of writes, at most 2."""
@@ -61,6 +63,7 @@ class HostStream:
     def change(self, sock: socket.socket) -> socket.socket:
         """Use another socket, to which nothing was written yet. Returns the one before."""
         before, self.sock = self.sock, sock
+        self._is_tcp = tcp.is_tcp(sock)
         self.readable = self.writable = False
         self._writes = 0
         return before
@@ -79,10 +82,10 @@ class HostStream:
 
         short_read: what a short read means. IS_ALL unless the event has reported an end, an error or urgent
         bytes: a read stops before these. IS_END if it has reported that the host sends no more, and neither
-        of the others. Then the end follows the bytes that have arrived.
+        of the others. Then the end follows the bytes that have arrived. A unix socket ignores this.
         """
         self.readable = True
-        self._short_read = short_read
+        self._short_read = short_read if self._is_tcp else MAY_BE_MORE
 
     def on_writable(self) -> None:
         """The poller reports that the socket takes bytes."""

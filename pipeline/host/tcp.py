@@ -110,6 +110,11 @@ def _set(sock: socket.socket, options: _Options, *, linger: bool = False) -> Non
                 raise
 
 
+def is_tcp(sock: socket.socket) -> bool:
+    """Whether it is a TCP socket. Otherwise it is a unix socket."""
+    return _family(sock) in _INET
+
+
 def client_of(sock: socket.socket) -> Client:
     """The peer of an accepted connection. NO_CLIENT without an address, or if the peer is gone already."""
     try:

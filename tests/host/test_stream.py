@@ -22,6 +22,16 @@ def pair() -> Iterator[tuple[HostStream, socket.socket, list[memoryview]]]:
     theirs.close()
 
 
+@pytest.fixture
+def tcp_pair() -> Iterator[tuple[HostStream, socket.socket]]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        theirs = socket.create_connection(server.getsockname())
+        ours, _ = server.accept()
+    with ours, theirs:
+        ours.setblocking(False)
+        yield HostStream(ours, []), theirs
+
+
 def test_runs_are_written_in_order_and_their_references_given_back(
     pair: tuple[HostStream, socket.socket, list[memoryview]],
 ) -> None:
@@ -109,9 +119,9 @@ def test_read_tells_data_nothing_and_end_apart(
 
 
 def test_a_read_that_does_not_fill_its_view_is_the_last_where_the_event_says_so(
-    pair: tuple[HostStream, socket.socket, list[memoryview]],
+    tcp_pair: tuple[HostStream, socket.socket],
 ) -> None:
-    stream, theirs, _ = pair
+    stream, theirs = tcp_pair
     view = memoryview(bytearray(4))
     theirs.sendall(b"12345678901")
     stream.on_readable(IS_ALL)
@@ -127,9 +137,9 @@ def test_a_read_that_does_not_fill_its_view_is_the_last_where_the_event_says_so(
 
 
 def test_a_short_read_is_the_end_where_the_event_says_so(
-    pair: tuple[HostStream, socket.socket, list[memoryview]],
+    tcp_pair: tuple[HostStream, socket.socket],
 ) -> None:
-    stream, theirs, _ = pair
+    stream, theirs = tcp_pair
     view = memoryview(bytearray(4))
     theirs.sendall(b"12345678901")
     theirs.shutdown(socket.SHUT_WR)
@@ -140,14 +150,30 @@ def test_a_short_read_is_the_end_where_the_event_says_so(
 
 
 def test_an_end_after_a_full_view_is_read(
-    pair: tuple[HostStream, socket.socket, list[memoryview]],
+    tcp_pair: tuple[HostStream, socket.socket],
 ) -> None:
-    stream, theirs, _ = pair
+    stream, theirs = tcp_pair
     view = memoryview(bytearray(4))
     theirs.sendall(b"1234")
     theirs.shutdown(socket.SHUT_WR)
     stream.on_readable(IS_END)
     assert [stream.read(view), stream.readable, stream.read_ended] == [4, True, False]
+    assert stream.read(view) == 0
+
+
+@pytest.mark.parametrize("short_read", [IS_ALL, IS_END])
+def test_a_unix_socket_that_passed_descriptors_is_read_to_its_end(
+    pair: tuple[HostStream, socket.socket, list[memoryview]], short_read: int
+) -> None:
+    stream, theirs, _ = pair
+    view = memoryview(bytearray(100))
+    # A read does not go beyond the bytes that came with a descriptor.
+    socket.send_fds(theirs, [b"first"], [theirs.fileno()])
+    theirs.sendall(b"the rest")
+    theirs.shutdown(socket.SHUT_WR)
+    stream.on_readable(short_read)
+    assert [stream.read(view), stream.readable, stream.read_ended] == [5, True, False]
+    assert [stream.read(view), stream.readable, stream.read_ended] == [8, True, False]
     assert stream.read(view) == 0
 
 

@@ -81,10 +81,89 @@ def test_plain_calls_on_sockets() -> None:
     exec(compile(_CALLS, "calls", "exec"), {})
 
 
-def test_compiled_calls_on_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+_CALLERS = """
+import errno, socket, struct, sys
+from pipeline.host import tcp
+from pipeline.host.stream import HostStream
+from pipeline.records.run import Run
+
+def failure(call):
+    try:
+        call()
+    except Exception as error:
+        return error
+    raise AssertionError("no exception")
+
+linger = lambda sock: struct.unpack("ii", sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8))
+slot = memoryview(bytearray(b"0123456789" * 7000))
+with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as sock:
+    assert not tcp.is_connected(sock)
+    sock.connect(server.getsockname())
+    assert tcp.is_connected(sock) is True
+    tcp.tune(sock)
+    assert linger(sock) == (1, 0)
+    assert not sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    tcp.keep_alive(sock)
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == tcp.KEEPALIVE_IDLE_S
+    tcp.send_at_once(sock)
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    theirs, _ = server.accept()
+    with theirs:
+        tcp.reset(sock)
+        assert isinstance(failure(lambda: theirs.recv(1)), ConnectionResetError)
+    assert sock.fileno() == -1
+    assert not tcp.is_connected(sock)
+    for call in (lambda: tcp.keep_alive(sock), lambda: HostStream(sock, []).read(slot)):
+        assert failure(call).errno == errno.EBADF
+
+class Strange:
+    def fileno(self):
+        raise KeyError(self)
+
+ours, theirs = socket.socketpair()
+with ours, theirs:
+    ours.setblocking(False)
+    stream = HostStream(ours, [slot])
+    room = bytearray(8)
+
+    def write(off, length):
+        stream.on_writable()
+        stream.enqueue(Run(0, off, length, 0, length))
+        return stream.flush(lambda _slot: None)
+
+    counts = set()
+    for _ in range(100):
+        assert stream.read(memoryview(room)) == -1
+        theirs.send(b"0123456789")
+        assert stream.read(memoryview(room)[2:6]) == 4
+        assert room[2:6] == b"0123"
+        assert stream.read(memoryview(room)) == 6
+        assert write(5, 7) == 7
+        assert theirs.recv(100) == b"5678901"
+        for view in (memoryview(b"read only"), memoryview(room)[::2]):
+            assert isinstance(failure(lambda: stream.read(view)), (BufferError, TypeError))
+        assert isinstance(failure(lambda: tcp.is_connected(Strange())), (AttributeError, KeyError))
+        counts.add((sys.getrefcount(ours), sys.getrefcount(slot)))
+    assert len(counts) == 1, counts
+    while write(0, 70000):
+        pass
+    assert not stream.writable
+    theirs.close()
+    stream.on_writable()
+    assert isinstance(failure(lambda: stream.flush(id)), (BrokenPipeError, ConnectionResetError))
+"""
+
+
+def test_plain_callers_of_these() -> None:
+    exec(compile(_CALLERS, "callers", "exec"), {})
+
+
+def test_compiled_callers_of_these(monkeypatch: pytest.MonkeyPatch) -> None:
+    """socket_calls itself is not compiled. What calls it has the functions of access.h instead."""
     require_compiled()
     monkeypatch.setenv("GVTAP_TEST_PLAIN", "1")
-    code = "from pipeline.host import tcp\nassert not tcp.__file__.endswith('.py')\n" + _CALLS
+    code = "from pipeline.host import stream\nassert not stream.__file__.endswith('.py')\n" + _CALLERS
     assert compiled_python(code).wait() == 0
 
 
