@@ -27,11 +27,11 @@ def test_the_ratio_is_that_of_the_turns_and_is_compared_with_the_aim() -> None:
         *figures("connect-request-close", [1000.0], [500.0], better=True),
     ]
     rows = [cells(line) for line in observing.table(found).splitlines()[2:]]
-    assert [row[4:] for row in rows] == [
-        ["0.980", "0.97: yes"],
-        ["0.960", "0.97: NO"],
-        ["0.943", "0.95: NO"],
-        ["0.500", ""],
+    assert [(row[4], row[6]) for row in rows] == [
+        ("0.980", "0.97: yes"),
+        ("0.960", "0.97: NO"),
+        ("0.943", "0.95: NO"),
+        ("0.500", ""),
     ]
 
 

@@ -18,3 +18,8 @@ async def read(request: web.Request) -> bytes:
     except (ConnectionError, web.RequestPayloadError):
         # The client left, or what came is not encoded as the head says.
         raise ApiError(400, "the body is not complete") from None
+    except RuntimeError:
+        # So says aiohttp if the client had left before it was asked for the body.
+        if request.transport is not None:
+            raise
+        raise ApiError(400, "the body is not complete") from None
