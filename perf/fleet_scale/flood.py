@@ -11,7 +11,6 @@ import time
 
 from pipeline.links.vxlan_output import VxlanOutput
 from pipeline.links.vxlan_socket import VxlanSocket
-from pipeline.wire import vxlan
 
 FRAME = b"\xff" * 6 + bytes(94)
 """A frame of 100 bytes, as of mDNS or ARP with some more."""
@@ -31,7 +30,7 @@ def seconds_a_broadcast(hosts: int) -> float:
     try:
         receiver.bind(("0.0.0.0", PORT))
         sender.bind(("127.0.0.1", 0))
-        output = VxlanOutput(VxlanSocket(sender), vxlan.build(7), lambda _: None)
+        output = VxlanOutput(VxlanSocket(sender), 7, lambda _: None)
         for number in range(hosts):
             output.add_host(number, (loopback(number), PORT))
         best = float("inf")

@@ -57,6 +57,7 @@ _FEATURES: Final = offload.CSUM | offload.TSO4 | offload.TSO6
 _LONG: Final = virtio_net.LONG
 _MARK: Final = vxlan_train.MARK
 _NONCE_LEN: Final = 8
+_TRAIN_LEN: Final = 4
 
 _UNKNOWN_SOURCE: Final = "vxlan_datagram_dropped_unknown_source"
 _TRUNCATED: Final = "vxlan_datagram_dropped_truncated"
@@ -100,7 +101,7 @@ class VxlanLink(Link):
         self._scratch = memoryview(bytearray(LONGEST_TRAIN + 1))
         self._expects_train = False
         """Whether the last read was of a train. So the next one goes to the scratch memory."""
-        self._output = VxlanOutput(sock, place.vni, self._drop)
+        self._output = VxlanOutput(sock, place.vni, self._drop, _random(_TRAIN_LEN))
         self.table = ForwardingTable(0)
         self.places = Places()
         self.set_members(())
@@ -172,7 +173,7 @@ class VxlanLink(Link):
 
     def ask(self) -> None:
         """Ask them. The owner calls this once a second while has_questions is set."""
-        nonce = int.from_bytes(os.urandom(_NONCE_LEN), "big") | 1
+        nonce = _random(_NONCE_LEN) | 1
         for host in self._peers.questions(nonce):
             self._say(host, vxlan_train.QUESTION, nonce)
 
@@ -442,6 +443,11 @@ class VxlanLink(Link):
         self._cursor.release()
         self._output.clear()
         self._sock.close()
+
+
+def _random(length: int) -> int:
+    """A random number of that many bytes."""
+    return int.from_bytes(os.urandom(length), "big")
 
 
 def _aligned(end: int) -> int:

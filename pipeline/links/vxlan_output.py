@@ -42,15 +42,19 @@ class VxlanOutput:
         sock: DatagramSocket,
         vni: int,
         drop: Callable[[str], object],
+        last_train: int = 0,
     ) -> None:
-        """vni: of the network. drop(counter): called for each datagram that is lost."""
+        """vni: of the network. drop(counter): called for each datagram that is lost.
+
+        last_train: see Packer.
+        """
         header = vxlan.build(vni)
         self._sock = sock
         self._remotes: dict[int, tuple[str, int]] = {}
         self._header = header
         self._drop = drop
         self._cutter = Cutter(header)
-        self._packer = Packer(vni)
+        self._packer = Packer(vni, last_train)
         self._pitch = 0
         self.backlog: deque[tuple[int, bytes, int]] = deque()
         """What waits for the socket: host, datagrams, length of one."""

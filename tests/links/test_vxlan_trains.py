@@ -293,6 +293,16 @@ def test_chunks_and_frames_of_one_length_arrive_mixed(hosts: Hosts, data: st.Dat
     sender.close()
 
 
+def test_the_trains_of_a_link_do_not_begin_where_those_of_an_earlier_one_did(
+    pair: tuple[Hosts, Hosts],
+) -> None:
+    first = []
+    for link in (each.link for each in pair):
+        train = link._output._packer.pack(bytes(100), bytes(12), 200)
+        first.append(vxlan_train.CHUNK_HEADER.unpack_from(train)[4])
+    assert first[0] != first[1]
+
+
 # --- the listener ------------------------------------------------------------------------------
 
 

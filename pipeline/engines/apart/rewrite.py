@@ -27,6 +27,7 @@ from pipeline.wire.errors import WireError
 
 Bytes = memoryview | bytearray
 NO_FIELD: Final = -1
+BAD_PARTIAL: Final = "link_frame_dropped_bad_vnet_header"
 
 _MODULUS: Final = 0xFFFF
 _SRC_MAC: Final = 6
@@ -37,15 +38,13 @@ _DST4: Final = 16
 _SRC6: Final = 8
 _DST6: Final = 24
 _FRAG_OFF: Final = 0x1FFF
-_TCP_SUM: Final = 16
-_UDP_SUM: Final = 6
-_ICMP_SUM: Final = 2
 _UDP_LEN: Final = 8
 _ICMP_LEN: Final = 8
-_PROTO_TCP: Final = ipv4.PROTO_TCP
 _PROTO_UDP: Final = ipv4.PROTO_UDP
 _PROTO_ICMP: Final = ipv4.PROTO_ICMP
 _PROTO_ICMPV6: Final = ipv6.PROTO_ICMPV6
+_SUM_AT: Final = {ipv4.PROTO_TCP: 16, ipv4.PROTO_UDP: 6, ipv6.PROTO_ICMPV6: 2}
+"""Where the checksum is in a header of these protocols. Beyond every frame for others."""
 _CHADDR: Final = 28
 _OPTION_UNIT: Final = 8
 _LINK_ADDRESSES: Final = (1, 2)
@@ -244,20 +243,16 @@ def _correct_upper(
 
     pseudo, inside: by how much the sums of the pseudo-header and of what comes after it have changed.
     """
+    field = begin + _SUM_AT.get(proto, _MODULUS)
     if partial != NO_FIELD:
+        if pseudo and partial != field:
+            # The header of virtio-net lies. The word there may be an address that the guest must not write.
+            raise WireError(BAD_PARTIAL)
         if pseudo and partial + 2 <= stop:
             _put_word(view, partial, checksum.fold(_word(view, partial) + pseudo))
         return
     delta = (pseudo + inside) % _MODULUS
     if not delta:
-        return
-    if proto == _PROTO_TCP:
-        field = begin + _TCP_SUM
-    elif proto == _PROTO_UDP:
-        field = begin + _UDP_SUM
-    elif proto == _PROTO_ICMPV6:
-        field = begin + _ICMP_SUM
-    else:
         return
     if field + 2 > stop:
         return

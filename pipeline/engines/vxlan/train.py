@@ -44,12 +44,17 @@ _ndarray = np.ndarray
 class Packer:
     """Makes trains. The memory that it returns is valid until the next call."""
 
-    def __init__(self, vni: int) -> None:
+    def __init__(self, vni: int, last_train: int = 0) -> None:
+        """last_train: the number before that of the first train. A link chooses it at random.
+
+        A receiver may still have chunks of an earlier run of this host. No checksum would notice that a train
+        was completed with them.
+        """
         self._vni = vni
         self._scratch = memoryview(bytearray(SCRATCH_BYTES))
         self._pitch = 0
         self._rows = _ndarray((0, 0), _U1, self._scratch)
-        self._train = 0
+        self._train = last_train
 
     def pack(self, frame: memoryview | bytes, header: bytes, pitch: int) -> memoryview:
         """The datagrams of a frame, one after another. All but the last have ``pitch`` bytes.

@@ -9,6 +9,7 @@ from collections.abc import Container
 from dataclasses import replace
 from typing import Final
 
+from pipeline.config.choices import APART
 from pipeline.config.model import Config
 from pipeline.counters import INDEX
 from pipeline.engines.tcp import actions, ending, isn
@@ -86,6 +87,8 @@ class Connections:
         )
         self.releases = Releases(worker, self._ingress_out)
         self._orphans = Orphans(config.limits.max_orphan_seconds)
+        self.apart = config.access.guests == APART
+        """Whether several guests may have the same address."""
         self._memory_freed_at = 0.0
         self.reports = TcpReports(worker)
         self.time_waits = TimeWaits()
@@ -324,6 +327,22 @@ class Connections:
             if flow.guest is not back.guest:
                 self.memory.move(flow, back.guest)
             self.guests.move(flow, back)
+
+    def is_strangers(self, flow: Flow, link: int, now: float) -> bool:
+        """Whether a segment of this connection comes from another guest, with ``guests: apart``.
+
+        Guests of one image use the same addresses and ports. So this one has begun to use the address, after
+        its former guest has left. All orphans of the address end, as soon as demux and ingress have both said
+        that it has. The other guest must get none of their bytes, nor send any for them.
+        """
+        if flow.link.number == link and not flow.link.gone:
+            return False
+        if flow.guest.number == self.guests.link(link).guest.number:
+            return False
+        for orphan in self._orphans.of(Ends.of(flow.key).guest_addr):
+            self._orphans.remove(orphan)
+            self._give_up(orphan, now)
+        return True
 
     # --- egress workers that die ------------------------------------------------------------
 

@@ -186,6 +186,10 @@ class TcpStage:
         if flow is not None and run.flags & wire_tcp.SYN and flow.conn.accepts_reuse(segment):
             connections.remove(flow, now)
             flow = None
+        if connections.apart and flow is not None and connections.is_strangers(flow, run.link, now):
+            if run.length:
+                self.worker.free(run.slot)
+            return
         if flow is not None:
             self._on_segment(flow, run, segment, now)
         elif (flow := self._on_unknown(run, segment, now)) is None:

@@ -38,7 +38,7 @@ class Link:
         addresses = GuestAddresses(ip.parse_ipv4("192.168.127.0"), 24, (GATEWAY,), V6)
         self.claims = Claims(addresses, InnerAddresses(PREFIX), GATEWAY_MAC, 1024)
         for link in (1, 2):
-            self.claims.link_up(link)
+            self.claims.link_up(link, link)
         first, second = self.claims.names(1), self.claims.names(2)
         assert first is not None
         assert second is not None
@@ -147,6 +147,23 @@ def test_a_partial_checksum_stays_the_sum_of_the_pseudo_header(link: Link, famil
     came = link.come(bytes(frame), field)
     held = int.from_bytes(came[field : field + 2], "big")
     assert checksum.is_partial(held, link.inner(own) + remote + proto + length)
+
+
+@pytest.mark.parametrize("at", range(14, 86, 2))
+def test_no_offset_of_a_checksum_lets_a_guest_write_the_inner_address_of_another_link(
+    link: Link, at: int
+) -> None:
+    """A guest knows by how much its addresses change, so it could choose what becomes of any word."""
+    frame = advertisement(OWN6, LOCAL6, MAC, GATEWAY_MAC, GATEWAY6)
+    assert len(frame) == 86
+    want = link.come(frame)
+    if at == 54 + 2:
+        # That is the checksum. Demux finds it wrong.
+        came = link.come(frame, at)
+        assert came[:at] + came[at + 2 :] == want[:at] + want[at + 2 :]
+        return
+    with pytest.raises(WireError, match="link_frame_dropped_bad_vnet_header"):
+        link.come(frame, at)
 
 
 def test_arp_names_the_inner_address_and_the_answer_the_own_one(link: Link) -> None:

@@ -228,6 +228,17 @@ def test_a_train_that_does_not_go_on_is_lost() -> None:
     assert got.drops == {"vxlan_frame_dropped_incomplete": 1}
 
 
+def test_chunks_of_an_earlier_run_of_the_host_complete_no_train() -> None:
+    """All runs begin somewhere else. Nobody sums the payload of a train, so a mixed one would pass."""
+    got = Receiver()
+    runs = [datagrams_of(Packer(VNI, last), bytes((last & 0xFF,)) * 5000) for last in (0x1F0FF, 0xFFFFFFFF)]
+    got.receive(runs[0][1:])
+    for datagram in runs[1]:
+        got.receive([datagram])
+    assert got.frames == [b"\xff" * 5000]
+    assert not got.drops
+
+
 def header(number: int = 0, total: int = 5000, chunk_len: int = 1454, **more: int) -> bytes:
     fields = {"mark": vxlan_train.MARK, "kind": vxlan_train.CHUNK, "network": VNI << 8, **more}
     return vxlan_train.CHUNK_HEADER.pack(

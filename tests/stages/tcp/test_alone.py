@@ -327,6 +327,38 @@ def test_a_guest_that_comes_back_on_another_link_keeps_its_connections(shard: Sh
     assert not shard.connections
 
 
+def test_with_guests_apart_connections_wait_for_their_own_guest_alone() -> None:
+    with Shard(guests="apart") as shard:
+        (stream, _), (idle, _) = shard.open(), shard.open()
+        shard.kinds()
+        # A clone has the same address, and what it sends could be of the connection.
+        shard.guest.replug(2)
+        stream.send(b"not of that guest")
+        for _ in range(2):
+            shard.settle()
+            shard.advance(1.0)
+        assert sorted(shard.kinds()) == sorted([kinds.ORPHANED, kinds.ABORT] * 2)
+        assert not shard.connections
+        # It is told so, and may connect anew.
+        idle.send(b"no more")
+        shard.settle()
+        assert idle.failed
+
+
+def test_with_guests_apart_a_guest_that_comes_back_keeps_its_connections() -> None:
+    with Shard(guests="apart") as shard:
+        stream, _ = shard.open()
+        guest = shard.guest
+        guest.card.steering.link_down(guest.link, guest.peer)
+        guest.link = 2
+        guest.card.by_link[2] = guest
+        guest.card.steering.link_up(2, guest.peer)
+        stream.send(b"I am back")
+        shard.settle()
+        assert [record.length for record in shard.egress.take(kinds.TO_HOST)] == [len(b"I am back")]
+        assert len(shard.connections) == 1
+
+
 @pytest.mark.parametrize("steers", [True, False])
 def test_a_connection_completed_in_the_burst_in_which_its_link_goes_down_waits_for_its_guest(
     shard: Shard, steers: bool
