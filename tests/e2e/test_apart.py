@@ -269,10 +269,9 @@ def test_errors_and_rules_for_the_address_meet_both(network: Network, outside: S
                 # Their kernels find the socket by what the error quotes.
                 with pytest.raises(AssertionError, match="Connection refused"):
                     agent.run("udp", remote, CLOSED_PORT, 100, 3)
-        # A rule for a link is about one guest.
-        first, second = clones.agents
-        assert first.run("connect", INTERNET_ADDR, RESET)["errno"] == ""
-        assert second.run("connect", INTERNET_ADDR, RESET)["errno"] in REFUSED
+        # A rule for a link is about one guest. Either may have come first.
+        refused = [agent.run("connect", INTERNET_ADDR, RESET)["errno"] in REFUSED for agent in clones.agents]
+        assert sorted(refused) == [False, True]
 
 
 def exchange(sock: socket.socket, text: bytes) -> None:
