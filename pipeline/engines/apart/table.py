@@ -11,21 +11,22 @@ Demux must learn no address that its link has not claimed here. Else it would re
 frames from addresses beyond the bound on claims are dropped. Demux makes room when it forgets an address.
 
 Hostile guests: a guest may claim any address. That takes nothing from others, who get inner addresses. There
-are bounds on what a link claims and on its inner addresses.
+are bounds on what a guest claims with all its links, and on the inner addresses of a link.
 """
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from pipeline.engines import tally
 from pipeline.engines.apart.inner import MAX_PLACES, InnerAddresses, is_inner_mac
 from pipeline.engines.neighbors.addresses import GuestAddresses
 from pipeline.wire import ethernet, ip
 from pipeline.wire.errors import WireError
 
 SPARE_CLAIMS: Final = 1024
-"""A link may claim this many addresses more than demux knows of a guest, since demux refuses some."""
+"""A guest may claim this many addresses more than demux knows of it, since demux refuses some."""
 MAX_MACS: Final = 1024
-"""The most MACs that one link claims. One more replaces the oldest."""
+"""The most MACs that one guest claims. One more replaces the oldest of its link."""
 
 INNER_SOURCE: Final = "link_frame_dropped_inner_source"
 TOO_MANY: Final = "link_frame_dropped_too_many_inner"
@@ -42,8 +43,10 @@ class Renamed(NamedTuple):
 class LinkNames:
     """The addresses and MACs of one link, by own and by inner name."""
 
-    def __init__(self, link: int) -> None:
+    def __init__(self, link: int, guest: int) -> None:
         self.link = link
+        self.guest = guest
+        """The number of the guest that opened the link."""
         self.places: list[bytes] = []
         """The own names that have an inner one, by place. A place counts from 1."""
         self.inner_addrs: dict[int, int] = {}
@@ -73,23 +76,32 @@ class Claims:
         self._addrs: dict[int, int] = {}
         """Address -> the link that has it under its own name."""
         self._macs: dict[bytes, int] = {}
+        self._addrs_of: dict[int, int] = {}
+        """How many of these addresses each guest has on all its links."""
+        self._macs_of: dict[int, int] = {}
         self._renamed: list[Renamed] = []
 
     # --- links --------------------------------------------------------------------------
 
-    def link_up(self, link: int, places: Sequence[bytes] = ()) -> None:
-        """A link is attached. places: the list of a predecessor that had this link."""
-        names = self._links[link] = LinkNames(link)
+    def link_up(self, link: int, guest: int, places: Sequence[bytes] = ()) -> None:
+        """A link of this guest is attached. places: the list of a predecessor that had this link."""
+        names = self._links[link] = LinkNames(link, guest)
         for own in places[:MAX_PLACES]:
             self._rename(names, own)
 
     def link_down(self, link: int) -> None:
         """The link is gone, and with it all that it had."""
-        self._links.pop(link, None)
-        for addr in [addr for addr, owner in self._addrs.items() if owner == link]:
-            del self._addrs[addr]
-        for mac in [mac for mac, owner in self._macs.items() if owner == link]:
-            del self._macs[mac]
+        names = self._links.pop(link, None)
+        if names is None:
+            return
+        for addr in names.inner_addrs:
+            if self._addrs.get(addr) == link:
+                del self._addrs[addr]
+                tally.add(self._addrs_of, names.guest, -1)
+        for mac in names.inner_macs:
+            if self._macs.get(mac) == link:
+                del self._macs[mac]
+                tally.add(self._macs_of, names.guest, -1)
 
     def names(self, link: int) -> LinkNames | None:
         """What the link has; None if it is not attached."""
@@ -110,14 +122,13 @@ class Claims:
             raise WireError(INNER_SOURCE)
         if not self._addresses.may_have(addr) or self._addrs.get(addr, names.link) != names.link:
             return self._rename_addr(names, addr)
-        if len(names.inner_addrs) >= self._max_claims:
+        if self._addrs_of.get(names.guest, 0) >= self._max_claims:
             raise WireError(TOO_MANY)
-        self._addrs[addr] = names.link
-        names.inner_addrs[addr] = addr
+        self._claim(names, addr)
         return addr
 
     def set_bound(self, max_neighbors: int) -> None:
-        """Change how many addresses a link may claim. See __init__."""
+        """Change how many addresses a guest may claim. See __init__."""
         self._max_claims = max_neighbors + SPARE_CLAIMS
 
     def source_mac(self, names: LinkNames, mac: bytes) -> bytes:
@@ -133,12 +144,15 @@ class Claims:
             self._make_room(names)
             self._rename(names, mac)
             return names.inner_macs[mac]
-        if len(names.inner_macs) >= MAX_MACS + MAX_PLACES:
-            oldest = next(own for own, inner in names.inner_macs.items() if own == inner)
-            del names.inner_macs[oldest]
-            self._macs.pop(oldest, None)
+        if self._macs_of.get(names.guest, 0) >= MAX_MACS:
+            oldest = next((own for own, inner in names.inner_macs.items() if own == inner), b"")
+            if not oldest:
+                raise WireError(TOO_MANY)
+            del names.inner_macs[oldest], self._macs[oldest]
+            tally.add(self._macs_of, names.guest, -1)
         self._macs[mac] = names.link
         names.inner_macs[mac] = mac
+        tally.add(self._macs_of, names.guest, 1)
         return mac
 
     # --- what demux says --------------------------------------------------------------------
@@ -152,14 +166,21 @@ class Claims:
             # The link has an inner address for it already, and its flows go on with that one.
             return
         self.has_not(addr)
-        self._addrs[addr] = link
-        names.inner_addrs[addr] = addr
+        self._claim(names, addr)
 
     def has_not(self, addr: int) -> None:
         """Demux says that no link has the address under its own name."""
         link = self._addrs.pop(addr, None)
         if link is not None:
-            self._links[link].inner_addrs.pop(addr, None)
+            names = self._links[link]
+            del names.inner_addrs[addr]
+            tally.add(self._addrs_of, names.guest, -1)
+
+    def _claim(self, names: LinkNames, addr: int) -> None:
+        """The link has the address, which no other link has, under its own name."""
+        self._addrs[addr] = names.link
+        names.inner_addrs[addr] = addr
+        tally.add(self._addrs_of, names.guest, 1)
 
     # --- inner addresses ----------------------------------------------------------------------
 

@@ -76,9 +76,12 @@ class Apart:
 
     # --- links --------------------------------------------------------------------------
 
-    def link_up(self, number: int, places: Sequence[bytes] = ()) -> None:
-        """A link is attached. places: what a predecessor has reported of it (healing_messages.InnerEvent)."""
-        self._claims.link_up(number, places)
+    def link_up(self, number: int, guest: int, places: Sequence[bytes] = ()) -> None:
+        """A link of this guest is attached.
+
+        places: what a predecessor has reported of it (healing_messages.InnerEvent).
+        """
+        self._claims.link_up(number, guest, places)
         names = self._claims.names(number)
         if names is not None:
             self._links[number] = _Link(names, self._claims)

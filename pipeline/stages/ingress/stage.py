@@ -264,7 +264,7 @@ class IngressStage:
         """A link is attached. names: see Apart.link_up. keep_place: it does not write down its place yet."""
         self.steering.link_up(port.number, port.guest_number)
         if self.apart is not None:
-            self.apart.link_up(port.number, names)
+            self.apart.link_up(port.number, port.guest_number, names)
             # Demux may have reported its addresses before.
             self.steering.learn_again(port.number)
         if port.link.tunnel_mtu:

@@ -38,7 +38,7 @@ class Link:
         addresses = GuestAddresses(ip.parse_ipv4("192.168.127.0"), 24, (GATEWAY,), V6)
         self.claims = Claims(addresses, InnerAddresses(PREFIX), GATEWAY_MAC, 1024)
         for link in (1, 2):
-            self.claims.link_up(link)
+            self.claims.link_up(link, link)
         first, second = self.claims.names(1), self.claims.names(2)
         assert first is not None
         assert second is not None

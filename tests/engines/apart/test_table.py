@@ -25,7 +25,7 @@ def made(links: int = 3) -> tuple[Claims, list[LinkNames]]:
     claims = Claims(addresses, INNER, GATEWAY_MAC, 1024)
     names = []
     for link in range(1, links + 1):
-        claims.link_up(link)
+        claims.link_up(link, link)
         found = claims.names(link)
         assert found is not None
         names.append(found)
@@ -142,7 +142,7 @@ def test_a_link_has_a_bound_on_inner_addresses_and_on_claims() -> None:
     with pytest.raises(WireError, match=TOO_MANY):
         claims.source_mac(first, MAC)
     claims.set_bound(10)
-    for number in range(SPARE_CLAIMS + 9):
+    for number in range(SPARE_CLAIMS + 10):
         assert claims.source(second, SAME6 + number) == SAME6 + number
     with pytest.raises(WireError, match=TOO_MANY):
         claims.source(second, LOCAL6)
@@ -156,6 +156,33 @@ def test_a_link_has_a_bound_on_inner_addresses_and_on_claims() -> None:
     assert len(claims) <= SPARE_CLAIMS + 10 + MAX_MACS + MAX_PLACES
 
 
+def test_a_guest_gains_no_claims_by_more_links_and_gives_them_back() -> None:
+    claims, (other,) = made(1)
+    claims.set_bound(10)
+    for turn in range(3):
+        for link in (5, 6):
+            claims.link_up(link, 3)
+        names = [claims.names(link) for link in (5, 6)]
+        refused = 0
+        for number in range(SPARE_CLAIMS + 20):
+            try:
+                claims.source(names[number % 2], SAME6 + number)  # type: ignore[arg-type]
+            except WireError:
+                refused += 1
+        assert refused == 10
+        for number in range(MAX_MACS):
+            mac = (number + (2 << 40)).to_bytes(6, "big")
+            assert claims.source_mac(names[0], mac) == mac  # type: ignore[arg-type]
+        with pytest.raises(WireError, match=TOO_MANY):
+            claims.source_mac(names[1], bytes(5) + b"\2")  # type: ignore[arg-type]
+        assert len(claims) == SPARE_CLAIMS + 10 + MAX_MACS + (2 if turn else 0)
+        assert claims.source(other, LOCAL6) == LOCAL6
+        assert claims.source_mac(other, MAC) == MAC
+        for link in (5, 6):
+            claims.link_down(link)
+        assert len(claims) == 2
+
+
 def test_a_successor_has_the_same_inner_addresses() -> None:
     claims, (first, second, _) = made()
     for names in (first, second):
@@ -167,7 +194,7 @@ def test_a_successor_has_the_same_inner_addresses() -> None:
     assert [(each.link, each.own) for each in told] == [(2, own) for own in second.places]
     assert claims.take_renamed() == []
     later, _ = made(0)
-    later.link_up(2, second.places)
+    later.link_up(2, 2, second.places)
     restored = later.names(2)
     assert restored is not None
     assert restored.own_addrs == second.own_addrs

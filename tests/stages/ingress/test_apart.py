@@ -279,7 +279,7 @@ def test_the_supervisor_hears_what_a_successor_needs(rig: Rig) -> None:
     assert names_of(rig.taken()) == ["Renamed", "Renamed"]
     # And a successor of ingress goes on with the same names, although the first guest is silent.
     later = Rig()
-    later.stage.apart.link_up(2, [GUEST_MAC, ip.packed(OWN)])  # type: ignore[union-attr]
+    later.stage.apart.link_up(2, 2, [GUEST_MAC, ip.packed(OWN)])  # type: ignore[union-attr]
     run = later.come(1, tcp_frame(1, b"data", src=OWN, eth_header=FROM_GUEST))[-1]
     assert Ends.of(run.key).guest_addr == INNER
     later.end()
