@@ -1,7 +1,7 @@
 """The guests that a rule is about: addresses and networks, MAC addresses, and links by their numbers."""
 
-from collections.abc import Callable, Iterable
-from typing import Final
+from collections.abc import Collection, Iterable
+from typing import Final, NamedTuple
 
 from pipeline.engines.networks import Networks
 from pipeline.engines.stations import Station
@@ -12,8 +12,14 @@ LINK_MARK: Final = "link:"
 MAX_LINK: Final = 0xFFFF
 """A record has 16 bits for the number."""
 
-StationOf = Callable[[int], Station | None]
-"""The station that has an address now (pipeline.engines.stations)."""
+
+class KnownGuest(NamedTuple):
+    """What is known of the guest that a rule may be about."""
+
+    addresses: Collection[int]
+    """All of its station's. Another guest may have some of them too (pipeline.engines.apart)."""
+    station: Station | None
+    """The guest's own, never that of another guest with such an address. None if it is not known."""
 
 
 def link_number(word: str) -> int | None:
@@ -39,9 +45,9 @@ def needs_stations(words: Iterable[str]) -> bool:
 
 
 class GuestSet:
-    """Says of a guest's address whether the rule is about this guest."""
+    """Says of a guest whether the rule is about it."""
 
-    def __init__(self, words: Iterable[str], station_of: StationOf) -> None:
+    def __init__(self, words: Iterable[str]) -> None:
         """words: as scalars.GuestWord allows them."""
         macs: set[bytes] = set()
         links: set[int] = set()
@@ -54,15 +60,12 @@ class GuestSet:
                 macs.add(found)
             else:
                 networks.append(word)
-        self._station_of = station_of
         self._macs = frozenset(macs)
         self._links = frozenset(links)
         self._networks = Networks(networks) if networks else None
 
-    def __contains__(self, addr: int) -> bool:
-        if self._networks is not None and addr in self._networks:
+    def __contains__(self, guest: KnownGuest) -> bool:
+        networks, station = self._networks, guest.station
+        if networks is not None and any(addr in networks for addr in guest.addresses):
             return True
-        if not self._macs and not self._links:
-            return False
-        station = self._station_of(addr)
         return station is not None and (station[0] in self._macs or station[1] in self._links)

@@ -28,7 +28,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from pipeline.engines.groups import BITS, Groups
-from pipeline.engines.guest_set import StationOf, needs_stations
+from pipeline.engines.guest_set import KnownGuest, needs_stations
 from pipeline.engines.proxy.via import Via
 from pipeline.engines.rules import (
     NetworkSets,
@@ -39,6 +39,7 @@ from pipeline.engines.rules import (
     has_port,
     number_of,
 )
+from pipeline.engines.stations import StationOf
 from pipeline.wire import ip
 from pipeline.wire.stated import CONTRADICTION, NAME, OTHER, Stated
 
@@ -165,7 +166,7 @@ class Decision(NamedTuple):
 class _Flow(NamedTuple):
     """What is known of a flow. ``names``: numbers of the patterns that its address has for the guest."""
 
-    guests: Collection[int]
+    guest: KnownGuest
     addresses: tuple[int, ...]
     groups: int
     names: frozenset[int]
@@ -210,7 +211,7 @@ class Policy:
         """addresses_of: all addresses of the station that has one (pipeline.engines.stations).
 
         also_means: destinations for which the rules about another one hold too. groups: of addresses.
-        station_of: see pipeline.engines.guest_set. held_with: as addresses_of, without addresses that
+        station_of: the station that has an address now. held_with: as addresses_of, without addresses that
         another guest has too. Only these addresses share the names of destinations.
         """
         self._station_of = station_of
@@ -238,7 +239,7 @@ class Policy:
         """Apply other rules from now on. The names of addresses stay known."""
         self._default = config.default == "allow"
         self._preset = config.preset
-        networks = NetworkSets(self._station_of)
+        networks = NetworkSets()
         self._rules = [
             Rule(rule, f"egress-policy.rules[{index}]", networks) for index, rule in enumerate(config.rules)
         ]
@@ -295,9 +296,9 @@ class Policy:
         depends: list[int] = []
         verdict: Verdict | None = None
         decided_at = len(self._rules)
-        for at in index.candidates(flow.guests, flow.addresses, flow.groups, names):
+        for at in index.candidates(flow.guest.addresses, flow.addresses, flow.groups, names):
             rule = self._rules[at]
-            if not rule.is_about(flow.guests, port, protocol):
+            if not rule.is_about(flow.guest, port, protocol):
                 continue
             fits = self._fits(rule, flow)
             if fits == _FITS:
@@ -335,7 +336,6 @@ class Policy:
         address = ip.embedded(address)
         other = self._also_means.get(address)
         addresses = (address,) if other is None else (address, other)
-        guests = self._addresses_of(guest)
         groups = 0
         if self._asks_groups:
             for each in addresses:
@@ -352,7 +352,10 @@ class Policy:
             if stated is not None and stated.kind == NAME
             else _NO_PATTERNS
         )
-        return _Flow(guests, addresses, groups, names, port, protocol, stated, patterns)
+        return _Flow(self._known(guest), addresses, groups, names, port, protocol, stated, patterns)
+
+    def _known(self, guest: int) -> KnownGuest:
+        return KnownGuest(self._addresses_of(guest), self._station_of(guest))
 
     def _fits(self, rule: Rule, flow: _Flow) -> int:
         """Whether the destination is one of the rule's."""
@@ -381,7 +384,7 @@ class Policy:
         for at in self._denied_names:
             if at >= before:
                 break
-            if self._rules[at].is_about(flow.guests, flow.port, flow.protocol):
+            if self._rules[at].is_about(flow.guest, flow.port, flow.protocol):
                 return at
         return -1
 
@@ -423,8 +426,8 @@ class Policy:
         """The part of the rule that is not about such a flow. "names" if it may be about it."""
         if rule.protocols and flow.protocol not in rule.protocols:
             return "protocols"
-        if not rule.is_about(flow.guests, flow.port, flow.protocol):
-            return "guests" if not rule.is_for(flow.guests) else "ports"
+        if not rule.is_about(flow.guest, flow.port, flow.protocol):
+            return "guests" if not rule.is_for(flow.guest) else "ports"
         return "names" if rule.names else "groups" if rule.groups else "networks"
 
     def allows(self, guest: int, address: int, port: int, protocol: str, now: float) -> bool:
@@ -462,11 +465,11 @@ class Policy:
 
         A rule that is about some ports or protocols alone allows the question, and does not forbid it.
         """
-        guests = self._addresses_of(guest)
+        asking = self._known(guest)
         patterns = self._patterns.match_text(name)
-        for at in self._index.candidates(guests, (), _PUBLIC, patterns):
+        for at in self._index.candidates(asking.addresses, (), _PUBLIC, patterns):
             rule = self._rules[at]
-            if not rule.is_for(guests):
+            if not rule.is_for(asking):
                 continue
             if not rule.names.isdisjoint(patterns):
                 if rule.allow or rule.ask or not (rule.ports or rule.protocols):

@@ -16,9 +16,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final, Protocol
 
 from pipeline.engines import guest_set
-from pipeline.engines.guest_set import StationOf
 from pipeline.engines.networks import Networks
-from pipeline.engines.stations import Station
+from pipeline.engines.stations import Station, StationOf
 from pipeline.wire import ip
 
 FROM_GUEST: Final = 0

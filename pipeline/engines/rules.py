@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from pipeline.blake2 import blake2b
 from pipeline.engines.groups import BITS
-from pipeline.engines.guest_set import GuestSet, StationOf, needs_stations
+from pipeline.engines.guest_set import GuestSet, KnownGuest, needs_stations
 from pipeline.engines.networks import Networks
 from pipeline.engines.proxy import via
 from pipeline.engines.proxy.via import Via
@@ -120,20 +120,17 @@ class Rule:
         """Whether a connection to this port should state a name."""
         return self.checks_stated and has_port(self.stated_ports, port)
 
-    def is_about(self, guests: Collection[int], port: int, protocol: str) -> bool:
-        """Whether the rule is about these guests, this port and this protocol."""
+    def is_about(self, guest: KnownGuest, port: int, protocol: str) -> bool:
+        """Whether the rule is about this guest, this port and this protocol."""
         if self.protocols and protocol not in self.protocols:
             return False
         if self.ports and (protocol == "icmp" or not has_port(self.ports, port)):
             return False
-        return self.is_for(guests)
+        return self.is_for(guest)
 
-    def is_for(self, guests: Collection[int]) -> bool:
-        """Whether the rule is about a guest with these addresses."""
-        if not self.guest_texts:
-            return True
-        known = self._sets.guests(self.guest_texts)
-        return any(guest in known for guest in guests)
+    def is_for(self, guest: KnownGuest) -> bool:
+        """Whether the rule is about this guest."""
+        return not self.guest_texts or guest in self._sets.guests(self.guest_texts)
 
     def has_address(self, addresses: Collection[int], groups: int) -> bool:
         """Whether the rule names the destination by its address."""
@@ -153,9 +150,7 @@ def has_port(ports: Ports, port: int) -> bool:
 class NetworkSets:
     """Sets of addresses, each made when it is asked for first. Rules with the same networks share one."""
 
-    def __init__(self, station_of: StationOf = lambda _addr: None) -> None:
-        """station_of: see pipeline.engines.guest_set."""
-        self._station_of = station_of
+    def __init__(self) -> None:
         self._made: dict[tuple[str, ...], Networks] = {}
         self._guests: dict[tuple[str, ...], GuestSet] = {}
 
@@ -170,7 +165,7 @@ class NetworkSets:
         """The set of these guests."""
         found = self._guests.get(texts)
         if found is None:
-            found = self._guests[texts] = GuestSet(texts, self._station_of)
+            found = self._guests[texts] = GuestSet(texts)
         return found
 
 

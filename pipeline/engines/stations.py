@@ -8,10 +8,12 @@ A guest may have an address that another one has too (pipeline.engines.apart). I
 all records. The rules for its own address hold for it, and those for its own MAC.
 """
 
-from collections.abc import Collection, Container, Mapping
+from collections.abc import Callable, Collection, Container, Mapping
 
 Station = tuple[bytes, int]
 """MAC address and link."""
+StationOf = Callable[[int], Station | None]
+"""The station that has an address now."""
 
 
 class Stations:

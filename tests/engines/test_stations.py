@@ -1,5 +1,7 @@
 """Which addresses are one station's, and what that means for rules about guests."""
 
+import pytest
+
 from pipeline.config.model import EgressPolicy, PolicyRule
 from pipeline.engines.policy import Policy, number_of
 from pipeline.engines.stations import Stations
@@ -95,6 +97,26 @@ def test_rules_for_an_own_address_or_mac_hold_for_a_guest_with_inner_ones() -> N
     assert set(stations.addresses_of(inner)) == {inner}
     stations.learn(inner, inner_mac, 2)
     assert stations.station_of(inner) == (inner_mac, 2), "another guest has the number of the link"
+
+
+@pytest.mark.parametrize("word", ["link:1", "5a:94:ef:00:00:01"])
+def test_a_rule_for_a_link_or_mac_is_not_about_another_guest_with_one_of_its_addresses(word: str) -> None:
+    inner = ip.parse("240.0.2.1")
+    stations = Stations({V4: ONE})
+    stations.learn(V4, ONE, 1)
+    stations.rename(inner, V4, 2)
+    stations.learn(inner, OTHER, 2)
+    policy = Policy(
+        EgressPolicy("allow", (PolicyRule("deny", guests=(word,)),)),
+        addresses_of=stations.addresses_of,
+        station_of=stations.station_of,
+        held_with=stations.held_with,
+    )
+    assert not policy.allows(V4, OUTSIDE, 80, "tcp", 0.0)
+    assert policy.allows(inner, OUTSIDE, 80, "tcp", 0.0)
+    policy.replace(EgressPolicy("allow", (PolicyRule("deny", guests=(word,), names=("example.com",)),)))
+    assert not policy.question(V4, "example.com").allow
+    assert policy.question(inner, "example.com").allow
 
 
 def test_a_name_that_the_other_guest_with_the_address_asked_for_does_not_count() -> None:
