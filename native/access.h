@@ -94,19 +94,27 @@ GVTAP_INLINE Py_buffer *gvtap_view(PyObject *object)
     return NULL;
 }
 
+/* The bytes of any object with a buffer, as gvtap_buffer(): those of views and of bytes without a call. */
+GVTAP_INLINE char *gvtap_bytes(PyObject *object, Py_ssize_t *length, int writable)
+{
+    Py_buffer *buffer = gvtap_view(object);
+    if (likely(buffer && !(writable && buffer->readonly))) {
+        *length = buffer->len;
+        return buffer->buf;
+    }
+    if (!writable && PyBytes_CheckExact(object)) {
+        *length = PyBytes_GET_SIZE(object);
+        return PyBytes_AS_STRING(object);
+    }
+    return gvtap_buffer(object, length, writable);
+}
+
 /* Where ``size`` bytes at offset ``at`` of an object lie; NULL with an exception if they do not lie in it. */
 GVTAP_INLINE CPyPtr gvtap_at(PyObject *object, CPyTagged at, Py_ssize_t size, char writable)
 {
     Py_ssize_t length;
-    char *bytes;
-    Py_buffer *buffer = gvtap_view(object);
-    if (likely(buffer && !(writable && buffer->readonly))) {
-        bytes = buffer->buf;
-        length = buffer->len;
-    } else if (!writable && PyBytes_CheckExact(object)) {
-        bytes = PyBytes_AS_STRING(object);
-        length = PyBytes_GET_SIZE(object);
-    } else if (!(bytes = gvtap_buffer(object, &length, writable)))
+    char *bytes = gvtap_bytes(object, &length, writable);
+    if (!bytes)
         return 0;
     size_t begin = (size_t)((Py_ssize_t)at >> 1);
     if (unlikely((Py_ssize_t)begin < 0)) /* counted from the end, as struct does */
@@ -122,15 +130,8 @@ GVTAP_INLINE CPyPtr gvtap_at(PyObject *object, CPyTagged at, Py_ssize_t size, ch
 GVTAP_INLINE CPyPtr gvtap_all(PyObject *object, Py_ssize_t size)
 {
     Py_ssize_t length;
-    char *bytes;
-    Py_buffer *buffer = gvtap_view(object);
-    if (likely(PyBytes_CheckExact(object))) {
-        bytes = PyBytes_AS_STRING(object);
-        length = PyBytes_GET_SIZE(object);
-    } else if (buffer) {
-        bytes = buffer->buf;
-        length = buffer->len;
-    } else if (!(bytes = gvtap_buffer(object, &length, 0)))
+    char *bytes = gvtap_bytes(object, &length, 0);
+    if (!bytes)
         return 0;
     if (unlikely(length != size)) {
         gvtap_struct_error("the buffer has not the length of the struct");
@@ -273,17 +274,11 @@ static __attribute__((unused)) CPyTagged gvtap_moved(ssize_t count)
 static __attribute__((unused)) CPyTagged gvtap_receive(PyObject *sock, PyObject *object)
 {
     Py_ssize_t length;
-    char *bytes;
-    Py_buffer *buffer = gvtap_view(object);
-    int fd = gvtap_fd(sock);
-    if (fd < 0)
-        return CPY_INT_TAG;
-    if (likely(buffer && !buffer->readonly)) {
-        bytes = buffer->buf;
-        length = buffer->len;
-    } else if (!(bytes = gvtap_buffer(object, &length, 1)))
-        return CPY_INT_TAG;
     ssize_t count;
+    int fd = gvtap_fd(sock);
+    char *bytes = fd < 0 ? NULL : gvtap_bytes(object, &length, 1);
+    if (!bytes)
+        return CPY_INT_TAG;
     do
         count = recv(fd, bytes, (size_t)length, MSG_DONTWAIT);
     while (count < 0 && errno == EINTR && PyErr_CheckSignals() == 0);
@@ -293,20 +288,11 @@ static __attribute__((unused)) CPyTagged gvtap_receive(PyObject *sock, PyObject 
 static __attribute__((unused)) CPyTagged gvtap_send(PyObject *sock, PyObject *object)
 {
     Py_ssize_t length;
-    char *bytes;
-    Py_buffer *buffer = gvtap_view(object);
-    int fd = gvtap_fd(sock);
-    if (fd < 0)
-        return CPY_INT_TAG;
-    if (buffer) {
-        bytes = buffer->buf;
-        length = buffer->len;
-    } else if (PyBytes_CheckExact(object)) {
-        bytes = PyBytes_AS_STRING(object);
-        length = PyBytes_GET_SIZE(object);
-    } else if (!(bytes = gvtap_buffer(object, &length, 0)))
-        return CPY_INT_TAG;
     ssize_t count;
+    int fd = gvtap_fd(sock);
+    char *bytes = fd < 0 ? NULL : gvtap_bytes(object, &length, 0);
+    if (!bytes)
+        return CPY_INT_TAG;
     do
         count = send(fd, bytes, (size_t)length, MSG_DONTWAIT | MSG_NOSIGNAL);
     while (count < 0 && errno == EINTR && PyErr_CheckSignals() == 0);
@@ -388,12 +374,8 @@ static __attribute__((unused)) PyObject *gvtap_take_slots(PyObject *view, CPyTag
 static __attribute__((unused)) CPyTagged gvtap_word_sum(PyObject *object, CPyTagged at, CPyTagged n)
 {
     Py_ssize_t length;
-    char *bytes;
-    Py_buffer *buffer = gvtap_view(object);
-    if (likely(buffer != NULL)) {
-        bytes = buffer->buf;
-        length = buffer->len;
-    } else if (!(bytes = gvtap_buffer(object, &length, 0)))
+    char *bytes = gvtap_bytes(object, &length, 0);
+    if (!bytes)
         return CPY_INT_TAG;
     Py_ssize_t begin = (Py_ssize_t)at >> 1, left = (Py_ssize_t)n >> 1;
     if (unlikely(((at | n) & 1) || begin < 0 || left < 0)) {
