@@ -48,7 +48,7 @@ MAX_TOTAL: Final = virtio_net.LONG_LEN + 18 + 0xFFFF
 
 _CONTROL: Final = Struct("!BBHIQ")
 CONTROL_LEN: Final[int] = _CONTROL.size
-_MALFORMED: Final = "vxlan_datagram_dropped_malformed"
+MALFORMED: Final = "vxlan_datagram_dropped_malformed"
 
 
 def build_control(kind: int, vni: int, nonce: int) -> bytes:
@@ -61,10 +61,10 @@ def build_control(kind: int, vni: int, nonce: int) -> bytes:
 def parse_control(datagram: bytes | memoryview, vni: int) -> tuple[int, int]:
     """(kind, nonce) of a QUESTION or an ANSWER of this network. Raises WireError for anything else."""
     if len(datagram) != CONTROL_LEN:
-        raise WireError(_MALFORMED)
+        raise WireError(MALFORMED)
     mark, kind, zero, network, nonce = _CONTROL.unpack_from(datagram)
     if mark != MARK or kind not in (QUESTION, ANSWER) or zero or network != vni << VNI_SHIFT:
-        raise WireError(_MALFORMED)
+        raise WireError(MALFORMED)
     return kind, nonce
 
 

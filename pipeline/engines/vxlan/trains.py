@@ -25,6 +25,7 @@ from pipeline.wire.vxlan_train import (
     CHUNK,
     CHUNK_HEADER,
     HEADER_LEN,
+    MALFORMED,
     MARK,
     MAX_CHUNK,
     MAX_TOTAL,
@@ -36,7 +37,6 @@ from pipeline.wire.vxlan_train import (
 MAX_PARTIALS: Final = 32
 MAX_OF_HOST: Final = 8
 
-MALFORMED: Final = "vxlan_datagram_dropped_malformed"
 INCOMPLETE: Final = "vxlan_frame_dropped_incomplete"
 
 _U1: Final = np.dtype("u1")
