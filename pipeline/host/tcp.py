@@ -98,7 +98,7 @@ def keep_alive(sock: socket.socket) -> None:
 
 
 def _set(sock: socket.socket, options: _Options, *, linger: bool = False) -> None:
-    if _family(sock) in _INET:
+    if is_tcp(sock):
         try:
             if linger:
                 socket_calls.set_linger(sock, 1)
@@ -118,7 +118,7 @@ def is_tcp(sock: socket.socket) -> bool:
 def client_of(sock: socket.socket) -> Client:
     """The peer of an accepted connection. NO_CLIENT without an address, or if the peer is gone already."""
     try:
-        if _family(sock) in _INET:
+        if is_tcp(sock):
             host, port = sock.getpeername()[:2]
             return ip.parse(host).to_bytes(16, "big") + _PORT.pack(port)
     except OSError:
@@ -154,7 +154,7 @@ def reset(sock: socket.socket) -> None:
 
 
 def _close(sock: socket.socket, linger: int) -> None:
-    if _family(sock) in _INET:
+    if is_tcp(sock):
         try:
             socket_calls.set_linger(sock, linger)
         except OSError as error:

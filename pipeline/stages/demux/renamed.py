@@ -1,7 +1,7 @@
 """Passes on to egress and the resolver which inner address stands for which own one (pipeline.engines.apart).
 
 Ingress says so before its first record with the inner address. Demux remembers it for successors of the other
-workers, and for what it tells about guests.
+workers.
 """
 
 from collections.abc import Sequence
@@ -39,11 +39,3 @@ class RenamedGuests:
             for renamed in of_link:
                 for ring in rings:
                     ring.push(renamed.pack())
-
-    def own_of(self, addr: int) -> int:
-        """The own address for which an inner one stands; 0 if this is not an inner one."""
-        for of_link in self._of_link.values():
-            for renamed in of_link:
-                if renamed.inner == addr and not renamed.is_mac:
-                    return renamed.own
-        return 0
