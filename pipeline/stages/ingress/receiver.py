@@ -114,16 +114,20 @@ class Receiver:
             readable = len(ports.readable)
             crowded = shares.crowded(turns, now)
             bursts = 0
+            most = STEP_S if crowded else LONG_STEP_S
             for guest in shares.order(turns):
                 limit = shares.read_limit(guest, crowded=crowded)
                 bursts += self._take_turn(turns[guest], limit, now)
+                # Whoever has no turn now has most time left in the next step.
+                if shares.expected > most:
+                    break
             # If a link was found empty, the next link of its guest may still have something to read.
             if not bursts and len(ports.readable) == readable:
                 return work
             work += bursts
             if not ports.readable:
                 return work
-            if shares.expected > (STEP_S if crowded else LONG_STEP_S):
+            if shares.expected > most:
                 break
         self.more = True
         return work

@@ -89,7 +89,7 @@ def test_a_step_is_short_if_what_it_reads_is_work_for_others(rig: IngressRig) ->
     rig.turn()
     rig.turn()
     accounts = rig.stage.ports.shares
-    accounts.was_read(port.guest_number, 70_000, 1000, 930.0, monotonic())
+    accounts.was_read(port.guest_number, 16_000, 250, 230.0, monotonic())
     accounts.charge(port.guest_number, 0.005, monotonic())
     limit = accounts.read_limit(port.guest_number)
     honest.sendall(FRAME)
@@ -100,6 +100,25 @@ def test_a_step_is_short_if_what_it_reads_is_work_for_others(rig: IngressRig) ->
     assert rig.stage.deadline() == 0.0, "the rest follows at once"
     flood.close()
     honest.close()
+
+
+def test_a_step_does_not_grow_with_the_number_of_guests_that_flood(rig: IngressRig) -> None:
+    links = [rig.link_of(f"process {number}") for number in range(7, 19)]
+    rig.turn()
+    rig.turn()
+    accounts = rig.stage.ports.shares
+    for port, _ in links:
+        accounts.was_read(port.guest_number, 70_000, 1000, 0.0, monotonic())
+        accounts.charge(port.guest_number, 0.02, monotonic())
+    limit = accounts.read_limit(links[0][0].guest_number)
+    for _, end in links:
+        end.sendall(FRAME * 500)
+    for _ in range(12):
+        rig.turn()
+        assert rig.taken() * len(FRAME) <= 3 * limit, "two reads of 0.2 ms each"
+    assert all(port.traffic.frames_from_guest for port, _ in links), "each had its turn"
+    for _, end in links:
+        end.close()
 
 
 def test_a_round_in_which_nobody_can_be_read_cancels_no_debt(rig: IngressRig) -> None:
