@@ -155,9 +155,12 @@ class Receiver:
         port.link.read_limit = limit
         began = thread_time()
         bursts = self._read_link(port, now, 1)
-        if bursts:
+        if bursts and port.link.drained:
+            # To find it empty would take another round.
+            self._ports.is_empty(port)
+        elif bursts:
             self._ports.was_read(port)
-        elif port not in self._ports.readable:
+        if port not in self._ports.readable:
             shares.is_empty(port.guest_number)
         shares.charge(port.guest_number, thread_time() - began, now)
         return bursts
