@@ -89,14 +89,16 @@ def kind() -> str:
     return "plain" if reason() else "compiled"
 
 
-def command(name: str, *, plain: bool = False) -> list[str]:
+def command(name: str, *, plain: bool = False, root: Path = ROOT) -> list[str]:
     """The command line of a program of ours. It is the compiled one if kind() is, unless ``plain`` is set.
 
+    root: of another checkout, whose program runs, compiled if it can.
     It begins with env, so that PYTHONPATH is right wherever the command runs. env does not change the pid.
     """
-    tree = [] if plain or kind() == "plain" else [str(place(ROOT))]
+    why = reason() if root == ROOT else problem(root)
+    tree = [] if plain or why else [str(place(root))]
     inherited = [path for path in [os.environ.get("PYTHONPATH", "")] if path]
-    path = os.pathsep.join([*tree, str(ROOT), *inherited])
+    path = os.pathsep.join([*tree, str(root), *inherited])
     script = Path(sys.executable).parent / name
     # -P: do not put the working directory before the path.
     argv = [str(script)] if script.exists() else [sys.executable, "-P", "-m", MODULES[name]]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 from perf.namespaces import Namespace, World, world
-from perf.peers import AGENT, TAP, TAP_AUTO, VHOST, Endpoint, installed, running
+from perf.peers import AGENT, ROOT, TAP, TAP_AUTO, VHOST, Endpoint, installed, running
 
 LINKS = {
     "qemu": ("pipeline",),
@@ -65,7 +66,12 @@ def start(
     others: tuple[Namespace, ...] = (),
     *,
     ipv6: bool = False,
+    checkout: Path = ROOT,
 ) -> AbstractContextManager[Endpoint]:
-    """A running peer, with further guests ``others``. ipv6: the guest has both families."""
+    """A running peer, with further guests ``others``. ipv6: the guest has both families.
+
+    checkout: see perf.peers.Setup.
+    """
     extra = tuple(options.daemon_option)
-    return running(peer, where, mtu, plain=options.plain, ipv6=ipv6, extra=extra, others=others)
+    plain = bool(options.plain)
+    return running(peer, where, mtu, plain=plain, ipv6=ipv6, extra=extra, others=others, checkout=checkout)

@@ -79,6 +79,8 @@ class Setup(NamedTuple):
     stack: ExitStack
     nics: list[tuple[Process, Path]]
     others: tuple[Namespace, ...]
+    checkout: Path = ROOT
+    """Whose daemon runs, if it is this program's."""
 
 
 def _nic(setup: Setup, path: Path, address: str, gateway: str, number: int = 0, vhost: bool = False) -> None:
@@ -125,7 +127,12 @@ def _ipv6_flags(setup: Setup) -> list[str]:
 
 def _start_pipeline(setup: Setup) -> tuple[Process, str]:
     path = setup.directory / "net.sock"
-    argv = [*compiled.command("gvtap-pipeline"), "start", "-listen-qemu", f"unix://{path}"]
+    argv = [
+        *compiled.command("gvtap-pipeline", root=setup.checkout),
+        "start",
+        "-listen-qemu",
+        f"unix://{path}",
+    ]
     argv += ["-mtu", str(setup.mtu), *_ipv6_flags(setup)]
     process = _peer(setup, "pipeline", [*argv, "-ssh-port", "-1", *setup.extra], cwd=ROOT)
     for number in range(1 + len(setup.others)):
@@ -135,7 +142,12 @@ def _start_pipeline(setup: Setup) -> tuple[Process, str]:
 
 def _start_vhost(setup: Setup) -> tuple[Process, str]:
     path = setup.directory / "net.sock"
-    argv = [*compiled.command("gvtap-pipeline"), "start", "-listen-vhost-user", f"unix://{path}"]
+    argv = [
+        *compiled.command("gvtap-pipeline", root=setup.checkout),
+        "start",
+        "-listen-vhost-user",
+        f"unix://{path}",
+    ]
     argv += ["-mtu", str(setup.mtu), *_ipv6_flags(setup)]
     process = _peer(setup, VHOST, [*argv, "-ssh-port", "-1", *setup.extra], cwd=ROOT)
     for number in range(1 + len(setup.others)):
@@ -145,7 +157,14 @@ def _start_vhost(setup: Setup) -> tuple[Process, str]:
 
 def _start_agent(setup: Setup) -> tuple[Process, str]:
     path = setup.directory / "net.sock"
-    argv = [*compiled.command("gvtap-pipeline"), "start", "-listen", f"unix://{path}", "-mtu", str(setup.mtu)]
+    argv = [
+        *compiled.command("gvtap-pipeline", root=setup.checkout),
+        "start",
+        "-listen",
+        f"unix://{path}",
+        "-mtu",
+        str(setup.mtu),
+    ]
     argv += _ipv6_flags(setup)
     process = _peer(setup, AGENT, [*argv, "-ssh-port", "-1", *setup.extra], cwd=ROOT)
     deadline = time.monotonic() + START_PATIENCE
@@ -163,7 +182,13 @@ def _start_agent(setup: Setup) -> tuple[Process, str]:
 
 def _start_tap(setup: Setup) -> tuple[Process, str]:
     guest = setup.world.guest
-    argv = [*compiled.command("gvtap-pipeline"), "start", "-mtu", str(setup.mtu), *_ipv6_flags(setup)]
+    argv = [
+        *compiled.command("gvtap-pipeline", root=setup.checkout),
+        "start",
+        "-mtu",
+        str(setup.mtu),
+        *_ipv6_flags(setup),
+    ]
     argv += ["-link", f"tap+eth0?netns=/proc/{guest.pid}/ns/net"]
     process = _peer(setup, TAP, [*argv, "-ssh-port", "-1", *setup.extra], cwd=ROOT)
     deadline = time.monotonic() + START_PATIENCE
@@ -274,15 +299,16 @@ def running(
     ipv6: bool = False,
     extra: tuple[str, ...] = (),
     others: tuple[Namespace, ...] = (),
+    checkout: Path = ROOT,
 ) -> Iterator[Endpoint]:
     """Start a peer, and wait until the guest reaches the host's loopback through it. Stop it at the end.
 
     ipv6: the guest reaches the host over IPv6 too. extra: further options for this program's own daemon.
-    others: further guests (MANY_GUESTS). Raises PeerError with the end of the log.
+    others: further guests (MANY_GUESTS). checkout: see Setup. Raises PeerError with the end of the log.
     """
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="perf-")))
-        setup = Setup(world, directory, mtu, plain, ipv6, extra, stack, [], others)
+        setup = Setup(world, directory, mtu, plain, ipv6, extra, stack, [], others, checkout)
         log = directory / f"{name.removesuffix(' auto')}.log"
         try:
             if ipv6:

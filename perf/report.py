@@ -26,6 +26,8 @@ from perf.peers import PeerError
 RESULTS = Path(__file__).resolve().parent / "results"
 _BEYOND = 0.05
 """How probable it may be that a median is outside of its interval."""
+MET, MISSED, OPEN = "met", "MISSED", "open"
+"""Whether an aim is reached: see reached()."""
 COLUMNS = frozenset(
     {"what", "peer", "unit", "min", "median", "max", "samples", "date", "commit", "machine", "settings"}
 )
@@ -51,11 +53,10 @@ class Figure(NamedTuple):
         return statistics.median(self.samples)
 
 
-def commit() -> str:
+def commit(checkout: Path = RESULTS) -> str:
     """The short commit hash of what is measured, with "+" if the tree has changes."""
-    here = Path(__file__).resolve().parent
     done = subprocess.run(
-        ["git", "describe", "--always", "--dirty=+"], cwd=here, capture_output=True, text=True
+        ["git", "describe", "--always", "--dirty=+"], cwd=checkout, capture_output=True, text=True
     )
     return done.stdout.strip() or "unknown"
 
@@ -168,12 +169,33 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
     return (ordered[rank - 1], ordered[-rank]) if rank else None
 
 
-def pairs(figures: Sequence[Figure], first: str, second: str, aim_of: Callable[[str], float | None]) -> str:
+def reached(values: Sequence[float], aim: float, *, at_most: bool = False) -> str:
+    """MET or MISSED if the whole interval of the median says so, else OPEN. Few values leave it open.
+
+    aim: the least median that is wanted. at_most: the largest one.
+    """
+    ends = interval(values)
+    if ends is None:
+        return OPEN
+    low, high = (-ends[1], -ends[0]) if at_most else ends
+    aim = -aim if at_most else aim
+    return MET if low >= aim else MISSED if high < aim else OPEN
+
+
+def pairs(
+    figures: Sequence[Figure],
+    first: str,
+    second: str,
+    aim_of: Callable[[str], float | None],
+    *,
+    by_interval: bool = False,
+) -> str:
     """Medians of two that were measured in turns, the median of the turns' ratios, and whether it is enough.
 
     Beside the ratio stands where it is with 95 %, if there are enough turns to say so.
 
     A ratio over 1 means that ``second`` is better. aim_of: the least ratio of a row, None for any.
+    by_interval: judge a row by reached(), not by the median alone.
     """
     rows = []
     cells = {(figure.what, figure.peer): figure for figure in figures}
@@ -186,7 +208,10 @@ def pairs(figures: Sequence[Figure], first: str, second: str, aim_of: Callable[[
         ends = interval(ratios)
         between = f"{ends[0]:.2f} to {ends[1]:.2f}" if ends else ""
         aim = aim_of(what)
-        verdict = "" if aim is None else f"{aim:.2f}: {'yes' if ratio >= aim else 'NO'}"
+        verdict = ""
+        if aim is not None:
+            word = reached(ratios, aim) if by_interval else "yes" if ratio >= aim else "NO"
+            verdict = f"{aim:.2f}: {word}"
         medians = (f"{figure.median:.4g}" for figure in (one, other))
         rows.append([what, one.unit, *medians, f"{ratio:.3f}", between, verdict])
     return grid(["", "unit", first, second, "ratio of the turns", "with 95 %", "at least"], rows, left=(0, 1))

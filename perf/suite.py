@@ -69,9 +69,9 @@ PARTS = (
         "Beside a guest that attacks",
         "neighbours",
         neighbours.main,
-        (),
+        ("--rounds", "4"),
         BOTH,
-        seconds="0.3",
+        seconds="0.2",
         table=neighbours_table.table,
     ),
 )

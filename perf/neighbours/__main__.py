@@ -5,8 +5,11 @@ Both are guests of one daemon: a kernel with the bench's network card, and a sen
 sends the same frames at the same rate to a socket that nobody reads. So the control pays for the sender's
 part of the machine, and the daemon makes the difference.
 
-    python -m perf.neighbours                         all attacks in both placements, about seven minutes
-    python -m perf.neighbours --placement auto --only "one UDP,names" --seconds 1 --repeat 5
+    python -m perf.neighbours                         all attacks in both placements, about 27 minutes
+    python -m perf.neighbours --placement auto --only "one UDP,names" --rounds 24
+
+Single samples differ by a quarter. So each line has many rounds, and the table says between which two ratios
+the median of the rounds is with 95 %. An aim counts as missed or met only if that whole interval says so.
 """
 
 from __future__ import annotations

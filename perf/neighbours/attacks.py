@@ -14,6 +14,7 @@ from pipeline.wire.framing import QEMU, Framing
 BURST = 48_000
 """Bytes of one send at most. They fit into one datagram, which is what the control sends."""
 IDLE = "idle"
+QUIET = "a quiet guest"
 _LETTERS = b"abcdefghijklmnop"
 
 
@@ -42,6 +43,7 @@ class Attack(NamedTuple):
 
 TABLE = (
     Attack(IDLE, lambda _: [], links=0),
+    Attack(QUIET, frames.udp_flows(1), rate=1),
     Attack("one UDP flow", frames.udp_flows(1)),
     Attack("50 UDP flows", frames.udp_flows(50)),
     Attack("UDP in small portions", frames.udp_flows(1), rate=100_000),

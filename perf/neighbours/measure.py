@@ -1,7 +1,9 @@
 """Runs the attacks of perf.neighbours, each against a daemon of its own: see perf/neighbours/__main__.py.
 
-Within a line attack and control take turns, so that a slow minute of the machine hits both. The connections
-of the well-behaved guest are open before the sender begins. Each sample has fresh ones.
+A line has many short rounds with one daemon. In each, the guest is measured beside the attack, beside the
+control and alone, one right after the other and every second time in the other order. So a slow second of the
+machine hits all three. The connections of the well-behaved guest are open before the sender begins. Each
+sample has fresh ones.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from perf import options as shared
 from perf import processes, report
 from perf.namespaces import Namespace, Process, World
 from perf.neighbours.attacks import TABLE, Attack
-from perf.neighbours.table import Turn, figures, table
+from perf.neighbours.table import Rounds, Turn, figures, table
 from perf.peers import MANY_GUESTS, PIPELINE_AUTO, ROOT, Endpoint
 from pipeline.host.name_files import RESOLV_CONF, parse_resolv_conf
 
@@ -154,7 +156,15 @@ class Bench:
 
 
 def measure(options: argparse.Namespace, peer: str, attack: Attack) -> list[report.Figure]:
-    """All samples of one attack and peer."""
+    """All samples of one attack and peer, with --repeat daemons one after the other."""
+    found = Rounds([], [], [])
+    for _ in range(options.repeat):
+        _add_rounds(found, options, peer, attack)
+    return figures(attack.name, peer, found)
+
+
+def _add_rounds(found: Rounds, options: argparse.Namespace, peer: str, attack: Attack) -> None:
+    """Start a daemon, and measure --rounds rounds."""
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="perf-")))
         connect = directory / "connect.sock"
@@ -164,14 +174,25 @@ def measure(options: argparse.Namespace, peer: str, attack: Attack) -> list[repo
         endpoint = stack.enter_context(shared.start(more, peer, place, MTU))
         bench = Bench(attack, place, endpoint, connect)
         stack.callback(bench.close)
-        alone = bench.turn("", options.seconds)
-        attacked, controls = [], []
-        for _ in range(options.repeat):
-            attacked.append(bench.turn("attack", options.seconds))
-            bench.rest()
-            rate = max(attacked[-1].sender["frames_per_second"], 1.0)  # 0 would be all that it can
-            controls.append(bench.turn(f"control {rate}", options.seconds))
-        return figures(attack.name, peer, alone, attacked, controls)
+        for number in range(options.rounds):
+            kinds = (_attacked, _controlled, _alone)
+            for kind in kinds if number % 2 == 0 else kinds[::-1]:
+                kind(bench, found, options.seconds)
+
+
+def _attacked(bench: Bench, found: Rounds, seconds: float) -> None:
+    found.attacked.append(bench.turn("attack", seconds))
+    bench.rest()
+
+
+def _controlled(bench: Bench, found: Rounds, seconds: float) -> None:
+    """The sender sends as fast as it could in the last attack."""
+    rate = max(found.attacked[-1].sender["frames_per_second"], 1.0)  # 0 would be all that it can
+    found.controls.append(bench.turn(f"control {rate}", seconds))
+
+
+def _alone(bench: Bench, found: Rounds, seconds: float) -> None:
+    found.alone.append(bench.turn("", seconds))
 
 
 def chosen(words: str) -> Iterator[Attack]:
@@ -183,7 +204,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="What a guest keeps while another one attacks.")
     parser.add_argument("--placement", choices=PLACEMENTS, default="both")
     parser.add_argument("--only", default="", help="words of the attacks' names, comma-separated")
-    shared.add(parser, seconds=0.3, repeat=3)
+    parser.add_argument("--rounds", type=int, default=12, help="samples of each figure with one daemon")
+    shared.add(parser, seconds=0.2, repeat=1)
     # A congestion control that finds a rate of its own needs longer than a sample to find it again.
     parser.set_defaults(congestion="reno")
     options = parser.parse_args(argv)

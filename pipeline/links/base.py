@@ -70,6 +70,7 @@ class Link(ABC):
     attribute       meaning
     ==============  ===================================================================
     starved         the last read_burst() returned None because no slot was free
+    drained         the last read_burst() emptied the socket: the next one returns None without reading
     blocked         the guest does not read: copied bytes wait for flush()
     backlog_bytes   the number of these bytes
     verify          whether the owner must verify the checksums of received frames
@@ -96,7 +97,7 @@ class Link(ABC):
         self.guest_features = 0
         self.drops: dict[str, int] = {}
         self.tunnel_mtu = 0
-        self._drained = False
+        self.drained = False
         self._short_is_all = False
 
     def begin_vnet(self, guest_features: int) -> None:
@@ -117,7 +118,7 @@ class Link(ABC):
         """
         # New bytes may have arrived since the last read emptied the socket.
         self._short_is_all = short_is_all
-        self._drained = False
+        self.drained = False
 
     def take_drops(self) -> dict[str, int]:
         """Return ``drops`` and clear it."""

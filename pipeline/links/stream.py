@@ -154,8 +154,8 @@ class StreamLink(Link):
     def read_burst(self) -> Burst | None:
         """Read once, and return the frames that are now complete. See Link.read_burst."""
         self.starved = False
-        if self._drained:
-            self._drained = False
+        if self.drained:
+            self.drained = False
             return None
         self._place[READING] = 1
         burst = self._read_burst()
@@ -189,7 +189,7 @@ class StreamLink(Link):
                 return None
             if not count:
                 raise LinkClosed("cannot read size from socket: EOF")
-            self._drained = self._short_is_all and count < room
+            self.drained = self._short_is_all and count < room
         if self._to_skip:
             begin += self._skip(count)
             if begin == end + count:

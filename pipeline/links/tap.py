@@ -109,13 +109,13 @@ class TapLink(PacketLink):
     def read_burst(self) -> Burst | None:
         """See PacketLink.read_burst."""
         self.starved = False
-        if self._drained:
+        if self.drained:
             # Since that read there was no event: nothing has come.
-            self._drained = False
+            self.drained = False
             return None
         burst = super().read_burst()
         if burst is None:
-            self._drained = False
+            self.drained = False
         else:
             self._expect(burst[1])
         return burst
@@ -123,7 +123,7 @@ class TapLink(PacketLink):
     def _receive(self, room: memoryview) -> int:
         """See PacketLink._receive. The length counts the header too."""
         count = self._read(room)
-        self._drained = count < 0
+        self.drained = count < 0
         return count
 
     def _read(self, room: memoryview) -> int:

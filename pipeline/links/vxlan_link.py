@@ -209,9 +209,9 @@ class VxlanLink(Link):
     def read_burst(self) -> Burst | None:
         """Read datagrams until none is left, or the slot has no room for a long train. See Link."""
         self.starved = False
-        if self._drained:
+        if self.drained:
             # Since that read there was no event: nothing has come.
-            self._drained = False
+            self.drained = False
             return None
         cursor = self._cursor
         if cursor.slot == NO_SLOT or len(cursor.view) - cursor.end < _ROOM:
@@ -232,13 +232,13 @@ class VxlanLink(Link):
                 else:
                     end = self._read_train(view, end, frames)
         except BlockingIOError:
-            self._drained = True
+            self.drained = True
         except OSError:
             # An ICMP error about an earlier datagram. UDP has no connection that could end.
             self._drop(_UNREACHABLE)
         cursor.begin = cursor.end = end
-        if not frames and self._drained:
-            self._drained = False
+        if not frames and self.drained:
+            self.drained = False
             return None
         return cursor.slot, frames
 

@@ -68,16 +68,17 @@ class WorkMeter:
         if links.count(link) == len(links):
             known = self._each.get(link, average)
             self._each[link] = known + (average - known) * NEWEST
-            self._add(link, spent)
+            self.add_to(link, spent)
         else:
             costs = {link: count * self._each.get(link, average) for link, count in Counter(links).items()}
             part = spent / max(sum(costs.values()), 1.0)
             for link, cost in costs.items():
-                self._add(link, int(cost * part))
+                self.add_to(link, int(cost * part))
         if len(self._spent) > MAX_LINKS or len(self._each) > MAX_LINKS:
             self.switch(self.on)
 
-    def _add(self, link: int, spent: int) -> None:
+    def add_to(self, link: int, spent: int) -> None:
+        """This many nanoseconds went into something that a link has asked for, besides its records."""
         total = self._spent.get(link, 0) + spent
         if total >= REPORT_NS and link and self._ring.room() > 0:
             self._ring.push(Work.pack(link, min(total, MAX_NS)))

@@ -142,6 +142,8 @@ def test_a_command_runs_the_code_it_was_asked_for(tmp_path: Path, monkeypatch: p
     assert where(compiled.command("gvtap-pipeline"), tmp_path) == str(tree / "pipeline" / "cli.py")
     monkeypatch.setattr(compiled, "reason", lambda: "not compiled")
     assert where(compiled.command("gvtap-pipeline"), tmp_path) == plain
+    other = compiled.command("gvtap-pipeline", root=tree)
+    assert where(other, tmp_path) == str(tree / "pipeline" / "cli.py"), "that of another checkout"
 
 
 @pytest.mark.parametrize(("value", "expected"), [("1", "GVTAP_TEST_PLAIN"), ("0", ""), ("", "")])

@@ -12,7 +12,7 @@ from perf.neighbours.attacks import BURST, BY_NAME, IDLE, TABLE, Attack, bursts
 from perf.neighbours.frames import Ports
 from perf.neighbours.guest import rate, round_trips
 from perf.neighbours.measure import chosen, main
-from perf.neighbours.table import Turn, figures, table
+from perf.neighbours.table import Rounds, Turn, figures, table, verdict
 from pipeline.engines.dns import message
 from pipeline.engines.offload import vnet
 from pipeline.wire import arp, dhcp, ethernet, ip, ipv4, offload, tcp, udp, virtio_net
@@ -267,11 +267,14 @@ def turn(up: float, p50: float, sent: float = 1000.0, **cpu: float) -> Turn:
     return Turn(guest, {"frames_per_second": sent}, cpu)
 
 
+def rounds(attacked: list[Turn], control: Turn, alone: Turn) -> Rounds:
+    return Rounds(attacked, [control] * len(attacked), [alone] * len(attacked))
+
+
 @pytest.fixture
 def found() -> list[report.Figure]:
     attacked = [turn(1, 400, demux=90.0, tcp0=5.0), turn(0, 300, demux=80.0), turn(2, 500, demux=99.0)]
-    controls = [turn(5, 100, demux=10.0)] * 3
-    return figures("a flood", "pipeline", turn(10, 100), attacked, controls)
+    return figures("a flood", "pipeline", rounds(attacked, turn(5, 100, demux=10.0), turn(10, 100)))
 
 
 def cells(text: str) -> list[list[str]]:
@@ -282,20 +285,49 @@ def cells(text: str) -> list[list[str]]:
 
 def test_a_row_has_shares_ratios_and_who_was_busy(found: list[report.Figure]) -> None:
     header, _, row = cells(table(found))
-    assert len(header) == len(row) == 15
-    assert row[:8] == ["a flood", "1000", "10", "50", "0.20", "10", "50", "0.20"]
-    assert row[8:14] == ["400", "100", "4.00", "1200", "300", "4.00"]
-    assert row[14] == "demux 90"
+    assert len(header) == len(row) == 16
+    assert row[:8] == ["a flood", "1000", "10", "0.20", "", "10", "0.20", ""]
+    assert row[8:14] == ["400", "4.00", "", "1200", "4.00", ""]
+    assert row[14:] == ["open up, down, p99", "demux 90"]
+
+
+def test_a_ratio_is_of_the_two_samples_of_a_round() -> None:
+    made = Rounds([turn(up, 100) for up in (1, 4, 9)], [turn(up, 100) for up in (2, 5, 10)], [turn(9, 9)] * 3)
+    row = cells(table(figures("a flood", "pipeline", made)))[2]
+    assert row[2:4] == ["44", "0.80"]
+
+
+def test_with_enough_rounds_a_row_says_where_the_median_is() -> None:
+    attacked = [turn(up / 10, 300) for up in range(1, 7)]
+    row = cells(table(figures("a flood", "pipeline", rounds(attacked, turn(1, 100), turn(2, 100)))))[2]
+    assert row[3:5] == ["0.35", "0.10 to 0.60"]
+    assert row[14] == "MISSED up, down"
+
+
+@pytest.mark.parametrize(
+    ("shares", "delays", "words"),
+    [
+        ([0.7] * 6, [3.1] * 6, "MISSED up, p99"),
+        ([0.7] * 5 + [0.9], [3.1] * 5 + [1.0], "open up, p99"),
+        ([0.7] * 5, [1.0] * 6, "open up"),
+        ([0.9] * 5 + [0.8], [3.0] * 6, "met"),
+        ([0.7] * 6, [2.0, *[4.0] * 5], "MISSED up; open p99"),
+    ],
+)
+def test_an_aim_is_missed_only_if_the_whole_interval_is_beyond_it(
+    shares: list[float], delays: list[float], words: str
+) -> None:
+    assert verdict({"up": shares, "p99": delays}) == words
 
 
 def test_shares_are_of_the_median_of_all_lines(found: list[report.Figure]) -> None:
-    found += figures("idle", "pipeline", turn(20, 100), [turn(15, 100)], [turn(15, 100)])
+    found += figures("idle", "pipeline", rounds([turn(15, 100)], turn(15, 100), turn(20, 100)))
     rows = cells(table(found))
-    assert rows[3][:4] == ["idle", "1000", "100", "100"]
+    assert rows[3][:4] == ["idle", "1000", "100", "1.00"]
 
 
 def test_each_placement_has_a_table(found: list[report.Figure]) -> None:
-    found += figures("a flood", "pipeline auto", turn(10, 100), [turn(9, 100)], [turn(10, 100)])
+    found += figures("a flood", "pipeline auto", rounds([turn(9, 100)], turn(10, 100), turn(10, 100)))
     text = table(found)
     assert re.findall(r"^pipeline.*?;", text, re.MULTILINE) == ["pipeline;", "pipeline auto;"]
     assert len(cells(text)) == 6
@@ -303,12 +335,12 @@ def test_each_placement_has_a_table(found: list[report.Figure]) -> None:
 
 def test_a_guest_that_moves_nothing_alone_is_a_failure() -> None:
     with pytest.raises(report.MeasurementError, match="alone"):
-        figures("a flood", "pipeline", turn(0, 100), [turn(1, 100)], [turn(1, 100)])
+        figures("a flood", "pipeline", rounds([turn(1, 100)], turn(1, 100), turn(0, 100)))
 
 
 def test_a_control_that_moves_nothing_has_no_ratio() -> None:
-    text = table(figures("a flood", "pipeline", turn(10, 100), [turn(1, 100)], [turn(0, 100)]))
-    assert cells(text)[2][2:5] == ["10", "0", "-"]
+    text = table(figures("a flood", "pipeline", rounds([turn(1, 100)], turn(0, 100), turn(10, 100))))
+    assert cells(text)[2][2:4] == ["10", "-"]
 
 
 def test_the_results_file_gives_the_same_table(

@@ -51,6 +51,24 @@ def test_a_pair_of_rows_says_where_its_ratio_is() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [
+        ([0.9] * 6, report.MISSED),
+        ([1.0] * 6, report.MET),
+        ([0.9, *[1.0] * 5], report.OPEN),
+        ([0.1] * 5, report.OPEN),
+    ],
+)
+def test_an_aim_is_missed_or_met_only_by_the_whole_interval(values: list[float], word: str) -> None:
+    assert report.reached(values, 0.98) == word
+    assert report.reached([1 / value for value in values], 1 / 0.98, at_most=True) == word
+    old = report.Figure("speed", "old", "1/s", (1.0,) * len(values), True, {})
+    new = report.Figure("speed", "new", "1/s", tuple(values), True, {})
+    line = report.pairs([old, new], "old", "new", lambda _: 0.98, by_interval=True).splitlines()[-1]
+    assert line.split("|")[-2].strip() == f"0.98: {word}"
+
+
 def test_a_missing_cell_is_a_dash() -> None:
     made = samples()
     made.add("only here", "passt", "1/s", 7)

@@ -1,13 +1,17 @@
-"""demux, tcp and egress together: whose socket makes room when there is none left."""
+"""demux, tcp and egress together: whose socket makes room when there is none left, and who pays for one."""
 
 import socket
+import time
 
 import pytest
 
+from pipeline.host import tcp as host_tcp
+from pipeline.records.guests import Work
 from pipeline.records.kinds import REPORT_EVERY_S
 from tests.support.network import Make, Network
 from tests.support.played_guests import Guest, GuestStream
 from tests.support.ready import readable
+from tests.support.received import Received
 
 Pair = tuple[GuestStream, socket.socket]
 
@@ -211,3 +215,39 @@ def test_udp_flows_of_a_guest_with_many_addresses_end_with_its_link(network: Mak
     assert one.counter("demux", "udp_flows") == 1
     assert one.stages["egress0"].context.bound.sums() == {7: 1}
     end(one, second)
+
+
+def test_a_guest_is_charged_for_the_host_sockets_that_it_opens(
+    network: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = host_tcp.is_connected
+
+    def slow(sock: socket.socket) -> bool:
+        until = time.thread_time() + 0.03
+        while time.thread_time() < until:
+            pass
+        return opened(sock)
+
+    monkeypatch.setattr(host_tcp, "is_connected", slow)
+    one = network()
+    guest, other = one.card.guest(1), one.card.guest(2)
+    work: list[Work] = []
+    on_record = one.card.on_record
+
+    def noted(record: Received) -> None:
+        if isinstance(record.fields, Work):
+            work.append(record.fields)
+        else:
+            on_record(record)
+
+    monkeypatch.setattr(one.card, "on_record", noted)
+    one.open(other)
+    assert not work, "there is nobody to share with"
+    one.card.steering.report_shared(True)
+    one.settle()
+    work.clear()
+    one.open(guest)
+    spent = {link: sum(each.nanoseconds for each in work if each.link == link) for link in (1, 2)}
+    assert spent[1] > 25_000_000
+    assert spent[2] < 5_000_000
+    end(one, guest, other)

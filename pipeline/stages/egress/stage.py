@@ -84,7 +84,9 @@ class EgressStage:
         self._quotas = policy.quotas
         self.context = EgressContext(worker, targets, policy, config.workers.tcp_workers, source)
         self._set_rate(config)
-        self.connections = Connections(self.context, config, Opener(self.context, self._drain_demux))
+        self._meter = WorkMeter(ports.rings_out["ingress"])
+        opener = Opener(self.context, self._drain_demux)
+        self.connections = Connections(self.context, config, opener, self._meter)
         self.udp = UdpSockets(
             self.context,
             config.limits.max_udp_clients_per_forward,
@@ -97,7 +99,6 @@ class EgressStage:
         self._tcp_in = [ports.rings_in[f"tcp{index}"] for index in range(config.workers.tcp_workers)]
         self._demux_in = ports.rings_in["demux"]
         self._ingress_in = ports.rings_in["ingress"]
-        self._meter = WorkMeter(ports.rings_out["ingress"])
         self._now = 0.0
         """The time of this step."""
 

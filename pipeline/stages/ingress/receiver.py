@@ -114,16 +114,20 @@ class Receiver:
             readable = len(ports.readable)
             crowded = shares.crowded(turns, now)
             bursts = 0
+            most = STEP_S if crowded else LONG_STEP_S
             for guest in shares.order(turns):
                 limit = shares.read_limit(guest, crowded=crowded)
                 bursts += self._take_turn(turns[guest], limit, now)
+                # Whoever has no turn now has most time left in the next step.
+                if shares.expected > most:
+                    break
             # If a link was found empty, the next link of its guest may still have something to read.
             if not bursts and len(ports.readable) == readable:
                 return work
             work += bursts
             if not ports.readable:
                 return work
-            if shares.expected > (STEP_S if crowded else LONG_STEP_S):
+            if shares.expected > most:
                 break
         self.more = True
         return work
@@ -151,9 +155,12 @@ class Receiver:
         port.link.read_limit = limit
         began = thread_time()
         bursts = self._read_link(port, now, 1)
-        if bursts:
+        if bursts and port.link.drained:
+            # To find it empty would take another round.
+            self._ports.is_empty(port)
+        elif bursts:
             self._ports.was_read(port)
-        elif port not in self._ports.readable:
+        if port not in self._ports.readable:
             shares.is_empty(port.guest_number)
         shares.charge(port.guest_number, thread_time() - began, now)
         return bursts

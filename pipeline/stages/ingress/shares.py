@@ -47,7 +47,10 @@ AVERAGED: Final = 16
 SAVED_S: Final = 0.01
 """Seconds of small work that a guest can save up, so that a short burst does not wait."""
 DEBT_S: Final = 0.03
-"""The most seconds that a guest can owe. This bounds how long it waits."""
+"""The most seconds that a guest can owe."""
+LONGEST_WAIT_S: Final = 1.0
+"""A guest owes no more than its bucket gets in this time. So it waits no longer, however many guests share
+the time for small work. With up to two guests that owe, DEBT_S is less."""
 ACTIVE_S: Final = 0.1
 """Seconds for which a guest counts as active after it was read."""
 QUANTUM_S: Final = 0.0002
@@ -56,14 +59,14 @@ BURST_S: Final = 0.0002
 """About how many seconds one read of a guest may cost in all workers, while other guests have links."""
 LONG_BURST_S: Final = 0.001
 """The same while only one guest is read: the first frame of a silent guest waits no longer."""
-LEAST_READ: Final = 2048
-"""Bytes that one read may bring, however much they cost."""
-FIRST_READ: Final = 16384
-"""Bytes of one read before a guest's costs are known, that is, for its first KNOWN_AFTER bytes."""
-KNOWN_AFTER: Final = 65536
+LEAST_READ: Final = 512
+"""Bytes that one read may bring, however much they cost. Each SYN that opens a host socket costs 50 µs."""
+FIRST_READ: Final = 2048
+"""Bytes of a guest's first read. Its account begins as if these had cost BURST_S. So reads grow while the
+guest's frames turn out to be cheap, and a new guest with expensive ones is no burden for others."""
 
 _NEVER: Final = float("inf")
-_REMEMBERED: Final = 262144
+_REMEMBERED: Final = 131072
 """After this many bytes, a guest's older costs count half."""
 
 
@@ -102,8 +105,8 @@ class Account:
         """Whether may_read() refused the guest the last time, because it owes time for small work."""
         self.read_at = now
         self.counted_at = now
-        self.cost = 0.0
-        self.bytes_read = 0
+        self.cost = BURST_S
+        self.bytes_read = FIRST_READ
         self._unhurried = 0.0
         """A token bucket: the frames for which only UNHURRIED counts. _filled_at: the time of its level."""
         self._filled_at = now
@@ -132,13 +135,11 @@ class Account:
 
     def read_limit(self, seconds: float = BURST_S) -> int:
         """Bytes that cost about so many seconds: the most that one read may bring."""
-        if self.bytes_read < KNOWN_AFTER:
-            return FIRST_READ
         return min(max(int(seconds * self.bytes_read / max(self.cost, 1e-9)), LEAST_READ), FULL_READ)
 
     def expected_cost(self, count: int) -> float:
-        """Seconds that this many bytes will take in all workers; 0 while the guest's costs are not known."""
-        return count * self.cost / self.bytes_read if self.bytes_read >= KNOWN_AFTER else 0.0
+        """Seconds that this many bytes will take in all workers."""
+        return count * self.cost / self.bytes_read
 
 
 class Shares:
@@ -202,13 +203,17 @@ class Shares:
         if not filling:
             return
         self._pressure.adapt(now)
-        rate = self._pressure.small_s / len(filling)
+        rate = self._rate()
         for guest, account in list(filling.items()):
-            account.level += (now - account.counted_at) * rate
+            account.level = max(account.level, -LONGEST_WAIT_S * rate) + (now - account.counted_at) * rate
             account.counted_at = now
             if account.level >= SAVED_S:
                 account.level = SAVED_S
                 del filling[guest]
+
+    def _rate(self) -> float:
+        """Seconds of small work that each bucket which is not full gets in a second."""
+        return self._pressure.small_s / max(len(self._filling), 1)
 
     # --- turns -------------------------------------------------------------------------------
 
@@ -272,9 +277,10 @@ class Shares:
     def deadline(self, guests: Iterable[int], now: float) -> float:
         """When the first of these guests, which have something to read, may be read; inf if none waits."""
         at = _NEVER
-        rate = self._pressure.small_s / max(len(self._filling), 1)
+        rate = self._rate()
         for guest in guests:
             account = self._filling.get(guest)
             if account is not None and account.level < 0 and self._activity.has_others(guest, now):
-                at = min(at, account.counted_at - account.level / rate, self._activity.others_end_at(guest))
+                wait = min(-account.level / rate, LONGEST_WAIT_S)
+                at = min(at, account.counted_at + wait, self._activity.others_end_at(guest))
         return at

@@ -129,7 +129,7 @@ def names_of(records: list[Any]) -> list[str]:
 
 def test_runs_of_the_second_guest_have_its_inner_address_and_mac(rig: Rig) -> None:
     segments = [
-        tcp_frame(1 + 1000 * number, b"d" * 1000, src=OWN, eth_header=FROM_GUEST) for number in range(9)
+        tcp_frame(1 + 100 * number, b"d" * 100, src=OWN, eth_header=FROM_GUEST) for number in range(9)
     ]
     found = rig.come(1, *segments, udp_frame(b"data", src=OWN, eth_header=FROM_GUEST))
     assert names_of(found) == ["Renamed", "Renamed", "TcpRange", "UdpRange"]
@@ -145,7 +145,7 @@ def test_runs_of_the_second_guest_have_its_inner_address_and_mac(rig: Rig) -> No
         assert record.link == 2
         assert Ends.of(record.key).guest_addr == INNER
         assert rig.bytes_of(record, record.header_len)[:12] == GATEWAY_MAC + INNER_MAC
-    assert (run.segments, run.length) == (9, 9000)
+    assert (run.segments, run.length) == (9, 900)
     # It stays so, and nothing is told again.
     found = rig.come(1, segments[0])
     assert names_of(found) == ["TcpRange"]

@@ -6,7 +6,7 @@ from time import monotonic
 import pytest
 
 from pipeline.counters import INDEX
-from pipeline.links.base import LinkClosed
+from pipeline.links.base import Burst, LinkClosed
 from pipeline.records import kinds
 from pipeline.stages.ingress import shares
 from tests.support.frames import tcp_frame6, udp_frame6
@@ -89,7 +89,7 @@ def test_a_step_is_short_if_what_it_reads_is_work_for_others(rig: IngressRig) ->
     rig.turn()
     rig.turn()
     accounts = rig.stage.ports.shares
-    accounts.was_read(port.guest_number, 70_000, 1000, 930.0, monotonic())
+    accounts.was_read(port.guest_number, 16_000, 250, 230.0, monotonic())
     accounts.charge(port.guest_number, 0.005, monotonic())
     limit = accounts.read_limit(port.guest_number)
     honest.sendall(FRAME)
@@ -100,6 +100,51 @@ def test_a_step_is_short_if_what_it_reads_is_work_for_others(rig: IngressRig) ->
     assert rig.stage.deadline() == 0.0, "the rest follows at once"
     flood.close()
     honest.close()
+
+
+def test_a_link_that_a_read_has_emptied_is_not_read_again_in_the_step(
+    rig: IngressRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port, end = rig.link_of("process 7")
+    _, other = rig.link_of("process 8")
+    rig.turn()
+    rig.turn()
+    reads = 0
+    read_burst = port.link.read_burst
+
+    def counted() -> Burst | None:
+        nonlocal reads
+        reads += 1
+        return read_burst()
+
+    monkeypatch.setattr(port.link, "read_burst", counted)
+    for number in range(1, 4):
+        end.sendall(FRAME * number)
+        rig.turn()
+        assert (reads, rig.taken()) == (number, number)
+        assert port not in rig.stage.ports.readable
+        assert rig.stage.deadline() > 0.0
+    end.close()
+    other.close()
+
+
+def test_a_step_does_not_grow_with_the_number_of_guests_that_flood(rig: IngressRig) -> None:
+    links = [rig.link_of(f"process {number}") for number in range(7, 19)]
+    rig.turn()
+    rig.turn()
+    accounts = rig.stage.ports.shares
+    for port, _ in links:
+        accounts.was_read(port.guest_number, 70_000, 1000, 0.0, monotonic())
+        accounts.charge(port.guest_number, 0.02, monotonic())
+    limit = accounts.read_limit(links[0][0].guest_number)
+    for _, end in links:
+        end.sendall(FRAME * 500)
+    for _ in range(12):
+        rig.turn()
+        assert rig.taken() * len(FRAME) <= 3 * limit, "two reads of 0.2 ms each"
+    assert all(port.traffic.frames_from_guest for port, _ in links), "each had its turn"
+    for _, end in links:
+        end.close()
 
 
 def test_a_round_in_which_nobody_can_be_read_cancels_no_debt(rig: IngressRig) -> None:

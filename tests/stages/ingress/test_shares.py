@@ -214,12 +214,53 @@ def test_a_guest_with_expensive_frames_is_read_in_small_pieces(both: Shares) -> 
     assert both.read_limit(FLOOD) == shares.FIRST_READ, "not known yet"
     for _ in range(200):
         both.was_read(FLOOD, 4096, 1, 0.0, 0.0)
-        both.charge(FLOOD, 136 * FRAME_S, 0.0)
+        both.charge(FLOOD, 512 * FRAME_S, 0.0)
         both.was_read(HONEST, 65536, 1, 0.0, 0.0)
         both.charge(HONEST, 0.00005, 0.0)
     assert both.read_limit(FLOOD) == shares.LEAST_READ
     assert shares.LEAST_READ < both.read_limit(FLOOD, crowded=False) < 4 * shares.LEAST_READ, "a millisecond"
     assert both.read_limit(HONEST) == FULL_READ
+
+
+def test_the_first_reads_of_a_guest_grow_with_what_its_frames_turn_out_to_cost(both: Shares) -> None:
+    def reads(guest: int, byte_s: float) -> list[int]:
+        found = []
+        for _ in range(12):
+            found.append(both.read_limit(guest))
+            both.was_read(guest, found[-1], 1, 0.0, 0.0)
+            both.charge(guest, found[-1] * byte_s, 0.0)
+        return found
+
+    cheap, expensive = reads(HONEST, 1e-9), reads(FLOOD, 1e-6)
+    assert cheap == sorted(cheap)
+    assert cheap[-1] > 30_000
+    assert max(expensive) == expensive[0] == shares.FIRST_READ
+    assert expensive[-1] == shares.LEAST_READ
+
+
+def test_a_guest_that_owes_waits_no_longer_than_a_second_however_many_flood(both: Shares) -> None:
+    floods = range(10, 60)
+    for guest in floods:
+        both.add(guest, 0.0)
+        both.charge(guest, 1.0, 0.0)
+    now, waited, since = 0.0, dict.fromkeys(floods, 0.0), dict.fromkeys(floods, 0.0)
+    spent = 0.0
+    while now < 6.0:
+        now += 0.01
+        both.was_read(HONEST, 60, 1, 0.94, now)
+        both.refill(now)
+        for guest in floods:
+            if both.may_read(guest, now):
+                assert both.deadline([guest], now) == float("inf"), "it does not wait"
+                waited[guest] = max(waited[guest], now - since[guest])
+                since[guest] = now
+                both.was_read(guest, 512, 8, 7.5, now)
+                both.charge(guest, 0.0005, now)
+                spent += 0.0005
+            else:
+                assert now < both.deadline([guest], now) <= now + shares.LONGEST_WAIT_S
+    assert 0.2 < min(waited.values()) <= max(waited.values()) < shares.LONGEST_WAIT_S + 0.02
+    assert spent < 1.3 * MAX_FLOOR_S * now, "all floods together get what one gets"
 
 
 def test_a_guest_that_is_gone_leaves_no_account(both: Shares) -> None:

@@ -47,6 +47,7 @@ from pipeline.stages.egress.tcp.states import DEAD, DIALLING
 from pipeline.stages.egress.tcp.table import FlowTable
 from pipeline.stages.egress.tcp.ways import Way
 from pipeline.stages.egress.tcp.writes import HostWrites
+from pipeline.stages.work_meter import WorkMeter
 from pipeline.topology import INGRESS
 from pipeline.wire import ip
 
@@ -72,7 +73,9 @@ class Connections:
         context: EgressContext,
         config: Config,
         opener: Opener,
+        work: WorkMeter,
     ) -> None:
+        """work: hears what it costs to open a connection."""
         self._worker = context.worker
         self._slots = context.slots
         self._shares = Shares(context.worker.pool, SLOT_BYTES, HEADROOM, HEADER_ROOM)
@@ -81,6 +84,7 @@ class Connections:
         self._policy = context.policy
         self._numbers = context.numbers
         self._opener = opener
+        self._work = work
         self._tcp_out = context.tcp_out
         self._dials = PendingDials(context.demux_out)
         self._closing: ClosingFlows[Flow] = ClosingFlows(
@@ -172,7 +176,7 @@ class Connections:
                     self._worker.free(run.slot)
                 continue
             if kind == CONNECT:
-                self._connect(shard, Connect.unpack(burst, at))
+                self._open(shard, Connect.unpack(burst, at))
                 continue
             number = flow_of(burst, at)
             flow = by_key.get(number if number & FLOW_FROM_EGRESS else base | number)
@@ -237,6 +241,14 @@ class Connections:
         self._policy.refuse(ends, "tcp", rule)
         self._reports.refused("tcp", request.guest, ends, rule=rule, error=REFUSED_ERRNO)
         self.flows.notify_connect_failed(shard, request, REFUSED_ERRNO, refused=True)
+
+    def _open(self, shard: int, request: Connect) -> None:
+        """Open a connection, and charge its guest: a SYN costs more here than in all other workers."""
+        work = self._work
+        began = work.begin() if work.on else 0
+        self._connect(shard, request)
+        if began:
+            work.add_to(request.link, work.begin() - began)
 
     def _connect(self, shard: int, request: Connect, answer: Answer | None = None) -> None:
         """Open a connection that a guest asks for. answer: that of somebody who has approved it."""
