@@ -189,6 +189,17 @@ def test_guests_in_one_process_of_workers(network: Network, outside: Servers) ->
         all_right(daemon, guests)
 
 
+@pytest.mark.parametrize("kind", ["datagrams", "headers on datagrams", "vhost-user", "taps"])
+def test_both_work_again_when_ingress_has_died(network: Network, outside: Servers, kind: str) -> None:
+    """Its successor gets the inner names of links that go on. A link that begins anew may get others."""
+    with pair_of(network, (kind, kind)) as (daemon, guests):
+        daemon.expect_errors = True
+        before = daemon.workers()["ingress"]
+        network.host.run("kill", "-9", str(before))
+        wait_for(lambda: daemon.processes().get("ingress", before) != before, "a successor")
+        wait_for(lambda: at_once(guests, 1) == [[], []], "both work", 60.0)
+
+
 @pytest.mark.parametrize("kinds", [("qemu", "qemu"), ("vfkit", "vfkit"), ("qemu", "vfkit")], ids=" and ".join)
 def test_guests_with_one_mac_whose_headers_were_stripped(
     network: Network, outside: Servers, kinds: tuple[str, str]
