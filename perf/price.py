@@ -5,6 +5,7 @@
               names do not fit them. The row with ``Host`` is held until the guest has stated its name.
     rules     a policy of 10 000 rules, against one of ten
     quotas    a quota of each kind for each guest, which nobody uses up, against none
+    apart     ``-guests apart``, while no two guests have the same address, against the default
     hosts     a link to other hosts and a fleet whose servers do not answer, against neither
 
 Both daemons run all the time. A turn measures each figure of both, one right after the other, ``--rounds``
@@ -114,6 +115,11 @@ FEATURES: Final = {
     "rules": Feature(
         lambda directory: listed(directory, FEW),
         lambda directory: listed(directory, MANY),
+        {"tcp up": 0.98, "tcp down": 0.98, "connect-request-close": 0.98, **_EXCHANGES},
+    ),
+    "apart": Feature(
+        _nothing,
+        lambda _: ["-guests", "apart"],
         {"tcp up": 0.98, "tcp down": 0.98, "connect-request-close": 0.98, **_EXCHANGES},
     ),
     "quotas": Feature(

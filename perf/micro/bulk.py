@@ -13,9 +13,10 @@ import pstats
 import socket
 import struct
 import sys
+from collections.abc import Sequence
 
 from perf import timing
-from perf.micro.round_trip import GUEST_PORT, WINDOW, Bench
+from perf.micro.round_trip import GUEST_PORT, WINDOW, Bench, add_daemon_option
 from pipeline.wire import ipv4, tcp, tcp_options
 from tests.support import tcp_segments
 
@@ -27,8 +28,8 @@ _MASK = 0xFFFFFFFF
 class Bulk(Bench):
     """One connection of the guest to a host socket."""
 
-    def __init__(self, *, mtu: int, over_ipv6: bool = False) -> None:
-        super().__init__(over_ipv6=over_ipv6, mtu=mtu)
+    def __init__(self, *, mtu: int, over_ipv6: bool = False, flags_of_daemon: Sequence[str] = ()) -> None:
+        super().__init__(over_ipv6=over_ipv6, mtu=mtu, flags_of_daemon=flags_of_daemon)
         self._mss = mtu - (60 if over_ipv6 else 40)
         self._per_segment = min(self._mss - 12, PORTION)
         """Bytes of data. Twelve bytes of each segment are the timestamp option."""
@@ -112,8 +113,9 @@ def main() -> int:
     parser.add_argument("--mtu", type=int, default=1500)
     parser.add_argument("--profile", choices=["up", "down"], help="print where the time goes")
     parser.add_argument("--ipv6", action="store_true", help="over IPv6")
+    add_daemon_option(parser)
     args = parser.parse_args()
-    bench = Bulk(mtu=args.mtu, over_ipv6=args.ipv6)
+    bench = Bulk(mtu=args.mtu, over_ipv6=args.ipv6, flags_of_daemon=args.daemon_option)
     kinds = {"up": bench.upload, "down": bench.download}
     if args.profile:
         profile = cProfile.Profile()

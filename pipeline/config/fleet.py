@@ -17,7 +17,7 @@ from pipeline.config.model import Config, Fleet, Settings
 from pipeline.config.scalars import Scalar, fleet_name, fleet_servers
 from pipeline.go import flags
 from pipeline.links import vxlan_url
-from pipeline.wire import ethernet
+from pipeline.wire import ethernet, ipv6
 
 NETWORK: Final = "gvtap"
 """The name of the network if none is given."""
@@ -93,6 +93,16 @@ def station_mac_of(network: str, host: str) -> bytes:
     """The same for a host with this name."""
     text = f"station {network} {host}"
     return ethernet.local_mac(blake2b(text.encode(), digest_size=ethernet.MAC_LEN).digest())
+
+
+def station_addr6(config: Config) -> int:
+    """The IPv6 address of this host as a station; 0 without a fleet, or while guests have no IPv6.
+
+    It follows from the MAC address, which no guest may have. So no pool is needed.
+    """
+    mac = station_mac(config.fleet)
+    first = config.network.ipv6_first
+    return ipv6.of_mac(first, mac) if mac and first else 0
 
 
 def check_link(config: Config) -> None:

@@ -22,6 +22,31 @@ def claim(header: ipv6.Header, message: icmpv6.Discovery, src_mac: bytes) -> tup
     return addr, message.mac or src_mac
 
 
+def advertisement(
+    addr: int, mac: bytes, flags: int, header: ipv6.Header, message: icmpv6.Discovery, src_mac: bytes
+) -> bytes:
+    """What the station with this address and MAC answers to a solicitation for it (section 7.2.4).
+
+    flags: FLAG_ROUTER and FLAG_OVERRIDE. A sender without an address wants this one for itself. The answer
+    goes to all nodes then.
+    """
+    if not header.src:
+        return _to_all_nodes(mac, addr, mac, flags)
+    made = icmpv6.build_advertisement(addr, mac, flags | icmpv6.FLAG_SOLICITED, addr, header.src)
+    return icmpv6.frame(message.mac or src_mac, mac, addr, header.src, made)
+
+
+def unsolicited(addr: int, mac: bytes, to: bytes) -> bytes:
+    """Tells the station with the MAC address ``to`` that addr is at mac (section 7.2.6)."""
+    made = icmpv6.build_advertisement(addr, mac, icmpv6.FLAG_OVERRIDE, addr, ipv6.ALL_NODES)
+    return icmpv6.frame(to, mac, addr, ipv6.ALL_NODES, made)
+
+
+def _to_all_nodes(src_mac: bytes, addr: int, mac: bytes, flags: int) -> bytes:
+    message = icmpv6.build_advertisement(addr, mac, flags, addr, ipv6.ALL_NODES)
+    return icmpv6.frame(ipv6.group_mac(ipv6.ALL_NODES), src_mac, addr, ipv6.ALL_NODES, message)
+
+
 class DiscoveryMessages:
     """Answers for the gateway's addresses with its MAC address, and asks for guests."""
 
@@ -40,15 +65,11 @@ class DiscoveryMessages:
         if message.target == self._addresses.prefix:
             # An anycast address (section 7.2.7).
             flags = icmpv6.FLAG_ROUTER
-        if not header.src:
-            return self._to_all_nodes(self._mac, message.target, self._mac, flags)
-        src, dst = message.target, header.src
-        made = icmpv6.build_advertisement(src, self._mac, flags | icmpv6.FLAG_SOLICITED, src, dst)
-        return icmpv6.frame(message.mac or src_mac, self._mac, src, dst, made)
+        return advertisement(message.target, self._mac, flags, header, message, src_mac)
 
     def defence(self, addr: int, mac: bytes) -> bytes:
         """Says that the station with this MAC address has addr, for one guest that wants it too."""
-        return self._to_all_nodes(self._mac, addr, mac, icmpv6.FLAG_OVERRIDE)
+        return _to_all_nodes(self._mac, addr, mac, icmpv6.FLAG_OVERRIDE)
 
     def request(self, target: int, mac: bytes = ethernet.BROADCAST) -> bytes:
         """A solicitation for target: to its group, or to the one station whose MAC is to be confirmed."""
@@ -61,8 +82,4 @@ class DiscoveryMessages:
 
     def announcement(self, addr: int, mac: bytes) -> bytes:
         """An announcement of a station's address, sent on its behalf to all stations (section 7.2.6)."""
-        return self._to_all_nodes(mac, addr, mac, icmpv6.FLAG_OVERRIDE)
-
-    def _to_all_nodes(self, src_mac: bytes, addr: int, mac: bytes, flags: int) -> bytes:
-        message = icmpv6.build_advertisement(addr, mac, flags, addr, ipv6.ALL_NODES)
-        return icmpv6.frame(ipv6.group_mac(ipv6.ALL_NODES), src_mac, addr, ipv6.ALL_NODES, message)
+        return _to_all_nodes(mac, addr, mac, icmpv6.FLAG_OVERRIDE)

@@ -82,14 +82,16 @@ class Agent:
         forwards: SharedForwards,
         feed: EventFeed,
         log: structlog.typing.FilteringBoundLogger,
+        addr6: bytes = b"",
     ) -> None:
+        """addr6: the packed IPv6 address of this host as a station; empty for none."""
         self._access = access
         self.view = view
         self._hands = hands
         self._hub = hub
         self._settings = settings
         self._forwards = forwards
-        self._station = OwnStation(station_mac_of(access.bucket, access.name), view, hands)
+        self._station = OwnStation(station_mac_of(access.bucket, access.name), view, hands, addr6)
         self._far_stations = FarStations(access.bucket)
         self._feed = feed
         self._log = log
@@ -439,8 +441,8 @@ class Agent:
             elif not self._is_host(mac):
                 stations.on_here(mac)
         for addr, mac in event.addrs.items():
-            # Demux forgets a guest that had the address of this host, and says so.
-            if addr != own.address:
+            # Demux forgets a guest that had an address of this host, and says so.
+            if addr not in own.addresses:
                 stations.on_address(addr, mac)
         if event.complete:
             stations.on_known()

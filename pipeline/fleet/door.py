@@ -5,6 +5,7 @@ import secrets
 
 import structlog
 
+from pipeline.config.fleet import station_addr6
 from pipeline.config.model import Config
 from pipeline.control.plane import ControlPlane
 from pipeline.engines.fleet.values import Host
@@ -33,7 +34,9 @@ def make(config: Config, plane: ControlPlane, log: structlog.typing.FilteringBou
     settings = SharedSettings(plane.live, plane.channels, plane.hub, log)
     forwards = SharedForwards(plane.forwarder, plane.hub, log)
     feed = EventFeed(plane.hub, fleet.fleet_network, fleet.fleet_host)
-    agent = Agent(access, view, hands, plane.hub, settings, forwards, feed, log)
+    own6 = station_addr6(config)
+    addr6 = ip.packed(own6) if own6 else b""
+    agent = Agent(access, view, hands, plane.hub, settings, forwards, feed, log, addr6)
     plane.meter.include("fleet_forwards_waiting", lambda: forwards.waiting_count)
     plane.meter.include("fleet_values_dropped_unreadable", lambda: agent.unread_count)
     return agent

@@ -16,6 +16,7 @@ from pipeline.fleet.command import CommandError, Found, run
 from pipeline.fleet.store import Session
 from pipeline.go import flags
 from pipeline.system import standard_files
+from pipeline.wire import ip
 
 
 def forwards(parsed: flags.Parsed, _words: Sequence[str]) -> int:
@@ -113,7 +114,7 @@ async def _print_forwards(_session: Session, found: Found) -> None:
     for key in sorted(key for key in found.entries if key.startswith(values.FORWARD)):
         forward = _forward(found, key)
         if forward is not None:
-            host = hosts.get(forward.remote.rpartition(":")[0], "")
+            host = hosts.get(ip.host_of(forward.remote), "")
             rows.append([forward.protocol, forward.local, forward.remote, host])
     columns = [Column("PROTOCOL"), Column("LOCAL"), Column("GUEST"), Column("AT HOST")]
     standard_files.write(table(columns, rows, terminal_width()))

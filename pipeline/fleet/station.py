@@ -1,7 +1,8 @@
 """This host as a station of the network: an address of the pool from which it reaches guests of other hosts.
 
 Connections of forwarded ports come from there (pipeline.stages.demux.own_station). The host takes the address
-as a guest does, and its place is known to all hosts. It keeps the address while it asks for more time.
+as a guest does, and its place is known to all hosts. It keeps the address while it asks for more time. Its
+IPv6 address follows from its MAC address, so it asks nobody for that.
 
 All hosts know the MAC address of each host's station (pipeline.config.fleet). Guests may know it too. So no
 guest is one of these stations: DHCP gives it no address, and it has no place.
@@ -24,8 +25,10 @@ RETRY_S: Final = 5.0
 class OwnStation:
     """The address of this host among those of guests, if it has one."""
 
-    def __init__(self, mac: bytes, view: FleetView, hands: Hands) -> None:
+    def __init__(self, mac: bytes, view: FleetView, hands: Hands, addr6: bytes = b"") -> None:
+        """addr6: the packed IPv6 address that the host has always; empty for none."""
         self.mac = mac
+        self._addr6 = addr6
         self._view = view
         self._hands = hands
         self._addr = b""
@@ -34,8 +37,13 @@ class OwnStation:
 
     @property
     def address(self) -> bytes:
-        """The packed address; empty if there is none."""
+        """The packed IPv4 address; empty if there is none."""
         return self._addr
+
+    @property
+    def addresses(self) -> Collection[bytes]:
+        """The packed addresses."""
+        return [addr for addr in (self._addr, self._addr6) if addr]
 
     def hurry(self) -> None:
         """Ask at once: the store has just been reached."""
@@ -74,6 +82,8 @@ class OwnStation:
     def _set(self, addr: bytes) -> None:
         places = self._view.places
         places.on_here(self.mac)
+        if self._addr6:
+            places.on_address(self._addr6, self.mac)
         if self._addr and addr != self._addr:
             places.on_address(self._addr, b"")
         if addr:

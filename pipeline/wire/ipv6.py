@@ -248,9 +248,14 @@ def build_fragment(next_header: int, frag_off: int, more: bool, ident: int) -> b
 
 
 def link_local(mac: bytes) -> int:
-    """The link-local address that a MAC address makes (RFC 4291 appendix A)."""
+    """The link-local address that a MAC address makes."""
+    return of_mac(_LINK_LOCAL, mac)
+
+
+def of_mac(prefix: int, mac: bytes) -> int:
+    """The address that a MAC address makes in a /64 (RFC 4291 appendix A). prefix: its first address."""
     eui = bytes((mac[0] ^ 2,)) + mac[1:3] + b"\xff\xfe" + mac[3:]
-    return _LINK_LOCAL | int.from_bytes(eui, "big")
+    return prefix | int.from_bytes(eui, "big")
 
 
 def solicited_node(addr: int) -> int:

@@ -7,7 +7,7 @@ import contextlib
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from tests.e2e.test_port_security import Card
 from tests.e2e.test_restarted import Restartable
 from tests.support.agent import GATEWAY_ADDR, GUEST_MAC, Agent
 from tests.support.daemon import Daemon
+from tests.support.foreign import Foreign
 from tests.support.netns import (
     INTERNET_ADDR,
     INTERNET_ADDR6,
@@ -48,6 +49,10 @@ egress-policy:
 """
 PLACEMENTS = ("separate", "auto")
 ENDED = "ended early"
+PATIENT = ("-i", "0.3", "-W", "2")
+"""ping waits for its last answer only as long as its interval, or twice the longest round trip so far."""
+Guest = Agent | Foreign
+"""A guest whose interface is tap0."""
 INNER_MARKS = (b"\xf2\x61\x70", bytes((240, 0)))
 """The first bytes of inner MACs and inner IPv4 addresses of the first links."""
 
@@ -76,7 +81,7 @@ def clone(guest: Namespace, daemon: Daemon, *flags: str) -> Agent:
     return Agent(guest, daemon.socket, "-address", f"{SAME}/24", *flags, mac=GUEST_MAC)
 
 
-def add_same6(agent: Agent) -> None:
+def add_same6(agent: Guest) -> None:
     """Give the guest the image's IPv6 address."""
     agent.guest.run("ip", "-6", "address", "add", f"{SAME6}/64", "dev", "tap0")
     wait_for_ipv6(agent)
@@ -86,18 +91,18 @@ def add_same6(agent: Agent) -> None:
     agent.guest.run("ip", "-6", "route", "replace", "default", "via", via, "dev", "tap0", "src", SAME6)
 
 
-def wait_for_ipv6(agent: Agent) -> None:
+def wait_for_ipv6(agent: Guest) -> None:
     """Wait until the guest can use its addresses. Until then it would send from its link-local one."""
     wait_for(lambda: has_route6(agent), "a default route over IPv6")
     wait_for(lambda: " tentative" not in shown6(agent), "no address is tentative")
     assert "dadfailed" not in shown6(agent)
 
 
-def shown6(agent: Agent) -> str:
+def shown6(agent: Guest) -> str:
     return agent.guest.run("ip", "-6", "address", "show", "dev", "tap0").stdout
 
 
-def has_route6(agent: Agent) -> bool:
+def has_route6(agent: Guest) -> bool:
     return "default via" in agent.guest.run("ip", "-6", "route").stdout
 
 
@@ -132,23 +137,23 @@ def clones(request: pytest.FixtureRequest, network: Network, outside: Servers) -
         yield made
 
 
-def work(agent: Agent, found: list[tuple[str, Any]], mib: int = 8) -> None:
+def work(agent: Guest, found: list[tuple[str, Any]], mib: int = 8) -> None:
     """Everything that a guest does, over both families. Adds what came of it."""
     for remote in (INTERNET_ADDR, INTERNET_ADDR6):
         found.append((remote, agent.run("transfer", remote, DATA, mib * MIB, mib * MIB, 2)["errors"]))
         for size in (100, 1400, 6000):
             echoed = agent.run("udp", remote, UDP_ECHO, size, 40)
             found.append((remote, echoed["sent"] - echoed["received"]))
-        done = agent.guest.run("ping", "-n", "-c", "5", "-i", "0.1", "-W", "2", remote, check=False)
+        done = agent.guest.run("ping", "-n", "-c", "5", *PATIENT, remote, check=False)
         found.append((remote, 0 if " 0% packet loss" in done.stdout else done.stdout))
     for how in ("udp", "tcp"):
         resolved = agent.run("resolve", GATEWAY_ADDR, "www.example.test.", "A", how)
         found.append((how, 0 if INTERNET_ADDR in json.dumps(resolved) else resolved))
-    done = agent.guest.run("ping", "-n", "-c", "2", "-i", "0.1", "-W", "2", GATEWAY_ADDR, check=False)
+    done = agent.guest.run("ping", "-n", "-c", "2", *PATIENT, GATEWAY_ADDR, check=False)
     found.append(("gateway", 0 if " 0% packet loss" in done.stdout else done.stdout))
 
 
-def attempt(agent: Agent, found: list[tuple[str, Any]], mib: int) -> None:
+def attempt(agent: Guest, found: list[tuple[str, Any]], mib: int) -> None:
     """The same for a guest that perhaps has no link yet, after which its programs end."""
     try:
         work(agent, found, mib)
@@ -156,7 +161,7 @@ def attempt(agent: Agent, found: list[tuple[str, Any]], mib: int) -> None:
         found.append((ENDED, str(error)))
 
 
-def at_once(agents: list[Agent], mib: int = 8) -> list[list[tuple[str, Any]]]:
+def at_once(agents: Sequence[Guest], mib: int = 8) -> list[list[tuple[str, Any]]]:
     """work() of all guests at the same time: what went wrong for each."""
     found: list[list[tuple[str, Any]]] = [[] for _ in agents]
     threads = [

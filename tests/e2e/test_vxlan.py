@@ -88,8 +88,8 @@ def dropped(daemon: Daemon, name: str) -> float:
 
 
 @contextlib.contextmanager
-def serving(guest: Namespace, host: FleetHost) -> Iterator[None]:
-    servers = Servers(guest, host.directory)
+def serving(guest: Namespace, host: FleetHost, address: str = "0.0.0.0") -> Iterator[None]:
+    servers = Servers(guest, host.directory, address)
     try:
         yield
     finally:

@@ -74,7 +74,7 @@ def test_of_two_writers_one_is_told(
     ("word", "error"),
     [
         ("8080:80", '"8080:80" does not name the guest (allowed: such as 127.0.0.1:8080:192.168.127.10:80)'),
-        (":8080:[fd00::1]:80", "does not name the IPv4 address of a guest"),
+        (":8080:[fe80::1]:80", "names a link-local address, by which other hosts reach no guest"),
         (f"localhost:8080:{GUEST}", "'localhost' is not an address"),
         (f":0:{GUEST}", "has no port from 1 to 65535"),
         ("x", "is not a forward"),

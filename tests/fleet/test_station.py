@@ -6,11 +6,11 @@ import pytest
 
 pytest.importorskip("nats")
 
-from pipeline.config.fleet import station_mac, station_mac_of
+from pipeline.config.fleet import station_addr6, station_mac, station_mac_of
 from pipeline.engines.fleet.grants import Answer
 from pipeline.engines.fleet.lease_pool import LEASE, Grant
 from pipeline.fleet.station import RETRY_S, OwnStation
-from pipeline.wire import ip
+from pipeline.wire import ip, ipv6
 from tests.config.built import build
 from tests.engines.fleet.test_view import made
 
@@ -27,11 +27,11 @@ class Hands:
 
 
 class Rig:
-    def __init__(self) -> None:
+    def __init__(self, addr6: bytes = b"") -> None:
         self.view = made()
         hands: Any = Hands()
         self.hands = hands
-        self.station = OwnStation(MAC, self.view, hands)
+        self.station = OwnStation(MAC, self.view, hands, addr6)
 
     def gets(self, addr: int, now: float, seconds: float = LEASE) -> None:
         assert self.station.on_answer(Answer(MAC, Grant(addr, seconds)), now)
@@ -58,6 +58,23 @@ def test_an_address_is_told_to_demux_and_to_all_hosts() -> None:
     assert rig.view.places.here()[MAC] == (ip.packed(other),)
     rig.station.introduce()
     assert rig.hands.told[-2:] == [ip.packed(other)] * 2
+
+
+def test_the_ipv6_address_follows_from_the_mac_and_stays() -> None:
+    words = ("-fleet", "nats://a", "-fleet-host", "alpha", "-link", "vxlan+udp://10.66.0.1?vni=7")
+    config = build(*words, "-ipv6", "on")[0]
+    addr6 = station_addr6(config)
+    assert addr6 == ipv6.of_mac(config.network.ipv6_first, MAC)
+    assert station_addr6(build(*words, "-ipv6", "off")[0]) == 0
+    assert station_addr6(build("-ipv6", "on")[0]) == 0
+    rig = Rig(ip.packed(addr6))
+    rig.gets(ADDR, 0.0, 100.0)
+    assert (
+        set(rig.view.places.here()[MAC]) == set(rig.station.addresses) == {ip.packed(ADDR), ip.packed(addr6)}
+    )
+    rig.station.on_timer(100.0)
+    assert rig.view.places.here()[MAC] == (ip.packed(addr6),)
+    assert rig.hands.told == [ip.packed(ADDR), b""], "demux knows it without being told"
 
 
 def test_answers_for_guests_are_not_its_own() -> None:

@@ -34,6 +34,18 @@ def test_the_quotas_are_those_that_count_everything(tmp_path: Path) -> None:
     assert min(quota.total_bytes, quota.bytes_from_guest, quota.connections, quota.dns_questions) > 2**49
 
 
+@pytest.mark.parametrize("name", price.FEATURES)
+def test_both_daemons_of_a_feature_take_their_flags_and_differ(name: str, tmp_path: Path) -> None:
+    feature = price.FEATURES[name]
+    places = [tmp_path / "without", tmp_path / "with"]
+    for place in places:
+        place.mkdir()
+    made = [feature.without(places[0]), feature.with_it(places[1])]
+    found = [config_of(words) for words in made]
+    without, with_it = ((config.access, config.fleet, config.workers) for config in found)
+    assert without != with_it
+
+
 def test_another_program_has_no_price(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         price.main(["names", "--peers", "passt"])

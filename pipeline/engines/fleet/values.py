@@ -287,15 +287,17 @@ def forward_of(key: str, value: bytes) -> Forward:
 
 
 def check_remote(remote: str) -> None:
-    """Raise StoredValueError for what is not an IPv4 address and a port.
+    """Raise StoredValueError for what is not the address of a guest and a port.
 
-    Guests of other hosts are reached by IPv4 alone (pipeline.stages.demux.own_station).
+    Guests of other hosts are not reached by link-local addresses (pipeline.stages.demux.tunnel).
     """
     host, port = _host_port(remote)
     try:
-        addr = ip.parse_ipv4(host)
+        addr = ip.parse(host)
     except ValueError:
-        raise StoredValueError(f"{remote} does not name the IPv4 address of a guest") from None
+        raise StoredValueError(f"{remote} does not name the address of a guest") from None
+    if ip.is_link_local(addr) and not ip.is_ipv4(addr):
+        raise StoredValueError(f"{remote} names a link-local address, by which other hosts reach no guest")
     if ip.host_port(addr, port) != remote:
         raise StoredValueError(f"{remote} is not the usual form (allowed: {ip.host_port(addr, port)})")
 

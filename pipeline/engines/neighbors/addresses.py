@@ -52,9 +52,9 @@ class GuestAddresses:
         self._gateways = frozenset(own) if v6 is None else v6.own.union(own)
         self.own = self._gateways
 
-    def set_station(self, addr: int) -> None:
-        """The host itself has this address too, and no guest may; 0 for none."""
-        self.own = self._gateways.union((addr,)) if addr else self._gateways
+    def set_station(self, addrs: Iterable[int]) -> None:
+        """The host itself has these addresses too, and no guest may."""
+        self.own = self._gateways.union(addrs)
 
     def inside(self, addr: int) -> bool:
         """Whether addr is a host address of the subnet, or an IPv6 address of the network."""

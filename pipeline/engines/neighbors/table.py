@@ -25,7 +25,7 @@ a guest on all its links, on all addresses, on waiting callers, and on the conte
 in a second.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 from pipeline.engines.buckets import Buckets
@@ -100,12 +100,13 @@ class Neighbors:
         """This link leads to other hosts, and may have all addresses of the table; NO_UPLINK for none."""
         self._uplink = link
 
-    def set_own(self, addr: int) -> None:
-        """The host itself is a station with this address, and no guest may have it; 0 for none."""
-        self._addresses.set_station(addr)
-        neighbor = self._table.get(addr)
-        if neighbor is not None:
-            self._drop(neighbor)
+    def set_own(self, addrs: Collection[int]) -> None:
+        """The host itself is a station with these addresses, and no guest may have one of them."""
+        self._addresses.set_station(addrs)
+        for addr in addrs:
+            neighbor = self._table.get(addr)
+            if neighbor is not None:
+                self._drop(neighbor)
 
     def set_bounds(self, max_neighbors: int, max_per_guest: int) -> None:
         """Change the bounds. Addresses that are known already stay."""

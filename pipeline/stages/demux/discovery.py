@@ -93,7 +93,7 @@ class Discovery:
         else:
             reply = self.messages.answer(header, message, mac)
             if reply is None and message.kind == icmpv6.NEIGHBOR_SOLICITATION and not header.src:
-                reply = self._defence(message.target, link, now)
+                reply = self._defence(message.target, mac, link, now)
                 counter = _DEFENDED
         if reply is None:
             return
@@ -102,10 +102,13 @@ class Discovery:
             self.counts[counter] += 1
         self.output.frame(link, reply)
 
-    def _defence(self, addr: int, link: int, now: float) -> bytes | None:
-        """What tells a guest that a live one on another link has the address that it wants to use."""
+    def _defence(self, addr: int, mac: bytes, link: int, now: float) -> bytes | None:
+        """What tells a guest that a live one on another link has the address that it wants to use.
+
+        A guest with the owner's MAC is the owner: it has moved here, and starts its interface.
+        """
         neighbor = self.neighbors.get(addr)
-        if neighbor is None or neighbor.link == link:
+        if neighbor is None or neighbor.link == link or neighbor.mac == mac:
             return None
         if now - neighbor.confirmed >= REACHABLE_TIME:
             # The owner is asked. It answers the guest itself, if the guest can hear it.

@@ -67,7 +67,7 @@ class FrameInput:
         self.ip = ip
         self.ipv6 = ipv6_input
         self.dropped = dropped
-        self.station = OwnStation(network, ip)
+        self.station = OwnStation(network, ip, ipv6_input)
         self.udp = ip.udp
         self.rates = ip.udp.services.rates
 
@@ -160,6 +160,8 @@ class FrameInput:
                 self.output.frame(ALL_LINKS, view[frame.off : end], except_link=frame.link)
             if ethertype == ethernet.TYPE_ARP:
                 self.station.answer_arp(frame, now)
+            elif ethertype == ethernet.TYPE_IPV6 and dst == self.station.group_mac:
+                self.station.answer_solicitation(frame, src, now)
             to_gateway = dst == ethernet.BROADCAST or (self.ipv6 is not None and ipv6.is_group_mac(dst))
             if not to_gateway or frame.link == self.tunnel.link:
                 self.worker.free(frame.slot)

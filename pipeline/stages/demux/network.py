@@ -75,8 +75,9 @@ class Network:
         )
         self.links: dict[int, int] = {}
         """The number of the guest that opened each link. A link that is down is not here."""
-        self.tunnel = Tunnel(config.fleet)
+        self.tunnel = Tunnel(config)
         self.switch.set_station(self.tunnel.mac)
+        self.set_station(0)
         self.output = Output(worker, config.network.gateway_mac, config.network.mtu)
         self.ingress_out = ports.rings_out["ingress"]
         self.resolver_out = ports.rings_out["resolver"]
@@ -101,9 +102,9 @@ class Network:
         return self.tunnel.source_for(addr) if link == self.tunnel.link else self.gateway_for(addr)
 
     def set_station(self, addr: int) -> None:
-        """This host is a station with this address from now on; 0 for none."""
+        """This host is a station with this IPv4 address from now on; 0 for none."""
         self.tunnel.addr = addr
-        self.neighbors.set_own(addr)
+        self.neighbors.set_own(self.tunnel.own)
 
     def guest_of(self, link: int) -> int:
         """The number of the guest that opened a link. Each guest has one share of a bounded resource."""

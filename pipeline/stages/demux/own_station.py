@@ -1,20 +1,22 @@
 """This host as a station of the network: what guests of other hosts send to it (tunnel.py).
 
-In a fleet each host has an address of the pool, and a MAC address that follows from its name. From this
-address it connects to guests of other hosts, for forwarded ports. So it gets their answers, and nothing else:
+In a fleet each host has an IPv4 address of the pool, a MAC address that follows from its name, and the IPv6
+address that this MAC address makes. From these addresses it connects to guests of other hosts, for forwarded
+ports. So it gets their answers, and nothing else:
 
 ==========  ==========================================================================================
 frame       what becomes of it
 ==========  ==========================================================================================
 ARP         teaches where its sender is. A question for the address of this host is answered
+discovery   the same (neighbour discovery, RFC 4861)
 TCP         goes to the connection. A SYN is dropped: nobody connects to this station
 UDP         goes to its flow. Without a flow it is dropped
 all others  dropped
 ==========  ==========================================================================================
 
-Guests of other hosts do not hear of the address unless this host connects to them. So one of them could have
-it as well. The stations of the other hosts are told the address. Then demux there knows where it is, and asks
-before it believes a guest.
+Guests of other hosts do not hear of the addresses unless this host connects to them. So one of them could
+have one as well. The stations of the other hosts are told the addresses. Then demux there knows where they
+are, and asks before it believes a guest.
 
 Without a fleet the host has no such address. Then only answers by ARP come here, of stations that it has
 asked.
@@ -23,6 +25,7 @@ asked.
 from collections.abc import Collection, Iterable
 from typing import Final
 
+from pipeline.engines import neighbor_discovery
 from pipeline.engines.buckets import Buckets
 from pipeline.links.vxlan_url import MAX_REMOTES
 from pipeline.records.flows import Ends
@@ -30,8 +33,9 @@ from pipeline.records.frames import NO_LINK, Frame
 from pipeline.records.tcp import TcpRange
 from pipeline.records.udp import UdpRange
 from pipeline.stages.demux.ip import IpInput
+from pipeline.stages.demux.ipv6 import Ipv6Input
 from pipeline.stages.demux.network import Network
-from pipeline.wire import arp, ethernet, ipv4, tcp
+from pipeline.wire import arp, ethernet, icmpv6, ipv4, ipv6, tcp
 from pipeline.wire.errors import WireError
 
 ANSWERS_PER_STATION: Final = 5
@@ -48,7 +52,8 @@ class OwnStation:
     If a method raises WireError, the caller still owns the reference.
     """
 
-    def __init__(self, network: Network, ip_input: IpInput) -> None:
+    def __init__(self, network: Network, ip_input: IpInput, ipv6_input: Ipv6Input | None) -> None:
+        """ipv6_input: None while IPv6 is off."""
         self.worker = network.worker
         self.slots = network.slots
         self.gateway_mac = network.config.network.gateway_mac
@@ -58,15 +63,19 @@ class OwnStation:
         self.output = network.output
         self.tcp_out = network.tcp_out
         self.ip = ip_input
+        self.ipv6 = ipv6_input
         self.udp = ip_input.udp
         self.network = network
+        addr6 = network.tunnel.addr6
+        self.group_mac = ipv6.group_mac(ipv6.solicited_node(addr6)) if addr6 else b""
+        """The group in which questions for the IPv6 address of this host come; empty if it has none."""
         self.far: frozenset[bytes] = frozenset()
         """The MAC addresses of the other hosts' stations."""
         self._asking = _rates()
         """By the MAC address of a station of another host."""
 
     def set_addr(self, addr: int) -> None:
-        """This host has this address from now on; 0 for none."""
+        """This host has this IPv4 address from now on; 0 for none."""
         self.network.set_station(addr)
         self._tell(self.far)
 
@@ -78,15 +87,18 @@ class OwnStation:
         self._tell(new)
 
     def _tell(self, macs: Iterable[bytes]) -> None:
-        """Tell these stations the address of this host. More hosts than MAX_REMOTES exchange no frames."""
+        """Tell these stations the addresses of this host. More hosts than MAX_REMOTES exchange no frames."""
         tunnel = self.tunnel
-        if not tunnel.addr or tunnel.link == NO_LINK:
+        if tunnel.link == NO_LINK:
             return
         for mac in sorted(macs)[:MAX_REMOTES]:
-            header = ethernet.header(mac, tunnel.mac, ethernet.TYPE_ARP)
-            self.output.frame(
-                tunnel.link, header + arp.build(arp.REPLY, tunnel.mac, tunnel.addr, mac, tunnel.addr)
-            )
+            if tunnel.addr:
+                header = ethernet.header(mac, tunnel.mac, ethernet.TYPE_ARP)
+                reply = arp.build(arp.REPLY, tunnel.mac, tunnel.addr, mac, tunnel.addr)
+                self.output.frame(tunnel.link, header + reply)
+            if tunnel.addr6:
+                told = neighbor_discovery.unsolicited(tunnel.addr6, tunnel.mac, mac)
+                self.output.frame(tunnel.link, told)
 
     def on_tcp_range(self, run: TcpRange, record: bytes, mac: bytes, now: float) -> None:
         """TCP segments of one flow, in frames from mac. record: the packed run, to be passed on."""
@@ -122,10 +134,71 @@ class OwnStation:
             # A fragment, most often. A whole datagram without a flow is refused like one for any station.
             self.ip.on_frame(frame, mac, now)
             return
+        elif ethertype == ethernet.TYPE_IPV6 and self.tunnel.addr6:
+            self._on_ipv6(frame, mac, now)
+            return
         elif ethertype != ethernet.TYPE_IPV6 or frame.link != self.tunnel.link:
             # IPv6 from there may be an answer to Tunnel.question(). It says enough by its source.
             raise WireError(REFUSED)
         self.worker.free(frame.slot)
+
+    def _on_ipv6(self, frame: Frame, mac: bytes, now: float) -> None:
+        assert self.ipv6 is not None
+        header, upper, end = self._parse_ipv6(frame)
+        if _is_discovery(self.slots[frame.slot], upper, end):
+            message = self._parse_discovery(frame, header, upper, end)
+            # Perhaps the answer to Tunnel.question().
+            self.ipv6.discovery.learn(header, message, mac, frame.link, now)
+            self._answer_solicitation(frame, header, message, mac, now)
+            self.worker.free(frame.slot)
+            return
+        if header.dst != self.tunnel.addr6 or upper.proto != ipv4.PROTO_UDP:
+            raise WireError(REFUSED)
+        # As with IPv4.
+        self.ipv6.on_frame(frame, mac, now)
+
+    def answer_solicitation(self, frame: Frame, mac: bytes, now: float) -> None:
+        """Answer a question for the IPv6 address of this host, in a frame from mac to group_mac."""
+        header, upper, end = self._parse_ipv6(frame)
+        if _is_discovery(self.slots[frame.slot], upper, end):
+            self._answer_solicitation(
+                frame, header, self._parse_discovery(frame, header, upper, end), mac, now
+            )
+
+    def _parse_ipv6(self, frame: Frame) -> tuple[ipv6.Header, ipv6.Upper, int]:
+        """The headers of a packet, and where it ends. Raises WireError."""
+        view = self.slots[frame.slot]
+        begin = frame.off + ethernet.HEADER_LEN
+        header = ipv6.parse(view, begin, frame.off + frame.length)
+        begin += ipv6.HEADER_LEN
+        end = begin + header.payload_len
+        return header, ipv6.walk(view, begin, end, header.next_header), end
+
+    def _parse_discovery(
+        self, frame: Frame, header: ipv6.Header, upper: ipv6.Upper, end: int
+    ) -> icmpv6.Discovery:
+        if upper.has_fragment:
+            # RFC 6980 section 5.
+            raise WireError("nd_message_dropped_malformed")
+        view = self.slots[frame.slot]
+        icmpv6.parse(view, upper.off, end, header.src, header.dst)
+        return icmpv6.parse_discovery(view, upper.off, end, header)
+
+    def _answer_solicitation(
+        self, frame: Frame, header: ipv6.Header, message: icmpv6.Discovery, mac: bytes, now: float
+    ) -> None:
+        if message.kind != icmpv6.NEIGHBOR_SOLICITATION or message.target != self.tunnel.addr6:
+            return
+        asker = message.mac or mac
+        if asker in (self.tunnel.mac, self.gateway_mac) or ethernet.is_group(asker):
+            return
+        if frame.link != self.tunnel.link:
+            self.ip.limit_answers(frame.link, now)
+        else:
+            self._limit(asker, now)
+        addr, flags = self.tunnel.addr6, icmpv6.FLAG_OVERRIDE
+        made = neighbor_discovery.advertisement(addr, self.tunnel.mac, flags, header, message, mac)
+        self.output.frame(frame.link, made)
 
     def answer_arp(self, frame: Frame, now: float) -> None:
         """Answer a question for the address of this host."""
@@ -161,12 +234,19 @@ class OwnStation:
                 self._asking = _rates()
 
     def _is_own(self, addr: int) -> bool:
-        """Whether this is the address of this host, if it has one. No packet for 0.0.0.0 is for it."""
-        return addr == self.tunnel.addr != 0
+        """Whether this is an address of this host. No packet for 0.0.0.0 is for it."""
+        return addr in (self.tunnel.addr, self.tunnel.addr6) and addr != 0
 
     def _learn(self, mac: bytes, link: int, now: float) -> None:
         """The frame shows where its sender is, as one for the gateway does."""
         self.switch.on_frame(self.gateway_mac, mac, link, now)
+
+
+def _is_discovery(view: memoryview, upper: ipv6.Upper, end: int) -> bool:
+    """Whether the upper layer of a packet is a message of neighbour discovery that hosts send."""
+    if upper.proto != ipv6.PROTO_ICMPV6 or upper.frag_off or upper.off >= end:
+        return False
+    return view[upper.off] in icmpv6.FROM_HOSTS
 
 
 def _rates() -> Buckets:

@@ -60,11 +60,20 @@ def test_what_is_no_local_address_has_no_key(protocol: str, local: str) -> None:
 
 @pytest.mark.parametrize(
     "remote",
-    ["", ":80", "192.168.127.10", "192.168.127.10:0", "[fd00::1]:80", "web:80", "192.168.127.010:80"],
+    [
+        *("", ":80", "192.168.127.10", "192.168.127.10:0", "web:80", "192.168.127.010:80"),
+        *("[fd00::1]", "fd00::1:80", "[fd00:0::1]:80", "[fe80::1]:80", "[fd00::1%eth0]:80", "[::]:80"),
+        "[::ffff:192.168.127.10]:80",
+    ],
 )
-def test_a_guest_is_named_by_its_ipv4_address(remote: str) -> None:
+def test_a_guest_is_named_by_an_address_of_the_network(remote: str) -> None:
     with pytest.raises(StoredValueError):
         values.forward_of(KEY, values.forward_bytes(WEB._replace(remote=remote)))
+
+
+def test_a_guest_may_be_named_by_its_ipv6_address() -> None:
+    web = WEB._replace(remote="[fd00::1]:80")
+    assert values.forward_of(KEY, values.forward_bytes(web)) == web
 
 
 def test_a_value_that_belongs_to_another_key_is_refused() -> None:
