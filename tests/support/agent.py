@@ -7,7 +7,6 @@ import json
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -104,18 +103,7 @@ class Agent:
 def run_client(namespace: Namespace, command: str, *words: object, timeout: float = 120.0) -> dict[str, Any]:
     """Run a command of tests.support.client in a namespace. Returns its result."""
     argv = (sys.executable, "-m", "tests.support.client", command, *map(str, words))
-    with tempfile.TemporaryFile("w+") as out:
-        process = namespace.start(quick_start.CLIENT, argv, stdout=out, stderr=out)
-        try:
-            status = process.wait(timeout)
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
-        out.seek(0)
-        text = out.read()
-    assert status == 0, f"{argv} ended with {status}\n{text}"
-    outcome: dict[str, Any] = json.loads(text)
+    outcome: dict[str, Any] = json.loads(namespace.ask(quick_start.CLIENT, *argv, timeout=timeout).stdout)
     return outcome
 
 
