@@ -139,12 +139,12 @@ def work(agent: Agent, found: list[tuple[str, Any]], mib: int = 2) -> None:
         for size in (100, 1400, 6000):
             echoed = agent.run("udp", remote, UDP_ECHO, size, 40)
             found.append((remote, echoed["sent"] - echoed["received"]))
-        done = agent.guest.run("ping", "-n", "-c", "5", "-i", "0.1", "-W", "2", remote, check=False)
+        done = agent.guest.run("ping", "-n", "-c", "5", "-i", "0.1", "-W", "5", remote, check=False)
         found.append((remote, 0 if " 0% packet loss" in done.stdout else done.stdout))
     for how in ("udp", "tcp"):
         resolved = agent.run("resolve", GATEWAY_ADDR, "www.example.test.", "A", how)
         found.append((how, 0 if INTERNET_ADDR in json.dumps(resolved) else resolved))
-    done = agent.guest.run("ping", "-n", "-c", "2", "-i", "0.1", "-W", "2", GATEWAY_ADDR, check=False)
+    done = agent.guest.run("ping", "-n", "-c", "2", "-i", "0.1", "-W", "5", GATEWAY_ADDR, check=False)
     found.append(("gateway", 0 if " 0% packet loss" in done.stdout else done.stdout))
 
 
