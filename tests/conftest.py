@@ -49,12 +49,12 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 def pytest_report_header() -> str:
     """Which code the daemons of this run are made of."""
-    if path := os.environ.get(violations.VARIABLE, ""):
-        return f"data path of daemons: plain, and {path} gets the system calls that are not on the lists"
     if system := os.environ.get("GVTAP_TEST_SYSTEM", ""):
         return f"data path of daemons: plain, as on {system}"
     why = compiled.reason()
-    return f"data path of daemons: {compiled.kind()}{why and f' ({why}; make compiled)'}"
+    what = f"{compiled.kind()}{why and f' ({why}; make compiled)'}"
+    path = os.environ.get(violations.VARIABLE, "")
+    return f"data path of daemons: {what}{path and f'; {path} gets the calls that are not on the lists'}"
 
 
 LONG_FIRST = (

@@ -31,8 +31,10 @@ def rule_for(word: str) -> Rule:
 
 
 def report(events: Events) -> None:
-    """Print what the policy refuses, until the network ends."""
+    """Print what the policy refuses, until the guest is gone. The last refusals come before that."""
     for event in events:
+        if event.kind == "guest-gone":
+            return
         where = event.fields.get("name") or event.fields.get("address")
         print(f"sandbox: refused: {where} port {event.fields.get('port')}", file=sys.stderr)
 
@@ -76,12 +78,15 @@ def main() -> int:
         argv = ["unshare", "--net", "--mount", "sh", "-c", BEGIN, resolv.name, *args.program]
         with subprocess.Popen(argv, stdin=subprocess.PIPE, text=True) as program:
             await_namespace(program.pid)
-            with network.attach(program.pid), network.events("flow-refused") as events:
-                threading.Thread(target=report, args=(events,), daemon=True).start()
-                if args.ask:
-                    reader = threading.Thread(target=answer, args=(network, network.approvals()), daemon=True)
-                    reader.start()
-                program.communicate("begin\n")
+            with network.events("flow-refused", "guest-gone") as events:
+                reporter = threading.Thread(target=report, args=(events,), daemon=True)
+                reporter.start()
+                with network.attach(program.pid):
+                    if args.ask:
+                        approvals = network.approvals()
+                        threading.Thread(target=answer, args=(network, approvals), daemon=True).start()
+                    program.communicate("begin\n")
+                reporter.join()
         return program.returncode
 
 

@@ -11,6 +11,7 @@ import http.client
 import json
 import socket
 import subprocess
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -269,10 +270,16 @@ class Events(_Closing, Iterator[Event]):
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
         self._closed = False
+        self._reading = threading.Lock()
+        """Held while next() reads: what it reads from is not closed under it by another thread."""
         answer.sock.settimeout(SILENCE_SECONDS)
 
     def __next__(self) -> Event:
         """The next event. Raises StopIteration after close(), and ApiError if the daemon is gone."""
+        with self._reading:
+            return self._next()
+
+    def _next(self) -> Event:
         while True:
             try:
                 line = self._answer.response.readline()
@@ -303,7 +310,8 @@ class Events(_Closing, Iterator[Event]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-        self._release()
+        with self._reading:
+            self._release()
 
 
 class Approvals(_Closing, Iterator[Approval]):

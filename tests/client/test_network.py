@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -104,6 +105,19 @@ def test_events_come_from_the_moment_of_the_call_and_end_with_close(network: Net
         assert list(events) == []
     with pytest.raises(RefusedError, match="unknown kind"):
         network.events("nonsense")
+
+
+def test_a_thread_that_reads_events_sees_their_end_when_their_block_ends(network: Network) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        for _ in range(20):
+            with network.events() as events:
+                read = pool.submit(list, events)
+                network.expose("0:82")
+            assert [event.kind for event in read.result(10)][:1] in ([], ["forward-opened"])
+            with pytest.raises(StopIteration):
+                next(events)
+        for forward in network.forwards():
+            network.unexpose(forward.local)
 
 
 def test_a_flow_that_is_not_there_cannot_be_ended(network: Network) -> None:

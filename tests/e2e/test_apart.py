@@ -137,7 +137,7 @@ def clones(request: pytest.FixtureRequest, network: Network, outside: Servers) -
         yield made
 
 
-def work(agent: Guest, found: list[tuple[str, Any]], mib: int = 8) -> None:
+def work(agent: Guest, found: list[tuple[str, Any]], mib: int = 2) -> None:
     """Everything that a guest does, over both families. Adds what came of it."""
     for remote in (INTERNET_ADDR, INTERNET_ADDR6):
         found.append((remote, agent.run("transfer", remote, DATA, mib * MIB, mib * MIB, 2)["errors"]))
@@ -161,7 +161,7 @@ def attempt(agent: Guest, found: list[tuple[str, Any]], mib: int) -> None:
         found.append((ENDED, str(error)))
 
 
-def at_once(agents: Sequence[Guest], mib: int = 8) -> list[list[tuple[str, Any]]]:
+def at_once(agents: Sequence[Guest], mib: int = 2) -> list[list[tuple[str, Any]]]:
     """work() of all guests at the same time: what went wrong for each."""
     found: list[list[tuple[str, Any]]] = [[] for _ in agents]
     threads = [
@@ -208,7 +208,7 @@ def test_no_guest_sees_a_frame_of_the_other_or_an_inner_address(clones: Clones) 
 def test_the_other_goes_on_when_one_leaves_and_another_one_comes(network: Network, clones: Clones) -> None:
     first, second = clones.agents
     found: list[tuple[str, Any]] = []
-    thread = threading.Thread(target=work, args=(second, found, 16))
+    thread = threading.Thread(target=work, args=(second, found, 8))
     thread.start()
     first.stop()
     thread.join()

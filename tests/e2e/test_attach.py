@@ -141,7 +141,12 @@ def test_a_passed_tap_cannot_block_the_daemon(network: Network, daemon: Daemon) 
 def start(network: Network, *words: object, **options: Any) -> "subprocess.Popen[str]":
     """The command, in the host's namespace."""
     argv = [*program(), "attach", *map(str, words)]
-    return network.host.popen(argv, stdout=PIPE, stderr=PIPE, text=True, **options)
+    # With nohup, the tests ignore SIGHUP, and so would the command.
+    return network.host.popen(argv, stdout=PIPE, stderr=PIPE, text=True, preexec_fn=_heed_hangup, **options)
+
+
+def _heed_hangup() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def end_of(process: "subprocess.Popen[str]") -> tuple[int, str]:

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from perf import compiled
 from tests.e2e.test_restarted import Restartable
 from tests.e2e.test_vxlan import dropped, guest_addr, kernel_guest, reaches, serving
+from tests.support import quick_start
 from tests.support.agent import GATEWAY_ADDR, run_client
 from tests.support.daemon import Daemon
 from tests.support.fleet import Fleet, FleetHost, host_addr
@@ -23,7 +25,7 @@ pytest.importorskip("nats")
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(bool(missing()), reason=missing())]
 
 MIB = 1 << 20
-LARGE = int(os.environ.get("FLEET_MIB", "32")) * MIB
+LARGE = int(os.environ.get("FLEET_MIB", "8")) * MIB
 """Bytes of a large file. Its receiver compares the hashes."""
 REACHED = "fleet reached"
 JOINED = "fleet host joined"
@@ -92,8 +94,9 @@ def test_guests_of_three_hosts_get_addresses_names_and_each_other(fleet: Fleet) 
 
 def asked(host: FleetHost, cluster: NatsCluster, *words: str) -> str:
     """What a command about the fleet prints, on this host."""
-    command = (sys.executable, "-P", "-m", "pipeline", "fleet", *words)
-    return host.host.run(*command, "-fleet", cluster.url, "-fleet-host", "somebody").stdout
+    command = (*compiled.command("gvtap-pipeline"), "fleet", *words)
+    fleet = ("-fleet", cluster.url, "-fleet-host", "somebody")
+    return host.host.ask(quick_start.DAEMON, *command, *fleet).stdout
 
 
 def test_a_policy_of_the_fleet_holds_on_all_hosts_and_at_the_next_start(fleet: Fleet, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def no_forward_stays(daemon: Daemon) -> Iterator[None]:
 
 def test_a_tcp_server_in_the_guest_serves_the_host(daemon: Daemon, network: Network, inside: Servers) -> None:
     daemon.expose(f"{LOCAL}:9000", f"{GUEST_ADDR}:{DATA}")
-    outcome = run_client(network.host, "transfer", LOCAL, 9000, 64 * MIB, 64 * MIB)
+    outcome = run_client(network.host, "transfer", LOCAL, 9000, 16 * MIB, 16 * MIB)
     assert outcome["errors"] == []
 
 

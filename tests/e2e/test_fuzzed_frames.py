@@ -27,9 +27,9 @@ from tests.support.servers import DATA, Servers
 pytestmark = pytest.mark.e2e
 
 MIB = 1 << 20
-FRAMES = int(os.environ.get("FUZZ_FRAMES", "50000"))
+FRAMES = int(os.environ.get("FUZZ_FRAMES", "20000"))
 CHECK_SPEED = os.environ.get("PERF_CHECK", "") == "1"
-DOWNLOAD = 256 * MIB if CHECK_SPEED else 32 * MIB
+DOWNLOAD = 256 * MIB if CHECK_SPEED else 8 * MIB
 MAX_PAIRS = 40
 """Downloads with and without the flood, in turns."""
 MAX_GROWTH_MIB = 24

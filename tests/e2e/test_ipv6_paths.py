@@ -104,7 +104,7 @@ def test_a_bulk_transfer_over_a_bad_link_arrives_with_its_hash(daemon: Daemon, d
     shim = Shim(daemon, "-loss", "0.01", "-duplicate", "0.01", "-reorder", "0.01", "-seed", "7")
     wait_for(lambda: is_usable(shim.guest, ADDRS[0]), "an address")
     wait_for(lambda: "default via" in shim.guest.run("ip", "-6", "route").stdout, "a route")
-    down, up = (64 * MIB, 0) if direction == "down" else (0, 64 * MIB)
+    down, up = (16 * MIB, 0) if direction == "down" else (0, 16 * MIB)
     outcome = run_client(shim.guest, "transfer", INTERNET_ADDR6, DATA, down, up, timeout=250)
     assert outcome["errors"] == []
     for counts in shim.stop().values():

@@ -32,7 +32,7 @@ def test_each_guest_has_an_address_of_its_own(agent: Agent, other: Agent) -> Non
 def test_guests_reach_each_other(agent: Agent, other: Agent, inside: Servers) -> None:
     other.guest.run("ping", "-n", "-c", "3", "-i", "0.2", "-W", "2", GUEST_ADDR)
     agent.guest.run("ping", "-n", "-c", "1", "-W", "2", OTHER_ADDR)
-    assert other.run("transfer", GUEST_ADDR, DATA, 32 * MIB, 32 * MIB)["errors"] == []
+    assert other.run("transfer", GUEST_ADDR, DATA, 16 * MIB, 16 * MIB)["errors"] == []
     assert other.run("udp", GUEST_ADDR, UDP_ECHO, 1400, 10)["received"] == 10
 
 

@@ -49,7 +49,7 @@ def test_a_guest_with_two_mtus_moves_data_and_pings(network: Network, outside: S
         with Daemon(network, *link(network.guest), "-mtu", str(mtu)) as daemon:
             configure(network.guest)
             network.guest.run("ping", "-n", "-c", "2", "-i", "0.2", "-W", "3", GATEWAY_ADDR)
-            moved = run_client(network.guest, "transfer", INTERNET_ADDR, DATA, 32 * MIB, 32 * MIB)
+            moved = run_client(network.guest, "transfer", INTERNET_ADDR, DATA, 16 * MIB, 16 * MIB)
             assert moved["errors"] == []
             assert run_client(network.guest, "udp", INTERNET_ADDR, UDP_ECHO, 1400, 20)["received"] == 20
             shown = network.guest.run("ip", "link", "show", "eth0").stdout

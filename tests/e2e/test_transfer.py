@@ -17,7 +17,7 @@ pytestmark = pytest.mark.e2e
 MIB = 1 << 20
 EACH = int(os.environ.get("TRANSFER_MIB", "1")) * MIB
 """Bytes of each of many connections, each way."""
-BULK = int(os.environ.get("BULK_MIB", "256")) * MIB
+BULK = int(os.environ.get("BULK_MIB", "64")) * MIB
 """Bytes of a single large file."""
 
 
@@ -55,6 +55,6 @@ def test_flags_for_mtu_shards_and_memory_change_no_byte(
     network: Network, outside: Servers, flags: tuple[str, ...]
 ) -> None:
     with Daemon(network, *flags) as daemon, Agent(network.guest, daemon.socket) as agent:
-        transfer(agent, 32 * MIB, 0)
-        transfer(agent, 0, 32 * MIB)
+        transfer(agent, 16 * MIB, 0)
+        transfer(agent, 0, 16 * MIB)
         transfer(agent, MIB, MIB, 16)

@@ -15,7 +15,7 @@ from tests.support.daemon import Daemon
 from tests.support.download import download
 from tests.support.netns import INTERNET_ADDR, Network, wait_for
 from tests.support.servers import ECHO, Servers
-from tests.support.web_page import VIEWS, address, open_page, show
+from tests.support.web_page import VIEWS, address, open_page, show, show_filled
 
 pytestmark = [
     pytest.mark.e2e,
@@ -191,9 +191,7 @@ def test_axe_finds_nothing_that_keeps_people_out(
     page.set_viewport_size(size)
     page.emulate_media(color_scheme=scheme)
     for view in VIEWS:
-        show(page, view)
-        page.get_by_role("main").locator("> div").wait_for()
-        page.wait_for_timeout(1500)
+        show_filled(page, view)
         found = Axe().run(page)
         assert found.violations_count == 0, f"{view}: {found.generate_report()}"
 

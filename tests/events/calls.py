@@ -1,6 +1,7 @@
 """All places of the program that log a line or report an event, found with ast."""
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ OF_EVERY_LINE = {"kind", "operator", "worker", "pid", "exc_info", "rate"}
 
 
 _MAY_CALL = re.compile(rf"\.(?:report|{'|'.join(LEVELS)})\(|\bRepeated\(")
-"""What is in each file with such a call. It is read when tests are collected, so others are not parsed."""
+"""What is in each file with such a call. Others are not parsed."""
 
 
 class Call(NamedTuple):
@@ -36,6 +37,7 @@ class Call(NamedTuple):
     open: bool
 
 
+@functools.cache
 def calls() -> list[Call]:
     """All of them."""
     return [

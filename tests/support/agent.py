@@ -4,27 +4,22 @@ with Agent(network.guest, daemon.socket) as agent: ...
 """
 
 import json
-import re
 import signal
 import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from perf import compiled
-from tests.support import quick_start
+from tests.support import last_words, quick_start
 from tests.support.netns import Namespace, wait_for
 
 GATEWAY_ADDR = "192.168.127.1"
 GUEST_ADDR = "192.168.127.2"
 HOST_ADDR = "192.168.127.254"
 GUEST_MAC = "5a:94:ef:e4:0c:ee"
-REST_SECONDS = 0.03
 STOP_SECONDS = 10.0
-_SLEEPS = re.compile(r"^State:\t.|^voluntary_ctxt_switches:.*", re.MULTILINE)
 
 
 class Agent:
@@ -77,25 +72,8 @@ class Agent:
         return run_client(self.guest, command, *words, timeout=timeout)
 
     def let_connections_end(self, seconds: float = 2.0) -> None:
-        """Wait until the daemon has the guest's last segments: its FINs, and its ACKs of FINs.
-
-        If an ACK is lost with the link, the daemon keeps the acknowledged bytes for as long as TCP waits for
-        the guest to come back.
-        """
-        states = [word for name in ("fin-wait-1", "last-ack", "closing") for word in ("state", name)]
-        end = time.monotonic() + seconds
-        while time.monotonic() < end and self.guest.run("ss", "-Htn", *states).stdout:
-            time.sleep(0.05)
-        # The guest does not show whether the ACK of the last FIN was sent. It was, when the agent is idle.
-        wait_for(self._is_idle, "the agent is idle", every=0.0)
-
-    def _is_idle(self) -> bool:
-        """Whether the agent sleeps for a while. Otherwise it works, or waits for a core."""
-        status = Path(f"/proc/{self.process.pid}/status")
-        before = _SLEEPS.findall(status.read_text())
-        time.sleep(REST_SECONDS)
-        after = _SLEEPS.findall(status.read_text())
-        return before == after and before[:1] == ["State:\tS"]
+        """Wait until the daemon has the guest's last segments."""
+        last_words.arrive(self.guest, self.process.pid, seconds)
 
     def stop(self) -> None:
         """Send SIGTERM. The agent must end with status 0."""
@@ -125,18 +103,7 @@ class Agent:
 def run_client(namespace: Namespace, command: str, *words: object, timeout: float = 120.0) -> dict[str, Any]:
     """Run a command of tests.support.client in a namespace. Returns its result."""
     argv = (sys.executable, "-m", "tests.support.client", command, *map(str, words))
-    with tempfile.TemporaryFile("w+") as out:
-        process = namespace.start(quick_start.CLIENT, argv, stdout=out, stderr=out)
-        try:
-            status = process.wait(timeout)
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
-        out.seek(0)
-        text = out.read()
-    assert status == 0, f"{argv} ended with {status}\n{text}"
-    outcome: dict[str, Any] = json.loads(text)
+    outcome: dict[str, Any] = json.loads(namespace.ask(quick_start.CLIENT, *argv, timeout=timeout).stdout)
     return outcome
 
 

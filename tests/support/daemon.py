@@ -301,6 +301,8 @@ def launch(
 ) -> "subprocess.Popen[bytes] | quick_start.Process":
     """Start a daemon. A command that is not the usual one, or a fresh one, runs as it stands."""
     argv = [*command, "start", *flags]
+    if not fresh and list(command) in (violations.program(), violations.program(plain=True)):
+        return namespace.start(quick_start.WATCHED, argv, **options)
     if fresh or command != compiled.command("gvtap-pipeline"):
         return namespace.popen(argv, **options)
     return namespace.start(quick_start.DAEMON, argv, **options)
@@ -313,7 +315,7 @@ def program(system: str = "", *, plain: bool = False) -> list[str]:
     environment variable GVTAP_TEST_SYSTEM, so that all tests can run as on that system. With
     GVTAP_TEST_VIOLATIONS see tests.support.violations.
     """
-    if recording := violations.program():
+    if recording := violations.program(plain=plain):
         return recording
     if system := system or os.environ.get("GVTAP_TEST_SYSTEM", ""):
         return [sys.executable, "-m", "tests.support.other_system", system, "run"]

@@ -19,6 +19,7 @@ from typing import Any
 
 from pipeline.system.tap import Tap
 from pipeline.wire import framing
+from tests.support import last_words
 from tests.support.agent import GATEWAY_ADDR, GUEST_ADDR, GUEST_MAC, run_client
 from tests.support.netns import Namespace, wait_for
 
@@ -81,6 +82,8 @@ class Foreign:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._process is not None:
+            if kind is None:
+                last_words.arrive(self.guest, self._process.pid)
             self.leave()
 
 

@@ -55,9 +55,10 @@ class LoneDaemon:
         """Start it without waiting."""
         with self.error_path.open("wb") as error:
             options = {"stdout": error, "stderr": error, "umask": self.umask, **self.options}
-            usual = self.command == self._usual and not violations.program()
-            if usual and not self.fresh and quick_start.can_fork(self.options):
-                self._process = quick_start.popen(quick_start.DAEMON, "", self.command, **options)
+            usual = self.command == self._usual and not self.fresh
+            if usual and quick_start.can_fork(self.options):
+                program = quick_start.WATCHED if violations.program() else quick_start.DAEMON
+                self._process = quick_start.popen(program, "", self.command, **options)
             else:
                 options.setdefault("stdin", subprocess.DEVNULL)
                 self._process = subprocess.Popen(self.command, **options)

@@ -132,6 +132,25 @@ class Namespace:
             raise AssertionError(f"{argv} ended with {done.returncode}\n{done.stdout}{done.stderr}")
         return done
 
+    def ask(
+        self, program: quick_start.Program, *argv: str, timeout: float = 60.0, check: bool = True
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run a program of ours in the namespace to its end, as run() does, but without its imports."""
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+            process = self.start(program, argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
+            try:
+                status = process.wait(timeout)
+            except BaseException:
+                process.kill()
+                process.wait()
+                raise
+            for file in (out, err):
+                file.seek(0)
+            done = subprocess.CompletedProcess(argv, status, out.read(), err.read())
+        if check and status != 0:
+            raise AssertionError(f"{argv} ended with {status}\n{done.stdout}{done.stderr}")
+        return done
+
     def call(self, function: Callable[[], Result]) -> Result:
         """Call function in a thread in the namespace. Sockets that it makes stay in this namespace."""
         outcome: list[Result] = []

@@ -43,6 +43,8 @@ _DAEMON_MODULES = (
     *("h11", "pipeline.control.http.runner", "pipeline.control.http.openapi", "pipeline.control.http.api"),
 )
 DAEMON = Program("pipeline.cli:main", _DAEMON_MODULES)
+WATCHED = Program("tests.support.violations:main", (*_DAEMON_MODULES, "tests.support.violations"))
+"""The daemon with filters that report (tests.support.violations)."""
 GVPROXY = Program("pipeline.gvproxy:main", _DAEMON_MODULES)
 AGENT = Program("guest.agent:main", _GUEST_MODULES)
 CLIENT = Program("tests.support.client:main", _GUEST_MODULES)

@@ -8,8 +8,8 @@ asks a *monitor* first (seccomp_unotify(2)). The monitor appends a line of JSON 
 fail as always. Calls that Profile.fruitless lists are refused as always, without a line.
 
 The monitor is a process of its own, without a parent here, so that the daemon has its usual children. It
-ends with the last process that has a filter. A successor of the daemon has another one. The sources are
-plain.
+ends with the last process that has a filter. A successor of the daemon has another one. The data path is
+the compiled one if there is one.
 """
 
 import array
@@ -28,6 +28,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from perf import compiled
 from pipeline.system.sandbox import libc, libseccomp, seccomp
 
 VARIABLE = "GVTAP_TEST_VIOLATIONS"
@@ -43,10 +44,11 @@ _ANSWER = struct.Struct("=QqiI")
 _RETRY = {errno.EINTR, errno.EAGAIN}
 
 
-def program() -> list[str]:
+def program(*, plain: bool = False) -> list[str]:
     """The command line of a daemon whose violations are to be recorded; empty if none are."""
     path = os.environ.get(VARIABLE, "")
-    return [sys.executable, "-m", "tests.support.violations", path] if path else []
+    env = compiled.command("gvtap-pipeline", plain=plain)[:2]
+    return [*env, sys.executable, "-P", "-m", "tests.support.violations", path] if path else []
 
 
 def recorded() -> Counter[str]:

@@ -24,3 +24,11 @@ def open_page(page: Page, daemon: Daemon) -> None:
 def show(page: Page, view: str) -> None:
     """Go to another view."""
     page.get_by_role("navigation").get_by_role("link", name=view, exact=True).click()
+
+
+def show_filled(page: Page, view: str) -> None:
+    """Go to another view, and wait until it shows the daemon's answer."""
+    with page.expect_event("requestfinished"):
+        show(page, view)
+    page.get_by_role("main").locator("> div").wait_for()
+    page.wait_for_timeout(200)

@@ -61,6 +61,8 @@ def enter(profile: Profile, *, strict: bool) -> list[str]:
     if not LINUX:
         return []
     failed: list[str] = []
+    # Python would write the bytecode of a library that it loads later: a call that no list has.
+    sys.dont_write_bytecode = True
     # This loads the library, which takes a file, unless prepare() has loaded it.
     filters = [] if libseccomp.shortage() else [_filter]
     privileges.drop_bounds()
