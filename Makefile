@@ -24,9 +24,10 @@ ARGS ?=
 # more, and the collection of the tests 34 s of a core instead of 10 s, in each of JOBS processes.
 unexport PYTHONDONTWRITEBYTECODE
 FUZZ_SECONDS ?= 300
+PYTHONS ?= 3.12 3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages machine run check fmt lint type test unit stress violations fuzz e2e bench figures compiled wheel manual picture screenshots agent perf demo fresh images peers clean
+.PHONY: help setup packages machine run check fmt lint type test unit stress violations arm64 pythons fuzz e2e bench figures compiled wheel manual picture screenshots agent perf demo fresh images peers clean
 
 help: ## list the verbs
 	@grep -E '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -84,7 +85,7 @@ e2e: packages setup machine ## the tests with namespace guests and a virtual mac
 stress: packages setup ## ten million messages over rings, 10^5 schedules and 10^6 connections of TCP, loss, 10^7 fuzzed frames
 	STRESS_MESSAGES=10000000 $(PYTEST) --timeout=1800 tests/ipc/test_ring_stress.py $(ARGS)
 	SIGNAL_ROUNDS=100 SIGNAL_SEED=$$(date +%s) $(PYTEST) tests/daemon/test_signals_at_random.py $(ARGS)
-	$(MAKE) --no-print-directory violations
+	$(MAKE) --no-print-directory violations arm64
 	GVTAP_TEST_FRESH=1 $(PYTEST) -n $(JOBS) $(SPREAD) tests/daemon tests/e2e/test_signals_at_start.py $(ARGS)
 	$(PYTEST) -m stress --timeout=7200 $(ARGS)
 	FLEET_MIB=1024 $(PYTEST) -k "addresses_names or fourth_host" --timeout=1800 tests/e2e/test_fleet.py $(ARGS)
@@ -100,6 +101,16 @@ stress: packages setup ## ten million messages over rings, 10^5 schedules and 10
 violations: packages setup compiled ## the tests with namespaces, and fail if a worker makes a system call that its list lacks
 	mkdir -p build
 	GVTAP_TEST_VIOLATIONS=$(CURDIR)/build/violations $(PYTEST) -n $(JOBS) $(SPREAD) -m 'e2e and not stress' tests/e2e $(ARGS)
+
+arm64: setup ## on Arm64: the data path cross-compiled, and its tests, in QEMU's user mode
+	@.ci/packages arm64
+	@$(BIN)/python -m tests.support.arm64 $(ARGS)
+
+pythons: setup ## check and a compiled wheel with other Pythons: the installed ones of these, and Debian's 3.13
+	@for version in $(PYTHONS); do \
+		python=$$($(BIN)/python -m tests.support.other_python $$version) || continue; \
+		$(MAKE) --no-print-directory PYTHON=$$python VENV=build/venv-$$version GVTAP_COMPILED=compiled-$$version \
+			unit compiled wheel || exit 1; done
 
 fuzz: setup ## property tests with many more examples, then two fuzzers for FUZZ_SECONDS each
 	$(PYTEST) --hypothesis-profile=fuzz --timeout=3600 -m 'not e2e and not vm' tests/wire tests/engines tests/guest $(ARGS)

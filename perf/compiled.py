@@ -10,7 +10,8 @@ The tree is built in a temporary directory and renamed when it is complete. Its 
 sources that was made before the compiler read them. So a tree that is incomplete, or differs from the sources
 in any file, is never used. Everything then runs from the sources.
 
-GVTAP_TEST_PLAIN=1 runs the plain sources in any case.
+GVTAP_TEST_PLAIN=1 runs the plain sources in any case. GVTAP_COMPILED=NAME has the tree in build/NAME: each
+Python needs its own.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ MODULES = {
 
 def place(root: Path) -> Path:
     """The directory of the compiled tree of a checkout. It may not exist."""
-    return root / "build" / "compiled"
+    return root / "build" / os.environ.get("GVTAP_COMPILED", "compiled")
 
 
 def digest(root: Path) -> str:

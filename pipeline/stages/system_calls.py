@@ -74,7 +74,8 @@ ABSENT: Final[Calls] = calls(
 FRUITLESS: Final[Calls] = (
     *calls("Python looks for the source of a traceback", "openat", "open", "stat"),
     Call("newfstatat", "the same", (Arg(3, 0, _AT_EMPTY_PATH),)),
-    *calls("Python looks for the source of a traceback", "readlink", "readlinkat", "getcwd", "access"),
+    *calls("Python looks for the source of a traceback", "readlink", "readlinkat", "getcwd"),
+    *calls("Python looks for the source of a traceback", "access", "faccessat"),
 )
 """Calls without an effect that Python makes now and then. They are refused, but never kill the process."""
 

@@ -45,6 +45,7 @@ class Found:
     def __init__(self) -> None:
         self.outcomes: dict[str, dict[str, str]] = {}
         self.status: dict[str, dict[str, str]] = {}
+        self.pids: list[int] = []
 
 
 def start(*words: str, private: Sequence[socket.socket] = (), kind: str = SEPARATE) -> list[Running]:
@@ -82,6 +83,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str, kind: str = SEPARATE) -> F
             report = json.loads(ours.recv(1 << 16))
             found.outcomes[report["name"]] = report["outcomes"]
             found.status[report["name"]] = status(report["pid"])
+            found.pids.append(report["pid"])
     finally:
         ours.close()
         theirs.close()
@@ -129,6 +131,21 @@ def test_each_worker_can_do_what_the_docs_say_and_no_more(
     for name, outcomes in found.outcomes.items():
         assert outcomes == table[re.sub("[0-9]+$", "", name)], name
     assert len(found.outcomes) == 6
+
+
+def test_a_worker_gives_back_the_pages_of_its_start_while_it_still_finds_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+    def give_back() -> None:
+        theirs.send(b"%d %d" % (os.getpid(), os.access("/proc/self/maps", os.R_OK)))
+
+    monkeypatch.setattr(processes.resident, "give_back", give_back)
+    with ours, theirs:
+        found = run(monkeypatch)
+        expected = {os.getpid(), *found.pids}
+        assert {ours.recv(99) for _ in expected} == {b"%d 1" % pid for pid in expected}
 
 
 def test_the_system_confirms_it(monkeypatch: pytest.MonkeyPatch, no_probe_file: None) -> None:

@@ -26,8 +26,9 @@ BROKEN = 'sys.exit("a.py:1: error")'
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout with a build that needs no compiler."""
+    monkeypatch.delenv("GVTAP_COMPILED", raising=False)
     for name in ("pipeline/a.py", "pipeline/wire/b.py"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)

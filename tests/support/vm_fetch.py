@@ -8,85 +8,22 @@ libc that this needs (about 4 MB). All are only unpacked: nothing is installed o
 do not change. Root is needed only if apt's lists were never fetched. Without work it prints nothing.
 """
 
-import dataclasses
 import lzma
-import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.support import qemu, vsock_device
+from tests.support import private_apt, qemu, vsock_device
+from tests.support.private_apt import UPDATE_SECONDS, FetchError, Mirror, mirror, run
 from tests.support.qemu import CACHE, Qemu
 from tests.support.vm import EXTRA_MODULES, MODULES, Kernel, kernel, missing_modules
 
 META_PACKAGE = "linux-image-cloud-amd64"
 QEMU_PACKAGE = "qemu-system-x86"
-KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-COMMAND_SECONDS = 300.0
-UPDATE_SECONDS = 60.0
-"""Seconds that a mirror may take to send a list of packages (backports: 0.4 MB, a release: 10 MB)."""
-
-# A private apt: it has lists, cache and sources in a directory of its own, and does not run hooks that are
-# configured for apt. It sees the system's installed packages.
-_APT_CONF = """\
-Dir::State::lists "{work}/lists/";
-Dir::Cache "{work}/cache/";
-Dir::Cache::archives "{work}/archives/";
-APT::Sandbox::User "root";
-APT::Get::List-Cleanup "false";
-APT::Update::Error-Mode "any";
-Acquire::Retries "1";
-Acquire::http::Timeout "10";
-Acquire::https::Timeout "10";
-Debug::NoLocking "true";
-#clear APT::Update::Pre-Invoke;
-#clear APT::Update::Post-Invoke;
-#clear APT::Update::Post-Invoke-Success;
-#clear DPkg::Post-Invoke;
-"""
-
-
-class FetchError(Exception):
-    """A download failed. The text says which one and why."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Mirror:
-    """The mirror that the system's own sources name for this release."""
-
-    uri: str
-    codename: str
-    has_backports: bool
-    """Whether the sources already have backports."""
-
-    @property
-    def backports(self) -> str:
-        """The name of the backports release."""
-        return f"{self.codename}-backports"
-
-    @property
-    def source(self) -> str:
-        """A line for sources.list; "" if the sources already have backports."""
-        if self.has_backports:
-            return ""
-        signed = f"[signed-by={KEYRING}] " if KEYRING.exists() else ""
-        return f"deb {signed}{self.uri} {self.backports} main\n"
-
-
-def _run(*argv: str, directory: Path | None = None, timeout: float = COMMAND_SECONDS) -> str:
-    """Run a command, and return its output. FetchError if it fails."""
-    try:
-        done = subprocess.run(argv, cwd=directory, capture_output=True, text=True, timeout=timeout)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise FetchError(str(error)) from error
-    if done.returncode != 0:
-        raise FetchError(f"{argv[0]}: {' '.join(done.stderr.split()) or f'status {done.returncode}'}")
-    return done.stdout
 
 
 # --- kernel ---------------------------------------------------------------------------------
@@ -97,9 +34,9 @@ def fetch_kernel() -> Kernel:
     package = _real_package()
     with tempfile.TemporaryDirectory(dir=CACHE, prefix="fetch-") as text:
         work = Path(text)
-        _run("apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", package, directory=work)
+        run("apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", package, directory=work)
         (archive,) = work.glob("*.deb")
-        _run("dpkg-deb", "-x", str(archive), str(work / "tree"))
+        run("dpkg-deb", "-x", str(archive), str(work / "tree"))
         result = work / "result"
         _keep_kernel(work / "tree", result)
         if (CACHE / package).exists():
@@ -114,7 +51,7 @@ def fetch_kernel() -> Kernel:
 def _real_package() -> str:
     """The package on which the meta package depends now."""
     try:
-        text = _run("apt-cache", "depends", META_PACKAGE)
+        text = run("apt-cache", "depends", META_PACKAGE)
     except FetchError:
         text = ""
     names = re.findall(r"Depends: (linux-image-\S+)", text)
@@ -150,19 +87,6 @@ def _keep_kernel(tree: Path, result: Path) -> None:
 # --- QEMU -----------------------------------------------------------------------------------
 
 
-def mirror() -> Mirror:
-    """The mirror from which apt gets this release of Debian. FetchError if there is none."""
-    release = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
-    line = "$(ORIGIN)|$(LABEL)|$(CODENAME)|$(COMPONENT)|$(REPO_URI)"
-    text = _run("apt-get", "indextargets", "--format", line, "Created-By: Packages")
-    fields = [target.split("|") for target in text.splitlines()]
-    has_backports = any(codename == f"{release}-backports" for _, _, codename, _, _ in fields)
-    for origin, label, codename, component, uri in fields:
-        if (origin, label, codename, component) == ("Debian", "Debian", release, "main"):
-            return Mirror(uri, release, has_backports)
-    raise FetchError(f"apt knows no release of Debian called {release!r}")
-
-
 def fetch_qemu() -> Qemu:
     """Download and unpack QEMU from backports, with libraries that are not installed, into the cache."""
     source = mirror()
@@ -172,7 +96,7 @@ def fetch_qemu() -> Qemu:
         tree = work / "tree"
         tree.mkdir()
         for archive in (work / "archives").glob("*.deb"):
-            _run("dpkg-deb", "-x", str(archive), str(tree))
+            run("dpkg-deb", "-x", str(archive), str(tree))
         made = qemu.unpacked(tree)
         if made is None:
             raise FetchError(f"{QEMU_PACKAGE} of {source.backports} does not run here")
@@ -190,29 +114,22 @@ def fetch_qemu() -> Qemu:
 
 def _download_qemu(source: Mirror, work: Path) -> None:
     """Download the packages of an installation into work/archives."""
-    _make_private_apt(work)
+    private_apt.make(work)
     (work / "backports.list").write_text(source.source)
     system_list = Path("/etc/apt/sources.list")
     known = system_list.read_text() if system_list.exists() else ""
     (work / "sources.list").write_text(f"{known}\n{source.source}")
     # Use the lists that the system already has.
-    lists = _run("apt-config", "shell", "folder", "Dir::State::lists/d").partition("=")[2].strip().strip("'")
+    lists = run("apt-config", "shell", "folder", "Dir::State::lists/d").partition("=")[2].strip().strip("'")
     for path in Path(lists).glob("*_dists_*"):
         (work / "lists" / path.name).symlink_to(path)
     apt = ("apt-get", "-q", "-y", "-c", str(work / "apt.conf"), "-o")
     if source.source:
         only = (f"Dir::Etc::sourcelist={work / 'backports.list'}", "-o", "Dir::Etc::sourceparts=/dev/null")
-        _run(*apt, *only, "update", timeout=UPDATE_SECONDS)
+        run(*apt, *only, "update", timeout=UPDATE_SECONDS)
     package = f"{QEMU_PACKAGE}/{source.backports}"
     options = ("--no-install-recommends", "--download-only")
-    _run(*apt, f"Dir::Etc::sourcelist={work / 'sources.list'}", *options, "install", package)
-
-
-def _make_private_apt(work: Path) -> None:
-    """Make the directories and the configuration of a private apt."""
-    for name in ("lists/partial", "cache", "archives/partial"):
-        (work / name).mkdir(parents=True)
-    (work / "apt.conf").write_text(_APT_CONF.format(work=work))
+    run(*apt, f"Dir::Etc::sourcelist={work / 'sources.list'}", *options, "install", package)
 
 
 def _keep_qemu(tree: Path) -> None:
@@ -229,24 +146,10 @@ def _keep_qemu(tree: Path) -> None:
 
 def fetch_vsock_device() -> vsock_device.Device:
     """Download and unpack the program and its libc, from a release that may be later, into the cache."""
-    source = mirror()
     with tempfile.TemporaryDirectory(dir=CACHE, prefix="fetch-") as text:
         work = Path(text)
-        _make_private_apt(work)
-        signed = f"[signed-by={KEYRING}] " if KEYRING.exists() else ""
-        (work / "sources.list").write_text(f"deb {signed}{source.uri} {vsock_device.SUITE} main\n")
-        # With an empty status nothing is installed, so that apt also downloads libc.
-        (work / "status").touch()
-        apt = ["apt-get", "-q", "-y", "-c", str(work / "apt.conf")]
-        for option in ("Dir::Etc::sourceparts=/dev/null", f"Dir::State::status={work / 'status'}"):
-            apt += ["-o", option]
-        apt += ["-o", f"Dir::Etc::sourcelist={work / 'sources.list'}"]
-        _run(*apt, "update", timeout=UPDATE_SECONDS)
-        _run(*apt, "--no-install-recommends", "--download-only", "install", vsock_device.PACKAGE)
         tree = work / "tree"
-        tree.mkdir()
-        for archive in (work / "archives").glob("*.deb"):
-            _run("dpkg-deb", "-x", str(archive), str(tree))
+        private_apt.unpack(work, tree, vsock_device.SUITE, vsock_device.PACKAGE)
         (program,) = (work / "archives").glob(f"{vsock_device.PACKAGE}_*.deb")
         for name in ("usr/share", "usr/lib/x86_64-linux-gnu/gconv"):
             shutil.rmtree(tree / name, ignore_errors=True)
@@ -284,12 +187,6 @@ _FETCH: dict[str, Callable[[], object]] = {
 }
 
 
-def _refresh_lists() -> None:
-    """Run apt-get update if apt knows no packages and we are root, as on a fresh system."""
-    if os.geteuid() == 0 and not _run("apt-get", "indextargets", "Created-By: Packages"):
-        _run("apt-get", "-q", "update")
-
-
 def main() -> int:
     """Fetch what is missing. Prints a line to standard error for each download that failed."""
     wanted = _wanted()
@@ -299,7 +196,7 @@ def main() -> int:
     status = 0
     for name, consequence in wanted.items():
         try:
-            _refresh_lists()
+            private_apt.refresh_lists()
             print(_FETCH[name]())
         except (FetchError, OSError) as error:
             print(f"{consequence}: {error}", file=sys.stderr)

@@ -17,7 +17,7 @@ CALLS: Final[Calls] = (
     *INET_SOCKETS,
     Call("openat", "name files and libraries, to read", (Arg(2, 0, _WRITING),)),
     Call("open", "the same", (Arg(1, 0, _WRITING),)),
-    *calls("whether a name file has changed; imports", "stat", "newfstatat", "lstat", "access"),
+    *calls("whether a name file has changed; imports", "stat", "newfstatat", "lstat", "access", "faccessat"),
     *calls("imports", "getdents64", "readlink", "readlinkat", "getcwd"),
     *calls("imports: libraries have code", "mmap", "mprotect"),
     *calls("DNS over TCP", "accept4"),
