@@ -322,6 +322,15 @@ def test_a_guest_that_has_moved_here_and_starts_again_may_have_its_address(rig: 
     assert said(told)[2].mac == FAR_MAC, "another guest may not"
 
 
+def test_a_copied_mac_that_the_switch_has_no_room_for_proves_nothing(rig: StationRig) -> None:
+    rig.send(TUNNEL, answer(FAR, FAR_MAC))
+    switch = rig.stage.network.switch
+    switch.forget_link(TUNNEL)
+    switch.set_bounds(1, 1)
+    (told,) = rig.answers(1, solicitation(FAR, 0, FAR_MAC))
+    assert said(told)[2].mac == FAR_MAC
+
+
 def test_a_station_that_asks_too_often_leaves_answers_to_others(rig: StationRig) -> None:
     answered = []
     for _ in range(50):
