@@ -232,7 +232,8 @@ class Receiver:
         traffic.bytes_from_guest += count
         if self._shares.several:
             self._fairness.holds(port.guest_number, slot)
-            self._shares.was_read(port.guest_number, count, len(frames), small_frames(frames), now)
+            small = small_frames(frames)
+            self._shares.was_read(port.guest_number, count, len(frames), small, now, emptied=link.drained)
 
     def _show(
         self, port: Port, slot: int, frames: list[tuple[int, int]], items: list[Item], drops: dict[str, int]

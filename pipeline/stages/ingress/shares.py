@@ -114,14 +114,15 @@ class Account:
         """A token bucket: the frames for which only UNHURRIED counts. _filled_at: the time of its level."""
         self._filled_at = now
 
-    def was_read(self, count: int, frames: int, small: float, now: float) -> None:
+    def was_read(self, count: int, frames: int, small: float, now: float, emptied: bool) -> None:
         """``count`` bytes in ``frames`` frames were read, ``small`` of them small (see small_frames()).
 
-        A read of less than half the limit has emptied the socket.
+        emptied: the link says that the read has emptied its socket. Some links do not know it. Then a read of
+        less than half the limit has.
         """
         self.read_at = now
         price = 1.0
-        if count < self.read_limit() >> 1:
+        if emptied or count < self.read_limit() >> 1:
             fresh = (now - self._filled_at) * UNHURRIED_FRAMES
             self._unhurried = min(self._unhurried + fresh, UNHURRIED_AT_ONCE)
             self._filled_at = now
@@ -178,11 +179,16 @@ class Shares:
 
     # --- accounts -----------------------------------------------------------------------------
 
-    def was_read(self, guest: int, count: int, frames: int, small: float, now: float) -> None:
-        """``count`` bytes of a guest were read, in ``frames`` frames, ``small`` of them small."""
+    def was_read(
+        self, guest: int, count: int, frames: int, small: float, now: float, *, emptied: bool = False
+    ) -> None:
+        """``count`` bytes of a guest were read, in ``frames`` frames, ``small`` of them small.
+
+        emptied: see Account.was_read().
+        """
         self._activity.saw(guest, now)
         account = self._ready[guest] = self._accounts[guest]
-        account.was_read(count, frames, small, now)
+        account.was_read(count, frames, small, now, emptied)
         self.expected += account.expected_cost(count)
 
     def credit(self, guest: int, count: int) -> None:

@@ -279,6 +279,29 @@ def test_a_guest_whose_reads_cost_more_than_its_time_gets_no_more_than_each_of_m
             end.close()
 
 
+def test_a_request_that_emptied_the_socket_counts_less_however_short_the_reads_are(rig: IngressRig) -> None:
+    port, end = rig.link_of("process 7")
+    _, other = rig.link_of("process 8")
+    rig.turn()
+    rig.turn()
+    accounts = rig.stage.ports.shares
+    accounts.was_read(port.guest_number, 100_000, 1, 0.5, monotonic())
+    rig.worked(port.number, 0.1)
+    rig.turn()
+    assert accounts.read_limit(port.guest_number) == shares.LEAST_READ, "it opens connections"
+    accounts.credit(port.guest_number, int(0.1 / shares.PRICE_S))
+    request = (400).to_bytes(2, "little") + bytes(400)
+    for _ in range(60):
+        other.sendall(FRAME)
+        end.sendall(request)
+        rig.turn()
+        rig.turn()
+        rig.worked(port.number, 0.0003)
+        assert rig.taken() == 2, "18 ms of work, of which a quarter counts"
+    end.close()
+    other.close()
+
+
 def test_a_guest_with_many_links_does_not_make_one_with_a_single_link_wait_longer(
     rig: IngressRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
