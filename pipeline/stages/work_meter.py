@@ -40,6 +40,8 @@ class WorkMeter:
         """Nanoseconds that ingress has not heard of, by link."""
         self._each: dict[int, float] = {}
         """Nanoseconds of a record, by link: an average over bursts of this link alone."""
+        self._charged = 0
+        """Nanoseconds that were charged so far, to whatever link."""
         self.on = False
         """Whether bursts are measured."""
 
@@ -54,31 +56,44 @@ class WorkMeter:
         self._each.clear()
 
     def begin(self) -> int:
-        """The processor time so far, ns; to be given to charge() after the burst."""
-        return thread_time_ns()
+        """The processor time so far that nobody was charged for, ns; to be given to charge() after the burst.
+
+        So work for one link may contain work for others. Nobody pays for that twice.
+        """
+        return thread_time_ns() - self._charged
 
     def charge(self, burst: memoryview, began: int) -> None:
         """The worker is done with this burst of ingress."""
-        self.add(burst.cast("H")[_LINK_AT::_HALFWORDS].tolist(), thread_time_ns() - began)
+        self.add(burst.cast("H")[_LINK_AT::_HALFWORDS].tolist(), self.begin() - began)
+
+    def charge_link(self, link: int, began: int) -> None:
+        """The worker is done with something that a link has asked for, besides its records."""
+        spent = self.begin() - began
+        self._charged += spent
+        self._add(link, spent)
+        self._bound()
 
     def add(self, links: list[int], spent: int) -> None:
         """This many nanoseconds went into records of these links, one for each record."""
+        self._charged += spent
         link = links[0]
         average = spent / len(links)
         if links.count(link) == len(links):
             known = self._each.get(link, average)
             self._each[link] = known + (average - known) * NEWEST
-            self.add_to(link, spent)
+            self._add(link, spent)
         else:
             costs = {link: count * self._each.get(link, average) for link, count in Counter(links).items()}
             part = spent / max(sum(costs.values()), 1.0)
             for link, cost in costs.items():
-                self.add_to(link, int(cost * part))
+                self._add(link, int(cost * part))
+        self._bound()
+
+    def _bound(self) -> None:
         if len(self._spent) > MAX_LINKS or len(self._each) > MAX_LINKS:
             self.switch(self.on)
 
-    def add_to(self, link: int, spent: int) -> None:
-        """This many nanoseconds went into something that a link has asked for, besides its records."""
+    def _add(self, link: int, spent: int) -> None:
         total = self._spent.get(link, 0) + spent
         if total >= REPORT_NS and link and self._ring.room() > 0:
             self._ring.push(Work.pack(link, min(total, MAX_NS)))

@@ -126,3 +126,26 @@ def test_nothing_is_kept_from_before_there_were_several_guests() -> None:
     meter.switch(True)
     meter.add([7], 1)
     assert not ring.work
+
+
+def test_work_for_a_link_that_contains_work_for_another_one_is_not_paid_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [1_000_000_000]
+    monkeypatch.setattr(work_meter, "thread_time_ns", lambda: clock[0])
+    meter, ring = make()
+    asked = meter.begin()
+    clock[0] += 300_000
+    burst = meter.begin()
+    clock[0] += 500_000
+    meter.charge(memoryview(Frame(link=2, slot=0, off=256, length=60, vnet=False).pack()), burst)
+    clock[0] += 200_000
+    meter.charge_link(1, asked)
+    assert ring.work == [(2, 500_000), (1, 500_000)]
+
+
+def test_links_that_only_ask_for_something_leave_no_memory() -> None:
+    meter, _ = make()
+    for link in range(1, 20_000):
+        meter.charge_link(link, meter.begin())
+    assert len(meter) <= work_meter.MAX_LINKS

@@ -10,8 +10,9 @@ from pipeline.go import flags
 from pipeline.ipc.fabric import Fabric
 from pipeline.links.listener import Arrival
 from pipeline.links.stream import StreamLink
-from pipeline.records.frames import Misbehaved
+from pipeline.records.frames import Frame, Misbehaved
 from pipeline.records.guests import Work
+from pipeline.records.kinds import FRAME as FRAME_KIND
 from pipeline.records.kinds import RECORD_BYTES
 from pipeline.stages.ingress.ports import Port
 from pipeline.stages.ingress.stage import IngressStage
@@ -79,6 +80,15 @@ class IngressRig:
             found += burst[::RECORD_BYTES]
             ring.release(len(burst) // RECORD_BYTES)
         return found
+
+    def finish(self) -> None:
+        """Take the frames that ingress has sent to demux, and give their slots back."""
+        ring = self.fabric.ports("demux").rings_in["ingress"]
+        while burst := ring.peek():
+            for at in range(0, len(burst), RECORD_BYTES):
+                if burst[at] == FRAME_KIND:
+                    self.worker.pool.unref(Frame.unpack(burst, at).slot)
+            ring.release(len(burst) // RECORD_BYTES)
 
     def turn(self) -> list[tuple[int, int]]:
         """Deliver events and breathe. Returns the events."""

@@ -19,10 +19,10 @@ proves nothing, since the switch also lets frames pass whose MAC it has no room 
 newest claim holds at once between links too. With ``first_keeps`` a link keeps its address until it is down,
 however silent it is, and nobody is asked: ingress gives other guests with this address another one.
 
-Hostile guests: no guest can claim an address of the gateway. A guest gets an address that is held for the
-owner of an earlier run (hold()) only after that owner has not answered. There are bounds on the addresses of
-a guest on all its links, on all addresses, on waiting callers, and on the contests that one guest may begin
-in a second.
+Hostile guests: no guest can claim an address of the gateway, or one that follows from the name of a host of
+the fleet (set_far()). A guest gets an address that is held for the owner of an earlier run (hold()) only
+after that owner has not answered. There are bounds on the addresses of a guest on all its links, on all
+addresses, on waiting callers, and on the contests that one guest may begin in a second.
 """
 
 from collections.abc import Callable, Collection
@@ -82,6 +82,7 @@ class Neighbors:
         self._max = max_neighbors
         self._max_per_guest = max_per_guest
         self._uplink = NO_UPLINK
+        self._far: frozenset[int] = frozenset()
         self._table: dict[int, Neighbor] = {}
         self._guests: dict[int, dict[int, Neighbor]] = {}
         """The known ones of each guest, on all its links."""
@@ -106,6 +107,14 @@ class Neighbors:
         for addr in addrs:
             neighbor = self._table.get(addr)
             if neighbor is not None:
+                self._drop(neighbor)
+
+    def set_far(self, addrs: Collection[int]) -> None:
+        """Other hosts are stations with these addresses, behind the uplink. A guest that has one loses it."""
+        self._far = frozenset(addrs)
+        for addr in addrs:
+            neighbor = self._table.get(addr)
+            if neighbor is not None and neighbor.state != INCOMPLETE and neighbor.link != self._uplink:
                 self._drop(neighbor)
 
     def set_bounds(self, max_neighbors: int, max_per_guest: int) -> None:
@@ -178,6 +187,8 @@ class Neighbors:
             if now - self._own_reported_at.get(addr, -_INF) >= CONTEST_INTERVAL:
                 self._own_reported_at[addr] = now
                 self._actions.append(Contested(addr, self._gateway_mac, mac, link))
+            raise WireError("neighbor_claim_refused_gateway_address")
+        if addr in self._far and link != self._uplink:
             raise WireError("neighbor_claim_refused_gateway_address")
         if not self._addresses.inside(addr):
             raise WireError("neighbor_claim_refused_outside_subnet")

@@ -40,6 +40,7 @@ class Discovery:
         self.counts = network.counts
         self.output = network.output
         self.neighbors = network.neighbors
+        self.switch = network.switch
         self.links = network.links
         self.messages = DiscoveryMessages(config.network.gateway_mac, addresses)
         self.advertiser = RouterAdvertiser(
@@ -105,10 +106,13 @@ class Discovery:
     def _defence(self, addr: int, mac: bytes, link: int, now: float) -> bytes | None:
         """What tells a guest that a live one on another link has the address that it wants to use.
 
-        A guest with the owner's MAC is the owner: it has moved here, and starts its interface.
+        A guest with the owner's MAC is the owner, if the switch has moved that MAC: it has moved here, and
+        starts its interface.
         """
         neighbor = self.neighbors.get(addr)
-        if neighbor is None or neighbor.link == link or neighbor.mac == mac:
+        if neighbor is None or neighbor.link == link:
+            return None
+        if neighbor.mac == mac and self.switch.link_of(mac) == link:
             return None
         if now - neighbor.confirmed >= REACHABLE_TIME:
             # The owner is asked. It answers the guest itself, if the guest can hear it.

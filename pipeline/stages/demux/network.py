@@ -1,5 +1,7 @@
 """What all parts of demux have in common: the worker, its rings, the tables of guests, and the output."""
 
+from collections.abc import Collection
+
 from pipeline.config.choices import APART, OPEN
 from pipeline.config.model import Config
 from pipeline.engines.flows import rss_hash
@@ -15,7 +17,7 @@ from pipeline.stages import guest_addresses, ipv6_addresses
 from pipeline.stages.demux.output import Output
 from pipeline.stages.demux.tunnel import Tunnel
 from pipeline.stages.worker import Worker
-from pipeline.wire import ip
+from pipeline.wire import ip, ipv6
 
 
 class TcpShards:
@@ -105,6 +107,12 @@ class Network:
         """This host is a station with this IPv4 address from now on; 0 for none."""
         self.tunnel.addr = addr
         self.neighbors.set_own(self.tunnel.own)
+
+    def set_far_stations(self, macs: Collection[bytes]) -> None:
+        """Other hosts are stations with these MAC addresses, and with the IPv6 addresses that these make."""
+        self.switch.set_far_stations(macs)
+        first = self.config.network.ipv6_first
+        self.neighbors.set_far([ipv6.of_mac(first, mac) for mac in macs] if first else ())
 
     def guest_of(self, link: int) -> int:
         """The number of the guest that opened a link. Each guest has one share of a bounded resource."""

@@ -83,7 +83,7 @@ class OwnStation:
         """The other hosts' stations have these MAC addresses."""
         new = frozenset(macs) - self.far
         self.far = frozenset(macs)
-        self.switch.set_far_stations(macs)
+        self.network.set_far_stations(macs)
         self._tell(new)
 
     def _tell(self, macs: Iterable[bytes]) -> None:

@@ -115,11 +115,12 @@ class Receiver:
             crowded = shares.crowded(turns, now)
             bursts = 0
             most = STEP_S if crowded else LONG_STEP_S
-            for guest in shares.order(turns):
+            order = shares.order(turns)
+            for at, guest in enumerate(order, 1):
                 limit = shares.read_limit(guest, crowded=crowded)
                 bursts += self._take_turn(turns[guest], limit, now)
-                # Whoever has no turn now has most time left in the next step.
                 if shares.expected > most:
+                    shares.put_off(order[at:])
                     break
             # If a link was found empty, the next link of its guest may still have something to read.
             if not bursts and len(ports.readable) == readable:
@@ -231,7 +232,8 @@ class Receiver:
         traffic.bytes_from_guest += count
         if self._shares.several:
             self._fairness.holds(port.guest_number, slot)
-            self._shares.was_read(port.guest_number, count, len(frames), small_frames(frames), now)
+            small = small_frames(frames)
+            self._shares.was_read(port.guest_number, count, len(frames), small, now, emptied=link.drained)
 
     def _show(
         self, port: Port, slot: int, frames: list[tuple[int, int]], items: list[Item], drops: dict[str, int]

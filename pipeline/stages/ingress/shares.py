@@ -4,9 +4,9 @@ While several guests have links, ingress charges each burst to its guest: the ti
 it, and the times that demux, tcp and egress report for its records (WORK). Two rules use these times.
 
 *Turns* (deficit round robin). In each round, every guest with something to read gets the same time, and is
-read while it has time left. If only one guest has something to read, its debt is cancelled. A guest with
-expensive frames is read in smaller bursts, so other guests wait less than a millisecond for one of them. A
-guest beside which all others wait, or do nothing, is read in longer ones.
+read once if it has time left. A round may take several steps. If only one guest has something to read, its
+debt is cancelled. A guest with expensive frames is read in smaller bursts, so other guests wait less than a
+millisecond for one of them. A guest beside which all others wait, or do nothing, is read in longer ones.
 
 *Small work* (a token bucket). Time counts as small work by the length of the frames that it went into: all of
 it for the smallest frames, none for frames of LARGE_FRAME bytes and more (``smallness``). A flood consists of
@@ -87,6 +87,7 @@ class Account:
         "deficit",
         "level",
         "read_at",
+        "round",
         "smallness",
         "waits",
         "weight",
@@ -95,6 +96,8 @@ class Account:
     def __init__(self, now: float) -> None:
         self.deficit = 0.0
         """Seconds left in this round. If negative, the guest used more than its part."""
+        self.round = 0
+        """The last round in which the guest got time."""
         self.level = SAVED_S
         """Seconds left in the bucket for small work. If negative, the guest owes them."""
         self.weight = 1.0
@@ -111,14 +114,15 @@ class Account:
         """A token bucket: the frames for which only UNHURRIED counts. _filled_at: the time of its level."""
         self._filled_at = now
 
-    def was_read(self, count: int, frames: int, small: float, now: float) -> None:
+    def was_read(self, count: int, frames: int, small: float, now: float, emptied: bool) -> None:
         """``count`` bytes in ``frames`` frames were read, ``small`` of them small (see small_frames()).
 
-        A read of less than half the limit has emptied the socket.
+        emptied: the link says that the read has emptied its socket. Some links do not know it. Then a read of
+        less than half the limit has.
         """
         self.read_at = now
         price = 1.0
-        if count < self.read_limit() >> 1:
+        if emptied or count < self.read_limit() >> 1:
             fresh = (now - self._filled_at) * UNHURRIED_FRAMES
             self._unhurried = min(self._unhurried + fresh, UNHURRIED_AT_ONCE)
             self._filled_at = now
@@ -156,6 +160,9 @@ class Shares:
         """Accounts that were read in the last ACTIVE_S, or a little before, and do not wait."""
         self.pauses = 0
         """How often a guest began to wait because of its small work."""
+        self._round = 0
+        self._put_off: frozenset[int] = frozenset()
+        """Guests that have not yet had their turns of this round."""
         self.expected = 0.0
         """About how many seconds all workers will need for the bytes read. Receiver sets it to 0."""
         self._activity = Activity(ACTIVE_S)
@@ -172,11 +179,16 @@ class Shares:
 
     # --- accounts -----------------------------------------------------------------------------
 
-    def was_read(self, guest: int, count: int, frames: int, small: float, now: float) -> None:
-        """``count`` bytes of a guest were read, in ``frames`` frames, ``small`` of them small."""
+    def was_read(
+        self, guest: int, count: int, frames: int, small: float, now: float, *, emptied: bool = False
+    ) -> None:
+        """``count`` bytes of a guest were read, in ``frames`` frames, ``small`` of them small.
+
+        emptied: see Account.was_read().
+        """
         self._activity.saw(guest, now)
         account = self._ready[guest] = self._accounts[guest]
-        account.was_read(count, frames, small, now)
+        account.was_read(count, frames, small, now, emptied)
         self.expected += account.expected_cost(count)
 
     def credit(self, guest: int, count: int) -> None:
@@ -245,24 +257,46 @@ class Shares:
         return len(ready) + sum([guest not in ready for guest in turns]) > 1
 
     def order(self, guests: Iterable[int]) -> list[int]:
-        """Begin a round. Returns the guests that have a turn, those with most time left first.
+        """Begin a round, or go on with one. Returns the guests that have a turn, most time left first.
 
-        guests: in the order in which they have waited. Guests with the same time left keep that order.
+        guests: in the order in which they have waited. Guests with the same time left keep that order. A
+        round goes on while one of those that were put off may be read. Whoever has come since then joins it.
         """
-        accounts = self._accounts
+        accounts, put_off = self._accounts, self._put_off
         waiting = [(accounts[guest], guest) for guest in guests]
         if not waiting:
             return []
-        most = max([account.deficit for account, _ in waiting])
-        grant = QUANTUM_S if most > -QUANTUM_S else QUANTUM_S - most
+        self._put_off = frozenset()
+        grant = QUANTUM_S
+        if put_off and any(guest in put_off and account.deficit > 0 for account, guest in waiting):
+            waiting = [
+                (account, guest)
+                for account, guest in waiting
+                if guest in put_off or account.round != self._round
+            ]
+        else:
+            self._round += 1
+            most = max([account.deficit for account, _ in waiting])
+            if most <= -QUANTUM_S:
+                grant -= most
         for account, _ in waiting:
-            account.deficit = min(account.deficit + grant, QUANTUM_S)
+            if account.round != self._round:
+                account.round = self._round
+                account.deficit = min(account.deficit + grant, QUANTUM_S)
         ready = [
             (-account.deficit, at, guest)
             for at, (account, guest) in enumerate(waiting)
             if account.deficit > 0
         ]
         return [guest for _, _, guest in sorted(ready)]
+
+    def put_off(self, guests: Iterable[int]) -> None:
+        """The step is long enough: these guests have their turns of this round in the next step.
+
+        Else each step would be a round, and all guests would get time for a round in which two were read. So
+        one with expensive frames would have paid its debt too early.
+        """
+        self._put_off = frozenset(guests)
 
     def is_empty(self, guest: int) -> None:
         """A guest has nothing to read: it saves no time for later rounds."""

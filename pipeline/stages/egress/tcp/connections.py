@@ -248,7 +248,7 @@ class Connections:
         began = work.begin() if work.on else 0
         self._connect(shard, request)
         if began:
-            work.add_to(request.link, work.begin() - began)
+            work.charge_link(request.link, began)
 
     def _connect(self, shard: int, request: Connect, answer: Answer | None = None) -> None:
         """Open a connection that a guest asks for. answer: that of somebody who has approved it."""
