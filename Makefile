@@ -126,11 +126,11 @@ bench: setup ## one number for each part: rings, checksums, GRO, GSO, TCP engine
 figures: setup ## long functions, wide loops, full folders: how the code looks; ARGS=--list names the places
 	@$(BIN)/python -m perf.figures $(ARGS)
 
-compiled: setup ## the data path as users have it, in build/compiled: daemons of test, e2e and perf run from there
-	@$(BIN)/python -m perf.compiled
+compiled: setup ## the data path as users have it, in build/compiled; PROFILE=1: compiled for what runs often (make perf does so)
+	@$(BIN)/python -m perf.compiled $(if $(PROFILE),--profile)
 
-wheel: setup ## source distribution and wheel in dist/, the wheel compiled where there is a C compiler
-	$(BIN)/python -m build --outdir dist .
+wheel: setup ## source distribution and wheel in dist/, the wheel compiled where there is a C compiler; PROFILE=1 as above
+	$(if $(PROFILE),GVTAP_PROFILE=1 )$(BIN)/python -m build $(if $(PROFILE),--no-isolation )--outdir dist .
 
 manual: setup ## man pages and shell completions in contrib, from the tables of flags
 	$(BIN)/python .ci/manual.py
@@ -144,9 +144,10 @@ agent: ## the guest's agent in one file, build/gvtap-guest.pyz, for guests with 
 screenshots: packages setup ## pictures of the web page in docs/, with namespace guests and Chromium
 	$(BIN)/python .ci/web_screenshots.py
 
-perf: packages setup compiled ## all measurements beside the peers, with figures; see perf/README.md
+perf: packages setup ## all measurements beside the peers, with figures; see perf/README.md
 	@$(BIN)/python -c 'import matplotlib' 2>/dev/null || $(BIN)/pip install --quiet --editable '.[perf]' || \
 		echo "matplotlib cannot be installed: no charts are drawn" >&2
+	@$(BIN)/python -m perf.compiled --profile
 	$(BIN)/python -m perf.suite $(ARGS)
 
 peers: ## which peers are installed

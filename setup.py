@@ -2,6 +2,7 @@
 
 The sources stay plain Python, which is what runs in a checkout (an editable install never compiles)
 and wherever there is no C compiler. GVTAP_COMPILE=0 never compiles, 1 fails instead of doing without.
+GVTAP_PROFILE=1 compiles with a profile of what runs often (native/training.py), which takes longer.
 """
 
 import os
@@ -18,6 +19,9 @@ from setuptools.errors import CompileError
 
 from distutils.ccompiler import new_compiler  # isort: skip
 from distutils.sysconfig import customize_compiler  # isort: skip
+
+sys.path.insert(0, str(Path("native").resolve()))
+import training
 
 EGRESS = ("stages/egress", "stages/egress/tcp", "stages/egress/udp")
 STAGES = ("stages", "stages/ingress", "stages/demux", "stages/tcp", *EGRESS)
@@ -56,7 +60,14 @@ class FreshBuild(build):  # type: ignore[misc]
             shutil.rmtree(made / package, ignore_errors=True)
         for left in made.glob("pipeline_*__mypyc.*"):
             left.unlink()
+        if training.wanted() and self.distribution.ext_modules:
+            try:
+                training.train(str(Path(self.build_temp).resolve()))
+            except training.TrainingError as error:
+                raise SystemExit(f"GVTAP_PROFILE={os.environ[training.VARIABLE]}: {error}") from None
         super().run()
+        if training.wanted():
+            training.forget()
         if WHY_PLAIN:
             made.joinpath("pipeline", "why_plain.txt").write_text(WHY_PLAIN + "\n")
 
@@ -108,10 +119,13 @@ def extensions() -> list[Extension]:
     layers = [[path for layer in half for path in modules(layer)] for half in HALVES]
     layers[0] += ["pipeline/counter_block.py", "pipeline/histograms.py"]
     groups = [(layers[0], "pipeline_stages"), (layers[1], "pipeline_engines")]
-    made = mypycify([*options, *layers[0], *layers[1]], opt_level="1", debug_level="0", separate=groups)
+    level = "2" if training.c_options() else "1"  # without a profile, more than 1 gains nothing
+    made = mypycify([*options, *layers[0], *layers[1]], opt_level=level, debug_level="0", separate=groups)
     for extension in made:
         # In C that mypyc wrote, gcc's search for misleading indentation took two thirds of the time.
         extension.extra_compile_args = [*extension.extra_compile_args, "-Wno-misleading-indentation"]
+        extension.extra_compile_args += training.c_options()
+        extension.extra_link_args = [*extension.extra_link_args, *training.c_options()]
         if native and "__mypyc" in extension.name:  # the others only load one of these
             extension.extra_compile_args = [*extension.extra_compile_args, *native.C_OPTIONS]
     return made
@@ -121,7 +135,6 @@ def native_compiler() -> ModuleType | None:
     """native/compiler.py, which teaches mypyc struct and memoryview; None if this mypyc cannot learn that."""
     if os.environ.get("GVTAP_NATIVE", "") == "0":
         return None
-    sys.path.insert(0, str(Path("native").resolve()))
     try:
         import compiler  # noqa: PLC0415  it loads mypyc
 
@@ -130,8 +143,6 @@ def native_compiler() -> ModuleType | None:
         compiler.forget()
     except (ImportError, AttributeError, TypeError) as error:
         why = f"{type(error).__name__}: {error}"
-    finally:
-        sys.path.pop(0)
     print(f"this mypyc cannot compile structs ({why}): the data path is slower", file=sys.stderr)
     return None
 

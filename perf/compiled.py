@@ -1,6 +1,7 @@
 """Builds the compiled data path in build/compiled, and decides whether daemons may run from there.
 
-    python -m perf.compiled     compile if a source has changed (make compiled)
+    python -m perf.compiled             compile if a source has changed (make compiled)
+    python -m perf.compiled --profile   the same with a profile of what runs often (make compiled PROFILE=1)
 
 A checkout runs as plain Python, but users install a wheel whose data path is compiled (setup.py). So
 end-to-end tests and measurements run their daemons from build/compiled if that tree is *fresh*: made of
@@ -10,12 +11,15 @@ The tree is built in a temporary directory and renamed when it is complete. Its 
 sources that was made before the compiler read them. So a tree that is incomplete, or differs from the sources
 in any file, is never used. Everything then runs from the sources.
 
+A tree with a profile (native/training.py) is as fresh as one without. `make perf` makes one.
+
 GVTAP_TEST_PLAIN=1 runs the plain sources in any case. GVTAP_COMPILED=NAME has the tree in build/NAME: each
 Python needs its own.
 """
 
 from __future__ import annotations
 
+import argparse
 import functools
 import hashlib
 import os
@@ -24,10 +28,13 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 STAMP = "stamp"
+PROFILED = "profiled"
+"""A file in a tree that was compiled with a profile."""
 ENV = "/usr/bin/env"
 MODULES = {
     "gvtap-pipeline": "pipeline.cli",
@@ -90,6 +97,11 @@ def kind() -> str:
     return "plain" if reason() else "compiled"
 
 
+def profiled() -> bool:
+    """Whether the compiled tree was made with a profile of what runs often."""
+    return place(ROOT).joinpath(PROFILED).exists()
+
+
 def command(name: str, *, plain: bool = False, root: Path = ROOT) -> list[str]:
     """The command line of a program of ours. It is the compiled one if kind() is, unless ``plain`` is set.
 
@@ -106,7 +118,7 @@ def command(name: str, *, plain: bool = False, root: Path = ROOT) -> list[str]:
     return [ENV, f"PYTHONPATH={path}", *argv]
 
 
-def compile_tree(root: Path = ROOT) -> int:
+def compile_tree(root: Path = ROOT, *, profile: bool = False) -> int:
     """Build the tree again. Without a C compiler there is no tree afterwards. Returns an exit status."""
     tree = place(root)
     shutil.rmtree(tree, ignore_errors=True)
@@ -116,7 +128,14 @@ def compile_tree(root: Path = ROOT) -> int:
         made_of = origin(root)
         argv = [sys.executable, "setup.py", "-q", "build"]
         argv += ["--build-lib", str(made), "--build-temp", str(objects)]
-        done = subprocess.run(argv, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        done = subprocess.run(
+            argv,
+            cwd=root,
+            env={**os.environ, "GVTAP_PROFILE": "1" if profile else ""},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         if done.returncode != 0:
             print(done.stdout, file=sys.stderr)
             return done.returncode
@@ -127,6 +146,8 @@ def compile_tree(root: Path = ROOT) -> int:
             return 0
         # The guest agent is not compiled. It runs from the checkout.
         shutil.rmtree(made / "guest", ignore_errors=True)
+        if profile:
+            made.joinpath(PROFILED).touch()
         made.joinpath(STAMP).write_text(made_of + code)
         made.rename(tree)
     why = problem(root)
@@ -135,15 +156,18 @@ def compile_tree(root: Path = ROOT) -> int:
     return 0
 
 
-def main() -> int:
-    """Compile if the tree is not fresh."""
-    if not reason():
+def main(words: Sequence[str] | None = None) -> int:
+    """Compile if the tree is not fresh, or should have a profile and has none."""
+    parser = argparse.ArgumentParser(description="Compile the data path for tests and measurements.")
+    parser.add_argument("--profile", action="store_true", help="with a profile of what runs often")
+    profile = parser.parse_args(words).profile
+    if not reason() and (profiled() or not profile):
         return 0
     if reason() == "GVTAP_TEST_PLAIN":
         print("GVTAP_TEST_PLAIN: nothing is compiled", file=sys.stderr)
         return 0
-    print("compiling the data path, as a wheel has it: about a minute", flush=True)
-    return compile_tree()
+    print("compiling the data path, as a wheel has it: some minutes", flush=True)
+    return compile_tree(profile=profile)
 
 
 if __name__ == "__main__":

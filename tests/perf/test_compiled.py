@@ -1,5 +1,6 @@
 """When the compiled tree may be used: made of these sources, all of them, and whole."""
 
+import functools
 import os
 import shutil
 import subprocess
@@ -103,6 +104,24 @@ def test_a_source_that_is_edited_while_it_is_compiled_is_noticed(
     assert compiled.compile_tree(root) == 0
     assert compiled.problem(root) == "the compiled ones are of other sources"
     assert "edited meanwhile" in capfd.readouterr().err
+
+
+PROFILE = 'import os; made.joinpath("pipeline/b.so").write_bytes(os.environ["GVTAP_PROFILE"].encode())'
+
+
+def test_a_tree_without_a_profile_is_made_anew_where_one_is_wanted_and_not_the_reverse(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled, "ROOT", root)
+    monkeypatch.setattr(compiled, "compile_tree", functools.partial(compiled.compile_tree, root))
+    monkeypatch.setattr(compiled, "reason", lambda: compiled.problem(root))
+    build_is(root, CODE, PROFILE)
+    built = root / "build" / "compiled" / "pipeline" / "b.so"
+    for words, expected in (([], b""), (["--profile"], b"1"), ([], b"1"), (["--profile"], b"1")):
+        assert compiled.main(words) == 0
+        assert built.read_bytes() == expected
+        assert compiled.profiled() == (expected == b"1")
+        assert compiled.problem(root) == ""
 
 
 def test_without_a_compiler_everything_stays_plain(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
