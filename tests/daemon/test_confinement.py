@@ -27,6 +27,7 @@ from pipeline.system.sandbox import landlock, libseccomp
 from pipeline.topology import Layout
 from tests.support import sandbox_probes
 from tests.support.lone_daemon import LoneDaemon
+from tests.support.machine import skip_in_private_directory
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 DOCS = Path(__file__).parents[2] / "docs" / "security.md"
@@ -260,6 +261,7 @@ def test_a_user_must_exist(tmp_path: Path) -> None:
 
 
 def test_who_is_not_root_becomes_nobody_else(tmp_path: Path) -> None:
+    skip_in_private_directory()
     text = LoneDaemon(tmp_path, "-user", "nobody", user="daemon", group="daemon").refusal()
     assert "user nobody: the daemon cannot become this user: it needs CAP_SETUID" in text
 
@@ -268,6 +270,7 @@ def test_who_is_not_root_becomes_nobody_else(tmp_path: Path) -> None:
 
 
 def test_the_supervisor_becomes_the_user_when_everything_is_open(tmp_path: Path) -> None:
+    skip_in_private_directory()
     with LoneDaemon(tmp_path, "-user", "daemon", "-forward", "127.0.0.1:1023:80") as daemon:
         found = status(daemon.process.pid)
         assert (found["Uid"].split()[0], found["CapEff"]) == ("1", "0" * 16)

@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.daemon import children_of
 from tests.support.lone_daemon import LoneDaemon
+from tests.support.machine import skip_in_private_directory
 from tests.support.netns import wait_for
 
 ROLES = ["ingress", "demux", "tcp0", "egress0", "resolver", "listen"]
@@ -159,6 +160,9 @@ def test_a_worker_goes_before_the_supervisor_when_memory_is_short(tmp_path: Path
 def test_a_successor_has_neither_more_nor_fewer_rights_than_its_predecessor(
     tmp_path: Path, flags: tuple[str, ...]
 ) -> None:
+    if flags:
+        skip_in_private_directory()
+
     def rights(pid: int) -> dict[str, str]:
         status = Path(f"/proc/{pid}/status").read_text().splitlines()
         rows = dict(line.split(":", 1) for line in status)

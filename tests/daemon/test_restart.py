@@ -15,6 +15,7 @@ import pytest
 
 from pipeline.wire import arp, ethernet, ip
 from tests.support.lone_daemon import LoneDaemon
+from tests.support.machine import skip_in_private_directory
 from tests.support.netns import new_shared_memory, shared_memory, wait_for
 from tests.support.restarts import await_end, descriptors, family, restart
 
@@ -407,6 +408,7 @@ def test_three_hundred_forwards_are_more_than_one_message_carries(tmp_path: Path
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_a_daemon_that_is_not_root_any_more_keeps_what_root_opened(tmp_path: Path) -> None:
     """A port below 1024, and a pid file in a directory that only root may enter."""
+    skip_in_private_directory()
     pid_file = tmp_path / "pid"
     port = next(port for port in range(1000, 0, -1) if _is_free(port))
     url = f"tcp://127.0.0.1:{port}"

@@ -18,6 +18,7 @@ import pytest
 from pipeline.system.tap import IFF_NO_PI, Tap
 from tests.support.agent import run_client
 from tests.support.daemon import Daemon, program
+from tests.support.machine import skip_without_user_namespaces
 from tests.support.netns import INTERNET_ADDR, ROOT, Namespace, Network, wait_for
 from tests.support.servers import DATA, UDP_ECHO, Servers
 
@@ -68,6 +69,7 @@ def test_a_namespace_gets_its_address_by_dhcp_and_loses_its_tap(
 def test_a_process_in_its_own_user_namespace_is_attached_until_it_ends(
     network: Network, daemon: Daemon
 ) -> None:
+    skip_without_user_namespaces()
     target = network.host.popen(["unshare", "-r", "-n", "sleep", "600"])
 
     def run(*argv: str) -> str:

@@ -14,6 +14,7 @@ import pytest
 
 from perf import compiled
 from tests.support.agent import run_client
+from tests.support.machine import skip_without_user_namespaces
 from tests.support.netns import Namespace, Network, new_shared_memory, shared_memory, wait_for
 from tests.support.servers import Servers
 
@@ -28,6 +29,7 @@ class Target:
     """A process in a user and a network namespace of its own, started from the host's namespace."""
 
     def __init__(self, host: Namespace) -> None:
+        skip_without_user_namespaces()
         own = os.stat("/proc/self/ns/user").st_ino
         self.process = host.popen(["unshare", "-r", "-n", "sleep", "600"])
         self.pid = self.process.pid
