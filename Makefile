@@ -8,7 +8,7 @@ BYTECODE := $(VENV)/.bytecode
 SOURCES := pipeline guest perf tests native setup.py .ci/agent.py .ci/manual.py .ci/screenshot.py .ci/web_screenshots.py
 PYTEST := $(BIN)/pytest
 # Tests wait for most of their time, so there are more processes than cores.
-JOBS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN) + 2)))
+JOBS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 # One process runs all tests of a file. The order is that of tests/conftest.py: long files first. Without it, xdist
 # would begin with the files that have most tests, and end with those of few tests that take minutes.
 SPREAD := --dist loadfile --no-loadscope-reorder
