@@ -102,20 +102,34 @@ def profiled() -> bool:
     return place(ROOT).joinpath(PROFILED).exists()
 
 
-def command(name: str, *, plain: bool = False, root: Path = ROOT) -> list[str]:
-    """The command line of a program of ours. It is the compiled one if kind() is, unless ``plain`` is set.
+def data_path() -> str:
+    """kind() in words, for results: also whether there was a profile."""
+    return "compiled, with a profile" if kind() == "compiled" and profiled() else kind()
+
+
+def search_path(*first: Path) -> str:
+    """A PYTHONPATH with these directories before those that it has here."""
+    inherited = [path for path in [os.environ.get("PYTHONPATH", "")] if path]
+    return os.pathsep.join([*map(str, first), *inherited])
+
+
+def environment(*, plain: bool = False, root: Path = ROOT) -> list[str]:
+    """Words before a command: it finds the compiled program if kind() is that, unless ``plain`` is set.
 
     root: of another checkout, whose program runs, compiled if it can.
-    It begins with env, so that PYTHONPATH is right wherever the command runs. env does not change the pid.
+    They are those of env, so that PYTHONPATH is right wherever the command runs. env does not change the pid.
     """
     why = reason() if root == ROOT else problem(root)
-    tree = [] if plain or why else [str(place(root))]
-    inherited = [path for path in [os.environ.get("PYTHONPATH", "")] if path]
-    path = os.pathsep.join([*tree, str(root), *inherited])
+    tree = [] if plain or why else [place(root)]
+    return [ENV, f"PYTHONPATH={search_path(*tree, root)}"]
+
+
+def command(name: str, *, plain: bool = False, root: Path = ROOT) -> list[str]:
+    """The command line of a program of ours, with environment()."""
     script = Path(sys.executable).parent / name
     # -P: do not put the working directory before the path.
     argv = [str(script)] if script.exists() else [sys.executable, "-P", "-m", MODULES[name]]
-    return [ENV, f"PYTHONPATH={path}", *argv]
+    return [*environment(plain=plain, root=root), *argv]
 
 
 def compile_tree(root: Path = ROOT, *, profile: bool = False) -> int:

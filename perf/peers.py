@@ -121,20 +121,16 @@ def _peer(setup: Setup, name: str, argv: list[str], **kwargs: object) -> Process
     return process
 
 
-def _ipv6_flags(setup: Setup) -> list[str]:
-    return ["-ipv6", "on"] if setup.ipv6 else []
+def _daemon(setup: Setup, name: str, *flags: str) -> Process:
+    """Start this program's daemon, of the checkout that is measured."""
+    argv = [*compiled.command("gvtap-pipeline", root=setup.checkout), "start", *flags]
+    argv += ["-mtu", str(setup.mtu), "-ssh-port", "-1", *(["-ipv6", "on"] if setup.ipv6 else [])]
+    return _peer(setup, name, [*argv, *setup.extra], cwd=ROOT)
 
 
 def _start_pipeline(setup: Setup) -> tuple[Process, str]:
     path = setup.directory / "net.sock"
-    argv = [
-        *compiled.command("gvtap-pipeline", root=setup.checkout),
-        "start",
-        "-listen-qemu",
-        f"unix://{path}",
-    ]
-    argv += ["-mtu", str(setup.mtu), *_ipv6_flags(setup)]
-    process = _peer(setup, "pipeline", [*argv, "-ssh-port", "-1", *setup.extra], cwd=ROOT)
+    process = _daemon(setup, "pipeline", "-listen-qemu", f"unix://{path}")
     for number in range(1 + len(setup.others)):
         _nic(setup, path, f"192.168.127.{2 + number}", "192.168.127.1", number)
     return process, "192.168.127.254"
@@ -142,14 +138,7 @@ def _start_pipeline(setup: Setup) -> tuple[Process, str]:
 
 def _start_vhost(setup: Setup) -> tuple[Process, str]:
     path = setup.directory / "net.sock"
-    argv = [
-        *compiled.command("gvtap-pipeline", root=setup.checkout),
-        "start",
-        "-listen-vhost-user",
-        f"unix://{path}",
-    ]
-    argv += ["-mtu", str(setup.mtu), *_ipv6_flags(setup)]
-    process = _peer(setup, VHOST, [*argv, "-ssh-port", "-1", *setup.extra], cwd=ROOT)
+    process = _daemon(setup, VHOST, "-listen-vhost-user", f"unix://{path}")
     for number in range(1 + len(setup.others)):
         _nic(setup, path, f"192.168.127.{2 + number}", "192.168.127.1", number, vhost=True)
     return process, "192.168.127.254"
@@ -157,16 +146,7 @@ def _start_vhost(setup: Setup) -> tuple[Process, str]:
 
 def _start_agent(setup: Setup) -> tuple[Process, str]:
     path = setup.directory / "net.sock"
-    argv = [
-        *compiled.command("gvtap-pipeline", root=setup.checkout),
-        "start",
-        "-listen",
-        f"unix://{path}",
-        "-mtu",
-        str(setup.mtu),
-    ]
-    argv += _ipv6_flags(setup)
-    process = _peer(setup, AGENT, [*argv, "-ssh-port", "-1", *setup.extra], cwd=ROOT)
+    process = _daemon(setup, AGENT, "-listen", f"unix://{path}")
     deadline = time.monotonic() + START_PATIENCE
     while not path.exists() and process.alive() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -182,15 +162,7 @@ def _start_agent(setup: Setup) -> tuple[Process, str]:
 
 def _start_tap(setup: Setup) -> tuple[Process, str]:
     guest = setup.world.guest
-    argv = [
-        *compiled.command("gvtap-pipeline", root=setup.checkout),
-        "start",
-        "-mtu",
-        str(setup.mtu),
-        *_ipv6_flags(setup),
-    ]
-    argv += ["-link", f"tap+eth0?netns=/proc/{guest.pid}/ns/net"]
-    process = _peer(setup, TAP, [*argv, "-ssh-port", "-1", *setup.extra], cwd=ROOT)
+    process = _daemon(setup, TAP, "-link", f"tap+eth0?netns=/proc/{guest.pid}/ns/net")
     deadline = time.monotonic() + START_PATIENCE
     while process.alive() and time.monotonic() < deadline:
         if "eth0" in guest.run("ip", "-o", "link"):

@@ -75,7 +75,7 @@ def machine() -> dict[str, object]:
         "kernel": platform.release().split("-")[0],
         "python": platform.python_version() + (" of the system" if sys.base_prefix == "/usr" else ""),
         "loop": f"{_loop_ns():.0f} ns",
-        "data path": f"{compiled.kind()}, with a profile" if compiled.profiled() else compiled.kind(),
+        "data path": compiled.data_path(),
         "congestion": Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip(),
         "load": round(os.getloadavg()[0], 2),
     }

@@ -121,7 +121,10 @@ def test_a_tree_without_a_profile_is_made_anew_where_one_is_wanted_and_not_the_r
         assert compiled.main(words) == 0
         assert built.read_bytes() == expected
         assert compiled.profiled() == (expected == b"1")
+        assert compiled.data_path() == ("compiled, with a profile" if expected else "compiled")
         assert compiled.problem(root) == ""
+    root.joinpath("pipeline", "a.py").write_text("edited = 1")
+    assert compiled.data_path() == "plain", "the tree with the profile is not used"
 
 
 def test_without_a_compiler_everything_stays_plain(root: Path, capfd: pytest.CaptureFixture[str]) -> None:

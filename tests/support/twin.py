@@ -30,8 +30,7 @@ def require_compiled() -> None:
 
 def environment() -> dict[str, str]:
     """Where a child finds the compiled data path, these tests, and what this process was told to find."""
-    inherited = [path for path in [os.environ.get("PYTHONPATH", "")] if path]
-    path = os.pathsep.join([str(compiled.place(compiled.ROOT)), str(compiled.ROOT), *inherited])
+    path = compiled.search_path(compiled.place(compiled.ROOT), compiled.ROOT)
     return {**os.environ, "PYTHONPATH": path}
 
 

@@ -47,7 +47,7 @@ _RETRY = {errno.EINTR, errno.EAGAIN}
 def program(*, plain: bool = False) -> list[str]:
     """The command line of a daemon whose violations are to be recorded; empty if none are."""
     path = os.environ.get(VARIABLE, "")
-    env = compiled.command("gvtap-pipeline", plain=plain)[:2]
+    env = compiled.environment(plain=plain)
     return [*env, sys.executable, "-P", "-m", "tests.support.violations", path] if path else []
 
 
