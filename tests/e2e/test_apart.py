@@ -16,6 +16,7 @@ from pipeline.wire import ethernet, ip
 from tests.e2e.test_ipv6 import ADDRESSES
 from tests.e2e.test_port_security import Card
 from tests.e2e.test_restarted import Restartable
+from tests.support import dual_stack
 from tests.support.agent import GATEWAY_ADDR, GUEST_MAC, Agent
 from tests.support.daemon import Daemon
 from tests.support.foreign import Foreign
@@ -24,8 +25,6 @@ from tests.support.netns import (
     INTERNET_ADDR6,
     Namespace,
     Network,
-    add_ipv6,
-    leftovers,
     new_shared_memory,
     shared_memory,
     wait_for,
@@ -61,19 +60,15 @@ INNER_MARKS = (b"\xf2\x61\x70", bytes((240, 0)))
 def network() -> Iterator[Network]:
     """Namespaces for three guests, and an internet with IPv6."""
     before = shared_memory()
-    with Network(guest_count=3) as made:
-        add_ipv6(made)
-        made.host.run("sysctl", "-q", "-w", "net.ipv4.ping_group_range=0 2147483647")
+    with dual_stack.network(3) as made:
         yield made
-    assert leftovers() == []
     assert not new_shared_memory(before)
 
 
 @pytest.fixture(scope="module")
 def outside(network: Network) -> Iterator[Servers]:
-    servers = Servers(network.internet, network.directory, "::")
-    yield servers
-    servers.close()
+    with dual_stack.servers(network) as servers:
+        yield servers
 
 
 def clone(guest: Namespace, daemon: Daemon, *flags: str) -> Agent:

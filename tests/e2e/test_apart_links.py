@@ -17,7 +17,7 @@ from pipeline.wire import ethernet
 from tests.e2e.test_apart import INNER_MARKS, SAME, SAME6, Guest, add_same6, at_once
 from tests.e2e.test_offload import checksum_errors, total
 from tests.e2e.test_port_security import Card
-from tests.support import foreign
+from tests.support import dual_stack, foreign
 from tests.support.agent import GATEWAY_ADDR, GUEST_MAC
 from tests.support.daemon import Daemon
 from tests.support.foreign import Foreign
@@ -26,8 +26,6 @@ from tests.support.netns import (
     INTERNET_ADDR,
     Namespace,
     Network,
-    add_ipv6,
-    leftovers,
     new_shared_memory,
     shared_memory,
     wait_for,
@@ -58,19 +56,15 @@ WRONG = (
 def network() -> Iterator[Network]:
     """Namespaces for two guests, and an internet with IPv6."""
     before = shared_memory()
-    with Network(guest_count=2) as made:
-        add_ipv6(made)
-        made.host.run("sysctl", "-q", "-w", "net.ipv4.ping_group_range=0 2147483647")
+    with dual_stack.network(2) as made:
         yield made
-    assert leftovers() == []
     assert not new_shared_memory(before)
 
 
 @pytest.fixture(scope="module")
 def outside(network: Network) -> Iterator[Servers]:
-    servers = Servers(network.internet, network.directory, "::")
-    yield servers
-    servers.close()
+    with dual_stack.servers(network) as servers:
+        yield servers
 
 
 class Kernel(Foreign):

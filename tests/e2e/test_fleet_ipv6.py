@@ -10,7 +10,8 @@ import pytest
 
 from pipeline.config.fleet import station_mac_of
 from pipeline.wire import ip, ipv6
-from tests.e2e.test_fleet import JOINED, asked, echoed, forwarded, one, transferred
+from tests.e2e import test_fleet
+from tests.e2e.test_fleet import asked, echoed, forwarded, transferred
 from tests.e2e.test_ipv6 import ADDRESSES, slaac
 from tests.e2e.test_vxlan import dropped, serving
 from tests.support.agent import run_client
@@ -35,14 +36,9 @@ def fleet() -> Iterator[Fleet]:
     assert leftovers() == []
 
 
-@contextlib.contextmanager
-def running(cluster: NatsCluster, *hosts: FleetHost) -> Iterator[list[Daemon]]:
+def running(cluster: NatsCluster, *hosts: FleetHost) -> contextlib.AbstractContextManager[list[Daemon]]:
     """A daemon with IPv6 and a guest on each host. Each host finds the others by the cluster."""
-    with contextlib.ExitStack() as stack:
-        daemons = [stack.enter_context(one(cluster, host, flags=IPV6)) for host in hosts]
-        for daemon in daemons:
-            wait_for(lambda daemon=daemon: len(daemon.events(JOINED)) >= len(hosts) - 1, "all hosts", 30.0)
-        yield daemons
+    return test_fleet.running(cluster, *hosts, flags=IPV6)
 
 
 def station_addr(host: FleetHost) -> str:

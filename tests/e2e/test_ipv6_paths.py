@@ -7,9 +7,10 @@ import pytest
 from pipeline.wire import ip
 from tests.e2e.test_bad_link import Shim
 from tests.e2e.test_ipv6 import ADDRESSES, ADDRS, LINK_LOCAL, MACS, is_usable
+from tests.support import dual_stack
 from tests.support.agent import Agent, run_client
 from tests.support.daemon import Daemon
-from tests.support.netns import INTERNET_ADDR6, Namespace, Network, add_ipv6, leftovers, wait_for
+from tests.support.netns import INTERNET_ADDR6, Namespace, Network, wait_for
 from tests.support.servers import DATA, UDP_ECHO, Servers
 
 pytestmark = pytest.mark.e2e
@@ -23,18 +24,14 @@ LEAST_MTU = "1280"
 
 @pytest.fixture(scope="module")
 def network() -> Iterator[Network]:
-    with Network(guest_count=2) as made:
-        add_ipv6(made)
-        made.host.run("sysctl", "-q", "-w", "net.ipv4.ping_group_range=0 2147483647")
+    with dual_stack.network(2) as made:
         yield made
-    assert leftovers() == []
 
 
 @pytest.fixture(scope="module")
 def outside(network: Network) -> Iterator[Servers]:
-    servers = Servers(network.internet, network.directory, "::")
-    yield servers
-    servers.close()
+    with dual_stack.servers(network) as servers:
+        yield servers
 
 
 @pytest.fixture

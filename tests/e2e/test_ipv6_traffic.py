@@ -16,6 +16,7 @@ import pytest
 
 from pipeline.wire import ip
 from tests.e2e.test_ipv6 import ADDRESSES, ADDRS, CONFIG, MACS, PLACEMENTS, is_usable, ping, program
+from tests.support import dual_stack
 from tests.support.agent import Agent, run_client
 from tests.support.daemon import Daemon
 from tests.support.netns import (
@@ -25,8 +26,6 @@ from tests.support.netns import (
     SECOND_ADDR6,
     Network,
     add_host_ipv6,
-    add_ipv6,
-    leftovers,
     wait_for,
 )
 from tests.support.servers import DATA, DISCARD, HTTP, PAGE, RESET, UDP_ECHO, Servers
@@ -45,18 +44,14 @@ MIXED = "64:ff9b::"
 @pytest.fixture(scope="module")
 def network() -> Iterator[Network]:
     """Two guests, and an internet with IPv6."""
-    with Network(guest_count=2) as made:
-        add_ipv6(made)
-        made.host.run("sysctl", "-q", "-w", "net.ipv4.ping_group_range=0 2147483647")
+    with dual_stack.network(2) as made:
         yield made
-    assert leftovers() == []
 
 
 @pytest.fixture(scope="module")
 def outside(network: Network) -> Iterator[Servers]:
-    servers = Servers(network.internet, network.directory, "::")
-    yield servers
-    servers.close()
+    with dual_stack.servers(network) as servers:
+        yield servers
 
 
 def has_route(agent: Agent) -> bool:

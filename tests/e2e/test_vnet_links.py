@@ -17,6 +17,7 @@ from pipeline.wire.offload import CSUM, TSO4, TSO6
 from pipeline.wire.virtio_net import GSO_TCPV4, GSO_UDP, LONG_LEN, NEEDS_CSUM, Header
 from tests.e2e.test_offload import checksum_errors, total
 from tests.e2e.test_stripped import MAX_FRAME, WRONG, shown
+from tests.support import dual_stack
 from tests.support.agent import Agent, address
 from tests.support.daemon import Daemon, program
 from tests.support.headers import Headers
@@ -50,9 +51,8 @@ def network() -> Iterator[Network]:
 
 @pytest.fixture(scope="module")
 def outside(network: Network) -> Iterator[Servers]:
-    servers = Servers(network.internet, network.directory, "::")
-    yield servers
-    servers.close()
+    with dual_stack.servers(network) as servers:
+        yield servers
 
 
 @pytest.fixture(scope="module")

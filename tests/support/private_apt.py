@@ -68,8 +68,12 @@ class Mirror:
         """A line for sources.list; "" if the sources already have backports."""
         if self.has_backports:
             return ""
+        return self.source_of(self.backports)
+
+    def source_of(self, suite: str) -> str:
+        """A line for sources.list that names a release."""
         signed = f"[signed-by={KEYRING}] " if KEYRING.exists() else ""
-        return f"deb {signed}{self.uri} {self.backports} main\n"
+        return f"deb {signed}{self.uri} {suite} main\n"
 
 
 def mirror() -> Mirror:
@@ -105,8 +109,7 @@ def unpack(work: Path, tree: Path, suite: str, *packages: str, architecture: str
     FetchError.
     """
     make(work)
-    signed = f"[signed-by={KEYRING}] " if KEYRING.exists() else ""
-    (work / "sources.list").write_text(f"deb {signed}{mirror().uri} {suite} main\n")
+    (work / "sources.list").write_text(mirror().source_of(suite))
     # With an empty status nothing is installed.
     (work / "status").touch()
     apt = ["apt-get", "-q", "-y", "-c", str(work / "apt.conf")]
