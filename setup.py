@@ -119,13 +119,14 @@ def extensions() -> list[Extension]:
     layers = [[path for layer in half for path in modules(layer)] for half in HALVES]
     layers[0] += ["pipeline/counter_block.py", "pipeline/histograms.py"]
     groups = [(layers[0], "pipeline_stages"), (layers[1], "pipeline_engines")]
-    level = "2" if training.c_options() else "1"  # without a profile, more than 1 gains nothing
+    profile = training.c_options()
+    level = "2" if profile else "1"  # without a profile, more than 1 gains nothing
     made = mypycify([*options, *layers[0], *layers[1]], opt_level=level, debug_level="0", separate=groups)
     for extension in made:
         # In C that mypyc wrote, gcc's search for misleading indentation took two thirds of the time.
-        extension.extra_compile_args = [*extension.extra_compile_args, "-Wno-misleading-indentation"]
-        extension.extra_compile_args += training.c_options()
-        extension.extra_link_args = [*extension.extra_link_args, *training.c_options()]
+        extra = (*extension.extra_compile_args, "-Wno-misleading-indentation", *profile)
+        extension.extra_compile_args = list(extra)
+        extension.extra_link_args = [*extension.extra_link_args, *profile]
         if native and "__mypyc" in extension.name:  # the others only load one of these
             extension.extra_compile_args = [*extension.extra_compile_args, *native.C_OPTIONS]
     return made

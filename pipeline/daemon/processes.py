@@ -190,7 +190,8 @@ def _run(
     logs.begin(group.name, partial(fabric.counters(group.members[0]).add, "log_lines_dropped"))
     try:
         loop, made = make_loop(fabric, group, config, controls, births)
-        resident.give_back()  # what made the stages; confine() takes the files away that it needs
+        # The code that made the stages. It must be now: confine() takes away the files of /proc.
+        resident.give_back()
         confinement.show_files(made[group.members[0]])
         confinement.confine(_roles(fabric, group), config, logs.logger(group.name))
         logs.go_on()
