@@ -62,6 +62,7 @@ TABLE = (
     Attack("stolen MAC 200/s", frames.stolen_mac, rate=200),
     Attack("gateway ARP 200/s", frames.gateway_arp, rate=200),
     Attack("SYN flood", frames.syn_flood),
+    Attack("SYNs after large UDP", frames.large_then_syns),
 )
 BY_NAME = {attack.name: attack for attack in TABLE}
 

@@ -129,6 +129,19 @@ def syn_flood(_: Ports) -> list[bytes]:
     return [syn(SILENT, (10000 + n, 80 + n % 7), n) for n in range(8 * VARIANTS)]
 
 
+def large_then_syns(_: Ports) -> list[bytes]:
+    """Ten slots full of large datagrams, which are cheap for their bytes, then one full of SYNs.
+
+    So the frames that come do not cost what those before them did.
+    """
+    large = [datagram(HOST, 40000, 9, bytes(1472))] * 440
+    made: list[bytes] = []
+    for turn in range(8):
+        made += large
+        made += [syn(SILENT, (10000 + turn * VARIANTS + n, 80), n) for n in range(800)]
+    return made
+
+
 def fragments(_: Ports) -> list[bytes]:
     """First fragments of datagrams whose rest never comes."""
     body = udp.build(40000, 9, 1400) + bytes(64)

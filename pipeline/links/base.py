@@ -16,7 +16,7 @@ from typing import ClassVar, Final, Protocol
 from pipeline.ipc import events as ev
 from pipeline.records.kinds import NO_SLOT
 from pipeline.wire import offload
-from pipeline.wire.framing import Framing
+from pipeline.wire.framing import EVERY_FRAME, Framing
 
 HEADROOM: Final = 256
 """Bytes left free at the start of a slot."""
@@ -75,6 +75,8 @@ class Link(ABC):
     backlog_bytes   the number of these bytes
     verify          whether the owner must verify the checksums of received frames
     read_limit      bytes that one read_burst() reads at most, about; the owner may set it
+    frame_limit     frames that one read_burst() returns at most, about; the owner may set it
+    holds_frames    whether whole frames were read and wait for the next read_burst(), because of frame_limit
     vnet_len        bytes of the virtio-net header before each frame, in both directions; 0 without offload
     features        the work that the guest may leave to us (pipeline.wire.offload); 0 without vnet_len
     guest_features  the work that we may leave to the guest; 0 without vnet_len
@@ -92,6 +94,8 @@ class Link(ABC):
         self.starved = False
         self.verify = True
         self.read_limit = FULL_READ
+        self.frame_limit = EVERY_FRAME
+        self.holds_frames = False
         self.vnet_len = 0
         self.features = 0
         self.guest_features = 0

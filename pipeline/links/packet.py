@@ -111,7 +111,7 @@ class PacketLink(Link):
     # --- from the guest ----------------------------------------------------------------
 
     def read_burst(self) -> Burst | None:
-        """Read packets until the slot is full, none is left, or MAX_PACKETS are read. See Link.read_burst."""
+        """Read packets until the slot is full, none is left, or enough are read (MAX_PACKETS). See Link.read_burst."""
         self.starved = False
         if self._broken is not None:
             raise self._broken
@@ -150,7 +150,7 @@ class PacketLink(Link):
         """
         cursor = self._cursor
         view = cursor.view
-        for _ in range(MAX_PACKETS - len(frames)):
+        for _ in range(min(MAX_PACKETS, self.frame_limit) - len(frames)):
             end = cursor.end
             if end >= limit:
                 break

@@ -95,6 +95,8 @@ class StreamLink(Link):
         self._head = memoryview(head)
         self._to_skip = 0
         """Bytes to come of a frame that is longer than a slot. Until then cursor.begin equals cursor.end."""
+        self._emptied = False
+        """Whether the last read emptied the socket. The link may still hold frames of it."""
         self._max_backlog = max_backlog
         self._backlog = bytearray()
         self._backlog_sent = 0
@@ -151,12 +153,24 @@ class StreamLink(Link):
 
     # --- from the guest ----------------------------------------------------------------
 
+    def on_readable(self, short_is_all: bool) -> None:
+        """See Link.on_readable."""
+        super().on_readable(short_is_all)
+        self._emptied = False
+
     def read_burst(self) -> Burst | None:
-        """Read once, and return the frames that are now complete. See Link.read_burst."""
+        """Read once, and return the frames that are now complete. See Link.read_burst.
+
+        Frames above frame_limit wait in the slot. The next calls return these, and do not read.
+        """
         self.starved = False
         if self.drained:
             self.drained = False
             return None
+        if self.holds_frames:
+            burst: Burst | None = self._hand_out(self._cursor.begin)
+            self._write_place()
+            return burst
         self._place[READING] = 1
         burst = self._read_burst()
         self._write_place()
@@ -189,22 +203,43 @@ class StreamLink(Link):
                 return None
             if not count:
                 raise LinkClosed("cannot read size from socket: EOF")
-            self.drained = self._short_is_all and count < room
+            self._emptied = self._short_is_all and count < room
         if self._to_skip:
             begin += self._skip(count)
             if begin == end + count:
                 # The next read overwrites the skipped bytes.
+                self.drained = self._emptied
                 return cursor.slot, []
-        cursor.end = end = end + count
+        cursor.end = end + count
+        return self._hand_out(begin)
+
+    def _hand_out(self, begin: int) -> Burst:
+        """Return the whole frames between begin and the cursor's end, up to frame_limit. Raises LinkClosed."""
+        cursor = self._cursor
+        view, end = cursor.view, cursor.end
         try:
-            frames, cursor.begin = self._split(view, begin, end)
+            frames, begin = self._split(view, begin, end)
+            self.holds_frames = len(frames) >= self.frame_limit and self._is_whole(view, begin, end)
         except LengthError as error:
             # The frames before the bad length are lost too: nothing in this stream can be trusted now.
             text = f"invalid packet size: {error.length} is negative or exceeds maximum {self._framing.max}"
             if error.length in _HTTP:
                 text += f' ("{_HTTP[error.length]}": an HTTP request, whose place is -listen)'
             raise LinkClosed(text, error.reason) from error
+        cursor.begin = begin
+        self.drained = self._emptied and not self.holds_frames
+        header = self.vnet_len
+        if header:
+            # The length counts the virtio-net header.
+            count = len(frames)
+            frames = [(off + header, size - header) for off, size in frames if size >= header]
+            if len(frames) < count:
+                self.drops[_BAD_HEADER] = self.drops.get(_BAD_HEADER, 0) + count - len(frames)
         return cursor.slot, frames
+
+    def _is_whole(self, view: memoryview, begin: int, end: int) -> bool:
+        """Whether view[begin:end] begins with a whole frame."""
+        return begin < end and not framing.need(view, begin, end, self._framing)
 
     def _skip(self, count: int) -> int:
         """Of count bytes just read, return how many belong to a frame that is too long for a slot.
@@ -218,16 +253,8 @@ class StreamLink(Link):
         return skipped
 
     def _split(self, view: memoryview, begin: int, end: int) -> tuple[list[tuple[int, int]], int]:
-        """The complete frames in view[begin:end], and where the incomplete one begins. Raises LengthError."""
-        frames, begin = framing.split(view, begin, end, self._framing)
-        header = self.vnet_len
-        if not header:
-            return frames, begin
-        # The length counts the virtio-net header.
-        whole = [(off + header, size - header) for off, size in frames if size >= header]
-        if len(whole) < len(frames):
-            self.drops[_BAD_HEADER] = self.drops.get(_BAD_HEADER, 0) + len(frames) - len(whole)
-        return whole, begin
+        """The first whole frames in view[begin:end], and where the next one begins. Raises LengthError."""
+        return framing.split(view, begin, end, self._framing, self.frame_limit)
 
     def _make_room(self) -> bool:
         """Make room for the rest of the partial frame, and for a read that is worth a system call.

@@ -148,13 +148,14 @@ class VhostUserLink(Link):
         frames: list[tuple[int, int]] = []
         end = cursor.end
         if cursor.slot != NO_SLOT:
-            frames, end = reader.read(cursor.view, end, end + self.read_limit)
+            frames, end = reader.read(cursor.view, end, end + self.read_limit, self.frame_limit)
         if not frames and reader.ring.pending():
             # There is no slot, or the next frame does not fit into its rest.
             if not cursor.fresh():
                 self.starved = True
                 return None
-            frames, end = reader.read(cursor.view, cursor.end, cursor.end + self.read_limit)
+            begin = cursor.end
+            frames, end = reader.read(cursor.view, begin, begin + self.read_limit, self.frame_limit)
         cursor.begin = cursor.end = end
         if reader.ring.publish():
             queue.descriptors.signal()

@@ -225,7 +225,7 @@ class VxlanLink(Link):
         frames: list[tuple[int, int]] = []
         reads = 0
         try:
-            while end <= limit and reads < MAX_TRAINS:
+            while end <= limit and reads < MAX_TRAINS and len(frames) < self.frame_limit:
                 reads += 1
                 if self._trains.whole:
                     end = self._put_whole(view, end, frames)

@@ -17,6 +17,8 @@ from typing import Final, NamedTuple
 
 from pipeline.wire.errors import WireError
 
+EVERY_FRAME: Final = 1 << 30
+"""A number of frames that is never reached."""
 MAX_FRAME: Final = 131072
 """Bytes of the longest frame that a peer may announce. After a larger number the link is closed."""
 
@@ -44,19 +46,19 @@ LE16: Final = Framing(_SHORT, 2, 0xFFFF)
 
 
 def split(
-    view: memoryview | bytes, begin: int, end: int, framing: Framing
+    view: memoryview | bytes, begin: int, end: int, framing: Framing, most: int = EVERY_FRAME
 ) -> tuple[list[tuple[int, int]], int]:
-    """Find the whole frames in view[begin:end].
+    """Find the whole frames in view[begin:end], the first ``most`` of them.
 
     Returns ([(off, len)], next_begin). off: of the Ethernet header, after the prefix. next_begin: where the
-    first partial frame begins, or end. Raises LengthError when a length is above the framing's limit.
+    next frame begins, whole or partial, or end. Raises LengthError when a length is above the framing's limit.
     """
     frames: list[tuple[int, int]] = []
     prefix = framing.prefix
     prefix_len: int = framing.prefix_len
     max_frame: int = framing.max
     last_prefix = end - prefix_len
-    while begin <= last_prefix:
+    while begin <= last_prefix and most > 0:
         # Compiled code knows these two. It would look a method of another one up.
         if prefix is _SHORT:
             (length,) = _SHORT.unpack_from(view, begin)
@@ -72,6 +74,7 @@ def split(
             break
         frames.append((off, length))
         begin = after
+        most -= 1
     return frames, begin
 
 

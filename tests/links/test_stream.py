@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from pipeline.ipc.arena import SLOT_BYTES, Pool
 from pipeline.links.base import HEADROOM, MIN_READ, LinkClosed
+from pipeline.links.places import BEGIN, END, READING, SLOT, private_row
 from pipeline.links.stream import StreamLink
 from pipeline.wire import framing, offload
-from pipeline.wire.framing import LE16, QEMU, Framing
+from pipeline.wire.framing import EVERY_FRAME, LE16, QEMU, Framing
 
 SLOTS = [memoryview(bytearray(SLOT_BYTES)) for _ in range(6)]
 LONGEST = SLOT_BYTES - HEADROOM - QEMU.prefix_len
@@ -72,16 +73,18 @@ def guest() -> Iterator[Guest]:
     form=st.sampled_from([QEMU, LE16]),
     head=st.integers(0, 5000),
     short_is_all=st.booleans(),
+    most=st.sampled_from([1, 2, 5, EVERY_FRAME]),
 )
 @settings(max_examples=120, deadline=None)
 def test_every_frame_arrives_once_and_in_order_however_the_stream_is_cut(
-    sizes: list[int], cuts: list[int], form: Framing, head: int, short_is_all: bool
+    sizes: list[int], cuts: list[int], form: Framing, head: int, short_is_all: bool, most: int
 ) -> None:
     rng = random.Random(1)
     frames = [rng.randbytes(min(size, form.max)) for size in sizes]
     stream = framed(frames, form)
     guest = Guest(form, stream[:head])
     guest.link.on_readable(short_is_all)
+    guest.link.frame_limit = most
     stream = stream[head:]
     found = guest.read_all()
     turn = 0
@@ -134,6 +137,54 @@ def test_one_read_takes_all_that_a_slot_holds(guest: Guest) -> None:
     assert second is not None
     assert second[0] != burst[0]
     assert len(burst[1]) + len(second[1]) == 60
+
+
+def test_frames_above_the_limit_wait_in_the_slot(guest: Guest) -> None:
+    guest.link.frame_limit = 2
+    guest.link.on_readable(True)
+    guest.sock.send(framed([b"one", b"two", b"three", b"four", b"five"]))
+    assert guest.read() == [b"one", b"two"]
+    assert guest.link.holds_frames
+    guest.sock.send(framed([b"six"]))
+    guest.link.on_readable(True)
+    assert guest.read() == [b"three", b"four"]
+    assert not guest.link.drained
+    assert guest.read() == [b"five"], "without a read"
+    assert not guest.link.holds_frames
+    assert not guest.link.drained, "an event has come since the read"
+    assert guest.read() == [b"six"]
+    assert guest.link.drained
+
+
+def test_a_link_that_holds_no_frame_of_a_short_read_is_drained(guest: Guest) -> None:
+    guest.link.frame_limit = 2
+    guest.link.on_readable(True)
+    guest.sock.send(framed([b"one", b"two", b"three", b"four"]) + framed([b"five"])[:3])
+    assert guest.read() == [b"one", b"two"]
+    assert not guest.link.drained
+    assert guest.read() == [b"three", b"four"]
+    assert guest.link.drained, "the rest is no whole frame"
+    assert guest.read() is None
+
+
+def test_a_successor_gets_the_frames_that_a_link_holds(guest: Guest) -> None:
+    row = private_row()
+    guest.link.keep_place(row)
+    guest.link.frame_limit = 1
+    sent = framed([b"one", b"two", b"three"])
+    guest.sock.send(sent)
+    assert guest.read() == [b"one"]
+    assert not row[READING]
+    held = bytes(SLOTS[row[SLOT]][row[BEGIN] : row[END]])
+    assert held == framed([b"two", b"three"])
+    assert guest.link.carried()[0] == held
+
+
+def test_an_impossible_length_behind_the_limit_closes_the_link(guest: Guest) -> None:
+    guest.link.frame_limit = 1
+    guest.sock.send(framed([b"one"]) + b"\xff" * 20)
+    with pytest.raises(LinkClosed, match="invalid packet size"):
+        guest.link.read_burst()
 
 
 def test_records_keep_their_slot_while_the_link_goes_on(guest: Guest) -> None:

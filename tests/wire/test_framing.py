@@ -25,6 +25,16 @@ def test_split_finds_the_frames_that_were_sent(frames: list[bytes], kind: Framin
     assert after == len(data)
 
 
+@given(frame_lists, framings, st.integers(0, 13))
+def test_a_limit_is_where_the_next_split_goes_on(frames: list[bytes], kind: Framing, most: int) -> None:
+    data = stream(frames, kind)
+    found, after = framing.split(data, 0, len(data), kind, most)
+    assert [data[off : off + length] for off, length in found] == frames[:most]
+    rest, end = framing.split(data, after, len(data), kind)
+    assert [data[off : off + length] for off, length in rest] == frames[most:]
+    assert end == len(data)
+
+
 @given(frame_lists, framings, st.integers(0, 2000))
 def test_a_stream_cut_anywhere_yields_whole_frames_and_says_what_it_wants(
     frames: list[bytes], kind: Framing, cut: int

@@ -46,15 +46,17 @@ class FrameReader:
         self._pad = virtio_net.LONG_LEN - header_len
         self._drop = drop
 
-    def read(self, view: memoryview, end: int, enough: int) -> tuple[list[tuple[int, int]], int]:
+    def read(
+        self, view: memoryview, end: int, enough: int, most: int = MAX_CHAINS
+    ) -> tuple[list[tuple[int, int]], int]:
         """Read the frames that are pending to view[end:]. Returns [(off, len)] and where they end.
 
-        No further frame begins at ``enough`` or after it. The result is empty if nothing is pending, if all
+        No further frame begins at ``enough`` or after it, and no more than ``most`` are read. The result is empty if nothing is pending, if all
         was dropped, or if the next frame does not fit: ROOM bytes are enough for any. Raises RingError.
         """
         ring = self.ring
         frames: list[tuple[int, int]] = []
-        count = min(ring.pending(), MAX_CHAINS)
+        count = min(ring.pending(), MAX_CHAINS, most)
         if not count:
             return frames, end
         fetched = ring.fetch(0, count)

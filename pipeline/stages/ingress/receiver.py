@@ -13,7 +13,7 @@ from pipeline.stages.ingress.fairness import Fairness
 from pipeline.stages.ingress.live import Captures
 from pipeline.stages.ingress.offload import VnetOffload
 from pipeline.stages.ingress.ports import Port, Ports, count_drops
-from pipeline.stages.ingress.shares import small_frames
+from pipeline.stages.ingress.shares import FRAMES_OF_READ, small_frames
 from pipeline.stages.ingress.steering import Steering
 from pipeline.stages.worker import Worker
 from pipeline.topology import MAX_REFS
@@ -114,12 +114,15 @@ class Receiver:
             readable = len(ports.readable)
             crowded = shares.crowded(turns, now)
             bursts = 0
+            full = False
             most = STEP_S if crowded else LONG_STEP_S
             order = shares.order(turns)
             for at, guest in enumerate(order, 1):
                 limit = shares.read_limit(guest, crowded=crowded)
                 bursts += self._take_turn(turns[guest], limit, now)
-                if shares.expected > most:
+                # Of frames that are held nobody knows yet what those before them cost.
+                full = shares.expected > most or turns[guest].link.holds_frames
+                if full:
                     shares.put_off(order[at:])
                     break
             # If a link was found empty, the next link of its guest may still have something to read.
@@ -128,7 +131,7 @@ class Receiver:
             work += bursts
             if not ports.readable:
                 return work
-            if shares.expected > most:
+            if full:
                 break
         self.more = True
         return work
@@ -154,6 +157,7 @@ class Receiver:
         """Read up to ``limit`` bytes of a guest, and charge it for the time. Returns the number of bursts."""
         shares = self._shares
         port.link.read_limit = limit
+        port.link.frame_limit = FRAMES_OF_READ
         began = thread_time()
         bursts = self._read_link(port, now, 1)
         if bursts and port.link.drained:
@@ -233,7 +237,15 @@ class Receiver:
         if self._shares.several:
             self._fairness.holds(port.guest_number, slot)
             small = small_frames(frames)
-            self._shares.was_read(port.guest_number, count, len(frames), small, now, emptied=link.drained)
+            self._shares.was_read(
+                port.guest_number,
+                count,
+                len(frames),
+                small,
+                now,
+                emptied=link.drained,
+                more=link.holds_frames,
+            )
 
     def _show(
         self, port: Port, slot: int, frames: list[tuple[int, int]], items: list[Item], drops: dict[str, int]

@@ -65,6 +65,11 @@ FIRST_READ: Final = 2048
 """Bytes of a guest's first read. Its account begins as if these had cost BURST_S. So reads grow while the
 guest's frames turn out to be cheap, and a new guest with expensive ones is no burden for others."""
 
+FRAMES_OF_READ: Final = 48
+"""Frames that one read may bring while other guests have links. A slot full of frames of 1514 bytes has fewer.
+What bytes have cost says nothing of the next ones: after large frames, a guest could send a slot full of
+SYNs, which are 40 ms of work."""
+
 _NEVER: Final = float("inf")
 _REMEMBERED: Final = 131072
 """After this many bytes, a guest's older costs count half."""
@@ -114,15 +119,17 @@ class Account:
         """A token bucket: the frames for which only UNHURRIED counts. _filled_at: the time of its level."""
         self._filled_at = now
 
-    def was_read(self, count: int, frames: int, small: float, now: float, emptied: bool) -> None:
+    def was_read(
+        self, count: int, frames: int, small: float, now: float, emptied: bool, more: bool
+    ) -> None:
         """``count`` bytes in ``frames`` frames were read, ``small`` of them small (see small_frames()).
 
         emptied: the link says that the read has emptied its socket. Some links do not know it. Then a read of
-        less than half the limit has.
+        less than half the limit has, unless the link says that it holds ``more`` frames.
         """
         self.read_at = now
         price = 1.0
-        if emptied or count < self.read_limit() >> 1:
+        if emptied or (not more and count < self.read_limit() >> 1):
             fresh = (now - self._filled_at) * UNHURRIED_FRAMES
             self._unhurried = min(self._unhurried + fresh, UNHURRIED_AT_ONCE)
             self._filled_at = now
@@ -180,15 +187,23 @@ class Shares:
     # --- accounts -----------------------------------------------------------------------------
 
     def was_read(
-        self, guest: int, count: int, frames: int, small: float, now: float, *, emptied: bool = False
+        self,
+        guest: int,
+        count: int,
+        frames: int,
+        small: float,
+        now: float,
+        *,
+        emptied: bool = False,
+        more: bool = False,
     ) -> None:
         """``count`` bytes of a guest were read, in ``frames`` frames, ``small`` of them small.
 
-        emptied: see Account.was_read().
+        emptied, more: see Account.was_read().
         """
         self._activity.saw(guest, now)
         account = self._ready[guest] = self._accounts[guest]
-        account.was_read(count, frames, small, now, emptied)
+        account.was_read(count, frames, small, now, emptied, more)
         self.expected += account.expected_cost(count)
 
     def credit(self, guest: int, count: int) -> None:

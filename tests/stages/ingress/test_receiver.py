@@ -105,6 +105,45 @@ def test_a_step_is_short_if_what_it_reads_is_work_for_others(rig: IngressRig) ->
     honest.close()
 
 
+def test_frames_that_were_cheap_do_not_bring_many_that_may_be_expensive(rig: IngressRig) -> None:
+    port, flood = rig.link_of("process 7")
+    _, honest = rig.link_of("process 8")
+    rig.turn()
+    rig.turn()
+    accounts = rig.stage.ports.shares
+    accounts.was_read(port.guest_number, 200_000, 140, 0.0, monotonic())
+    accounts.charge(port.guest_number, 0.0001, monotonic())
+    assert accounts.read_limit(port.guest_number) > 50_000, "its bytes were cheap"
+    honest.sendall(LARGE)
+    flood.sendall(FRAME * 700)
+    rig.turn()
+    assert port.link.holds_frames
+    assert rig.taken() <= shares.FRAMES_OF_READ + 1, "the step ends with them"
+    assert rig.stage.deadline() == 0.0, "the rest follows at once, without an event"
+    honest.sendall(LARGE)
+    rig.turn()
+    assert 1 < rig.taken() <= shares.FRAMES_OF_READ + 1
+    flood.close()
+    honest.close()
+
+
+def test_a_guest_that_is_alone_again_gets_all_frames_that_its_link_holds(rig: IngressRig) -> None:
+    end, leaving = rig.guest(), rig.guest()
+    rig.turn()
+    port, other = rig.stage.ports.by_number.values()
+    port.link.frame_limit = 1
+    rig.stage.ports.readable[port] = None
+    end.sendall(FRAME * 50)
+    assert port.link.read_burst() is not None
+    assert port.link.holds_frames
+    rig.stage.ports.detach(other, LinkClosed("it has left"))
+    rig.turn()
+    assert not port.link.holds_frames
+    assert port.traffic.frames_from_guest == 49
+    end.close()
+    leaving.close()
+
+
 def test_a_link_that_a_read_has_emptied_is_not_read_again_in_the_step(
     rig: IngressRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
