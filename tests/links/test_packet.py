@@ -50,6 +50,17 @@ def test_a_long_queue_comes_in_several_bursts() -> None:
     assert found == frames
 
 
+def test_packets_above_the_limit_wait_in_the_socket() -> None:
+    guest = BessGuest()
+    guest.send(*[bytes([number]) for number in range(7)])
+    guest.link.frame_limit = 3
+    bursts = []
+    while (burst := read(guest.link)) is not None:
+        bursts.append(burst)
+    assert [len(burst) for burst in bursts] == [3, 3, 1]
+    assert b"".join(sum(bursts, [])) == bytes(range(7))
+
+
 def test_packets_of_64_kib_are_taken_whatever_the_mtu_and_however_little_of_the_slot_is_left(
     tmp_path: Path,
 ) -> None:

@@ -114,15 +114,12 @@ class Receiver:
             readable = len(ports.readable)
             crowded = shares.crowded(turns, now)
             bursts = 0
-            full = False
             most = STEP_S if crowded else LONG_STEP_S
             order = shares.order(turns)
             for at, guest in enumerate(order, 1):
                 limit = shares.read_limit(guest, crowded=crowded)
                 bursts += self._take_turn(turns[guest], limit, now)
-                # Of frames that are held nobody knows yet what those before them cost.
-                full = shares.expected > most or turns[guest].link.holds_frames
-                if full:
+                if shares.expected > most:
                     shares.put_off(order[at:])
                     break
             # If a link was found empty, the next link of its guest may still have something to read.
@@ -131,7 +128,7 @@ class Receiver:
             work += bursts
             if not ports.readable:
                 return work
-            if full:
+            if shares.expected > most:
                 break
         self.more = True
         return work

@@ -171,7 +171,10 @@ class Shares:
         self._put_off: frozenset[int] = frozenset()
         """Guests that have not yet had their turns of this round."""
         self.expected = 0.0
-        """About how many seconds all workers will need for the bytes read. Receiver sets it to 0."""
+        """About how many seconds all workers will need for the bytes read. Receiver sets it to 0.
+
+        inf after a read of as many frames as it may bring: more may wait, and what these cost is not known yet.
+        """
         self._activity = Activity(ACTIVE_S)
 
     def add(self, guest: int, now: float) -> None:
@@ -204,7 +207,7 @@ class Shares:
         self._activity.saw(guest, now)
         account = self._ready[guest] = self._accounts[guest]
         account.was_read(count, frames, small, now, emptied, more)
-        self.expected += account.expected_cost(count)
+        self.expected += account.expected_cost(count) if frames < FRAMES_OF_READ else _NEVER
 
     def credit(self, guest: int, count: int) -> None:
         """Credit a guest for ``count`` bytes that were sent to it."""

@@ -61,9 +61,10 @@ def test_a_burst_ends_where_the_slot_does_or_with_enough() -> None:
     reader = FrameReader(guest.ring, guest.memory, 12, DROPS.append)
     assert len(reader.read(slot, 0, 10_000)[0]) == 5
     assert len(reader.read(slot, 0, 1500)[0]) == 2
+    assert len(reader.read(slot, 0, 10_000, 1)[0]) == 1
     assert reader.read(slot, 4900, 10_000) == ([], 4900), "the next one does not fit"
     big = memoryview(bytearray(1 << 18))
-    assert len(reader.read(big, 0, len(big))[0]) == 57
+    assert len(reader.read(big, 0, len(big))[0]) == 56
     guest.add(*[0] * 64)
     assert len(reader.read(big, 0, len(big))[0]) == MAX_CHAINS == 64
 
