@@ -187,15 +187,13 @@ def pairs(
     first: str,
     second: str,
     aim_of: Callable[[str], float | None],
-    *,
-    by_interval: bool = False,
 ) -> str:
     """Medians of two that were measured in turns, the median of the turns' ratios, and whether it is enough.
 
-    Beside the ratio stands where it is with 95 %, if there are enough turns to say so.
+    Beside the ratio stands where it is with 95 %, if there are enough turns to say so. This decides whether a
+    row is what is wanted, see reached().
 
     A ratio over 1 means that ``second`` is better. aim_of: the least ratio of a row, None for any.
-    by_interval: judge a row by reached(), not by the median alone.
     """
     rows = []
     cells = {(figure.what, figure.peer): figure for figure in figures}
@@ -208,10 +206,7 @@ def pairs(
         ends = interval(ratios)
         between = f"{ends[0]:.2f} to {ends[1]:.2f}" if ends else ""
         aim = aim_of(what)
-        verdict = ""
-        if aim is not None:
-            word = reached(ratios, aim) if by_interval else "yes" if ratio >= aim else "NO"
-            verdict = f"{aim:.2f}: {word}"
+        verdict = "" if aim is None else f"{aim:.2f}: {reached(ratios, aim)}"
         medians = (f"{figure.median:.4g}" for figure in (one, other))
         rows.append([what, one.unit, *medians, f"{ratio:.3f}", between, verdict])
     return grid(["", "unit", first, second, "ratio of the turns", "with 95 %", "at least"], rows, left=(0, 1))

@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     return samples.finish(
         "alone",
         settings,
-        lambda figures: report.pairs(figures, BEFORE, AFTER, aim_of, by_interval=True),
+        lambda figures: report.pairs(figures, BEFORE, AFTER, aim_of),
     )
 
 

@@ -47,7 +47,7 @@ def test_a_pair_of_rows_says_where_its_ratio_is() -> None:
         "10",
         "1.000",
         "0.50 to 2.00",
-        "0.95: yes",
+        "0.95: open",
     ]
 
 
@@ -65,7 +65,7 @@ def test_an_aim_is_missed_or_met_only_by_the_whole_interval(values: list[float],
     assert report.reached([1 / value for value in values], 1 / 0.98, at_most=True) == word
     old = report.Figure("speed", "old", "1/s", (1.0,) * len(values), True, {})
     new = report.Figure("speed", "new", "1/s", tuple(values), True, {})
-    line = report.pairs([old, new], "old", "new", lambda _: 0.98, by_interval=True).splitlines()[-1]
+    line = report.pairs([old, new], "old", "new", lambda _: 0.98).splitlines()[-1]
     assert line.split("|")[-2].strip() == f"0.98: {word}"
 
 
