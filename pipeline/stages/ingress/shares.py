@@ -56,9 +56,12 @@ ACTIVE_S: Final = 0.1
 QUANTUM_S: Final = 0.0002
 """Seconds of processor time for each guest in a round."""
 BURST_S: Final = 0.0002
-"""About how many seconds one read of a guest may cost in all workers, while other guests have links."""
+"""About how many seconds one read of small frames may cost in all workers, while other guests have links. One of
+large frames may cost twice as much, since these are cheap only if many of them are merged."""
 LONG_BURST_S: Final = 0.001
 """The same while only one guest is read: the first frame of a silent guest waits no longer."""
+WHOLE_READ: Final = 32768
+"""Bytes from which on a read may fill its slot: half a slot. Else each slot would take a long and a short read."""
 LEAST_READ: Final = 512
 """Bytes that one read may bring, however much they cost. Each SYN that opens a host socket costs 50 µs."""
 FIRST_READ: Final = 2048
@@ -119,9 +122,7 @@ class Account:
         """A token bucket: the frames for which only UNHURRIED counts. _filled_at: the time of its level."""
         self._filled_at = now
 
-    def was_read(
-        self, count: int, frames: int, small: float, now: float, emptied: bool, more: bool
-    ) -> None:
+    def was_read(self, count: int, frames: int, small: float, now: float, emptied: bool, more: bool) -> None:
         """``count`` bytes in ``frames`` frames were read, ``small`` of them small (see small_frames()).
 
         emptied: the link says that the read has emptied its socket. Some links do not know it. Then a read of
@@ -145,8 +146,10 @@ class Account:
             self.cost /= 2
 
     def read_limit(self, seconds: float = BURST_S) -> int:
-        """Bytes that cost about so many seconds: the most that one read may bring."""
-        return min(max(int(seconds * self.bytes_read / max(self.cost, 1e-9)), LEAST_READ), FULL_READ)
+        """Bytes that cost about so many seconds: the most that one read may bring. See BURST_S and WHOLE_READ."""
+        seconds *= 2.0 - self.smallness
+        count = max(int(seconds * self.bytes_read / max(self.cost, 1e-9)), LEAST_READ)
+        return count if count < WHOLE_READ else FULL_READ
 
     def expected_cost(self, count: int) -> float:
         """Seconds that this many bytes will take in all workers."""

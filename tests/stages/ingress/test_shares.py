@@ -213,13 +213,30 @@ def test_somebody_always_has_a_turn(both: Shares) -> None:
 def test_a_guest_with_expensive_frames_is_read_in_small_pieces(both: Shares) -> None:
     assert both.read_limit(FLOOD) == shares.FIRST_READ, "not known yet"
     for _ in range(200):
-        both.was_read(FLOOD, 4096, 1, 0.0, 0.0)
+        both.was_read(FLOOD, 4096, 1, 1.0, 0.0)
         both.charge(FLOOD, 512 * FRAME_S, 0.0)
         both.was_read(HONEST, 65536, 1, 0.0, 0.0)
         both.charge(HONEST, 0.00005, 0.0)
     assert both.read_limit(FLOOD) == shares.LEAST_READ
     assert shares.LEAST_READ < both.read_limit(FLOOD, crowded=False) < 4 * shares.LEAST_READ, "a millisecond"
     assert both.read_limit(HONEST) == FULL_READ
+
+
+def test_a_read_of_large_frames_may_cost_twice_as_much(both: Shares) -> None:
+    for guest, small in ((HONEST, 0.0), (FLOOD, 10.0)):
+        for _ in range(200):
+            both.was_read(guest, 15_000, 10, small, 0.0)
+            both.charge(guest, 0.0003, 0.0)
+    assert both.read_limit(HONEST) == pytest.approx(20_000, rel=0.01)
+    assert both.read_limit(FLOOD) == pytest.approx(10_000, rel=0.01)
+
+
+def test_a_read_of_half_a_slot_may_fill_it(both: Shares) -> None:
+    for bytes_a_burst, limit in ((15_500, 31_000), (17_000, FULL_READ)):
+        for _ in range(200):
+            both.was_read(HONEST, bytes_a_burst, 10, 0.0, 0.0)
+            both.charge(HONEST, shares.BURST_S, 0.0)
+        assert both.read_limit(HONEST) == pytest.approx(limit, rel=0.01)
 
 
 def test_the_first_reads_of_a_guest_grow_with_what_its_frames_turn_out_to_cost(both: Shares) -> None:
