@@ -111,7 +111,7 @@ class PacketLink(Link):
     # --- from the guest ----------------------------------------------------------------
 
     def read_burst(self) -> Burst | None:
-        """Read packets until the slot is full, none is left, or enough are read (MAX_PACKETS). See Link.read_burst."""
+        """Read packets until the slot is full, none is left, or MAX_PACKETS are read. See Link.read_burst."""
         self.starved = False
         if self._broken is not None:
             raise self._broken

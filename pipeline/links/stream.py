@@ -214,7 +214,7 @@ class StreamLink(Link):
         return self._hand_out(begin)
 
     def _hand_out(self, begin: int) -> Burst:
-        """Return the whole frames between begin and the cursor's end, up to frame_limit. Raises LinkClosed."""
+        """The whole frames between begin and the cursor's end, up to frame_limit. Raises LinkClosed."""
         cursor = self._cursor
         view, end = cursor.view, cursor.end
         try:

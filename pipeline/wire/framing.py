@@ -51,7 +51,8 @@ def split(
     """Find the whole frames in view[begin:end], the first ``most`` of them.
 
     Returns ([(off, len)], next_begin). off: of the Ethernet header, after the prefix. next_begin: where the
-    next frame begins, whole or partial, or end. Raises LengthError when a length is above the framing's limit.
+    next frame begins, whole or partial, or end. Raises LengthError when a length is above the framing's
+    limit.
     """
     frames: list[tuple[int, int]] = []
     prefix = framing.prefix

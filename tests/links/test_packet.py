@@ -58,7 +58,7 @@ def test_packets_above_the_limit_wait_in_the_socket() -> None:
     while (burst := read(guest.link)) is not None:
         bursts.append(burst)
     assert [len(burst) for burst in bursts] == [3, 3, 1]
-    assert b"".join(sum(bursts, [])) == bytes(range(7))
+    assert b"".join(frame for burst in bursts for frame in burst) == bytes(range(7))
 
 
 def test_packets_of_64_kib_are_taken_whatever_the_mtu_and_however_little_of_the_slot_is_left(

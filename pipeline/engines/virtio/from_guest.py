@@ -51,8 +51,9 @@ class FrameReader:
     ) -> tuple[list[tuple[int, int]], int]:
         """Read the frames that are pending to view[end:]. Returns [(off, len)] and where they end.
 
-        No further frame begins at ``enough`` or after it, and no more than ``most`` are read. The result is empty if nothing is pending, if all
-        was dropped, or if the next frame does not fit: ROOM bytes are enough for any. Raises RingError.
+        No further frame begins at ``enough`` or after it, and no more than ``most`` are read. The result is
+        empty if nothing is pending, if all was dropped, or if the next frame does not fit: ROOM bytes are
+        enough for any. Raises RingError.
         """
         ring = self.ring
         frames: list[tuple[int, int]] = []

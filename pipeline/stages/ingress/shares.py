@@ -56,12 +56,13 @@ ACTIVE_S: Final = 0.1
 QUANTUM_S: Final = 0.0002
 """Seconds of processor time for each guest in a round."""
 BURST_S: Final = 0.0002
-"""About how many seconds one read of small frames may cost in all workers, while other guests have links. One of
-large frames may cost twice as much, since these are cheap only if many of them are merged."""
+"""About how many seconds one read of small frames may cost in all workers, while other guests have links.
+One of large frames may cost twice as much, since these are cheap only if many of them are merged."""
 LONG_BURST_S: Final = 0.001
 """The same while only one guest is read: the first frame of a silent guest waits no longer."""
 WHOLE_READ: Final = 32768
-"""Bytes from which on a read may fill its slot: half a slot. Else each slot would take a long and a short read."""
+"""Bytes from which on a read may fill its slot: half a slot. Else each slot would take a long read and
+a short one."""
 LEAST_READ: Final = 512
 """Bytes that one read may bring, however much they cost. Each SYN that opens a host socket costs 50 µs."""
 FIRST_READ: Final = 2048
@@ -69,9 +70,9 @@ FIRST_READ: Final = 2048
 guest's frames turn out to be cheap, and a new guest with expensive ones is no burden for others."""
 
 FRAMES_OF_READ: Final = 48
-"""Frames that one read may bring while other guests have links. A slot full of frames of 1514 bytes has fewer.
-What bytes have cost says nothing of the next ones: after large frames, a guest could send a slot full of
-SYNs, which are 40 ms of work."""
+"""Frames that one read may bring while other guests have links. A slot full of frames of 1514 bytes has
+fewer. What bytes have cost says nothing of the next ones: after large frames, a guest could send a slot full
+of SYNs, which are 40 ms of work."""
 
 _NEVER: Final = float("inf")
 _REMEMBERED: Final = 131072
@@ -146,7 +147,7 @@ class Account:
             self.cost /= 2
 
     def read_limit(self, seconds: float = BURST_S) -> int:
-        """Bytes that cost about so many seconds: the most that one read may bring. See BURST_S and WHOLE_READ."""
+        """Bytes that cost about so many seconds: the most that one read may bring. See WHOLE_READ."""
         seconds *= 2.0 - self.smallness
         count = max(int(seconds * self.bytes_read / max(self.cost, 1e-9)), LEAST_READ)
         return count if count < WHOLE_READ else FULL_READ
@@ -176,7 +177,7 @@ class Shares:
         self.expected = 0.0
         """About how many seconds all workers will need for the bytes read. Receiver sets it to 0.
 
-        inf after a read of as many frames as it may bring: more may wait, and what these cost is not known yet.
+        inf after a read of as many frames as it may bring: more may wait, and nobody knows what these cost.
         """
         self._activity = Activity(ACTIVE_S)
 
