@@ -6,6 +6,7 @@ import argparse
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from perf import kernels
 from perf.namespaces import Namespace, World, world
 from perf.peers import AGENT, ROOT, TAP, TAP_AUTO, VHOST, Endpoint, installed, running
 
@@ -16,6 +17,11 @@ LINKS = {
     "tap": (TAP, TAP_AUTO),
     "vhost-user": (VHOST,),
 }
+KERNELS = {
+    "qemu": (kernels.KERNELS,),
+    "both": (kernels.KERNELS, kernels.OFFLOAD),
+}
+"""What `kernels` stands for beside each link: else kernels.OFFLOAD."""
 
 
 def add(parser: argparse.ArgumentParser, *, seconds: float, repeat: int) -> None:
@@ -43,7 +49,11 @@ def add(parser: argparse.ArgumentParser, *, seconds: float, repeat: int) -> None
 def peers(options: argparse.Namespace) -> list[str]:
     """The peers to measure, in the order of each turn."""
     names = installed() if options.peers == "auto" else str(options.peers).split(",")
-    return [link for name in names for link in (LINKS[options.link] if name == "pipeline" else (name,))]
+    links = {
+        "pipeline": LINKS[options.link],
+        kernels.KERNELS: KERNELS.get(options.link, (kernels.OFFLOAD,)),
+    }
+    return [link for name in names for link in links.get(name, (name,))]
 
 
 def settings(options: argparse.Namespace) -> dict[str, object] | None:
@@ -72,6 +82,8 @@ def start(
 
     checkout: see perf.peers.Setup.
     """
+    if peer in kernels.NAMES:
+        return kernels.running(peer, where, mtu, ipv6=ipv6)
     extra = tuple(options.daemon_option)
     plain = bool(options.plain)
     return running(peer, where, mtu, plain=plain, ipv6=ipv6, extra=extra, others=others, checkout=checkout)

@@ -30,7 +30,7 @@ from pipeline.wire import ip
 
 ROOT = Path(__file__).resolve().parent.parent
 GUEST_MAC = "5a:94:ef:e4:0c:ee"
-LOOPBACK = "127.0.0.1"
+LOOPBACK, LOOPBACK6 = "127.0.0.1", "::1"
 AGENT = "pipeline-agent"
 PIPELINE_AUTO = "pipeline auto"
 AGENT_AUTO = AGENT + " auto"
@@ -53,8 +53,10 @@ class Endpoint(NamedTuple):
     peer: str
     host_addr: str  # what the guest dials to reach a server on the host's loopback
     host_addr6: str  # the same over IPv6: a server on ::1
-    pid: int  # of the peer's main process
+    pid: int  # of the peer's main process, 0 if it has none
     log: Path
+    bind: str = LOOPBACK  # where a server on the host listens so that host_addr leads to it
+    bind6: str = LOOPBACK6
 
 
 class Ipv6(NamedTuple):
@@ -290,7 +292,7 @@ def running(
             host_addr6 = ""
             if ipv6:
                 host_addr6 = _add_ipv6(name, world.guest)
-                _await_first_connection(world, host_addr6, process, "::1")
+                _await_first_connection(world, host_addr6, process, LOOPBACK6)
         except (PeerError, RuntimeError, OSError) as problem:
             raise PeerError(f"{name}: {problem}; its log ends: {_tail(log)}") from problem
         yield Endpoint(name, host_addr, host_addr6, process.pid, log)

@@ -3,7 +3,8 @@
 As in perf.micro.round_trip, all data workers run in one process, the guest is a script, and only the turns of
 the loop are timed. So other programs disturb the figure less than a rate of iperf3. Bytes move in portions of
 up to 60 KB, and the next portion waits until the last one has arrived and is acknowledged. Prints one JSON
-line. With --profile it prints the most expensive functions instead. --ipv6 measures IPv6.
+line. With --profile it prints the most expensive functions instead. --ipv6 measures IPv6. With --offload the
+guest's link is that of an agent: its kernel sends 45 segments as one packet, as Linux does.
 """
 
 import argparse
@@ -11,7 +12,6 @@ import cProfile
 import json
 import pstats
 import socket
-import struct
 import sys
 from collections.abc import Sequence
 
@@ -22,17 +22,28 @@ from tests.support import tcp_segments
 
 MB = 1_000_000
 PORTION = 60_000
+SEGMENTS = 45
+"""Segments of a packet with offload: as many as Linux sends at an MTU of 1500, over both families."""
 _MASK = 0xFFFFFFFF
 
 
 class Bulk(Bench):
     """One connection of the guest to a host socket."""
 
-    def __init__(self, *, mtu: int, over_ipv6: bool = False, flags_of_daemon: Sequence[str] = ()) -> None:
-        super().__init__(over_ipv6=over_ipv6, mtu=mtu, flags_of_daemon=flags_of_daemon)
+    def __init__(
+        self,
+        *,
+        mtu: int,
+        over_ipv6: bool = False,
+        offloads: bool = False,
+        flags_of_daemon: Sequence[str] = (),
+    ) -> None:
+        super().__init__(over_ipv6=over_ipv6, mtu=mtu, offloads=offloads, flags_of_daemon=flags_of_daemon)
         self._mss = mtu - (60 if over_ipv6 else 40)
         self._per_segment = min(self._mss - 12, PORTION)
         """Bytes of data. Twelve bytes of each segment are the timestamp option."""
+        self._per_packet = self._per_segment * SEGMENTS if offloads else self._per_segment
+        self._portion = self._per_packet if offloads else PORTION
         with socket.create_server((self.loopback, 0), family=self.family) as listener:
             self._port = listener.getsockname()[1]
             self._seq, self._ack, self._ts_ecr = 1000, 0, 0
@@ -46,25 +57,28 @@ class Bulk(Bench):
         self._seq += 1
         self._acknowledge()
 
-    def upload(self, count: int) -> None:
-        """Move count bytes to the host."""
+    def upload(self, count: int) -> int:
+        """Move count bytes to the host, or a little less. Returns how many."""
         self.spent = 0.0
-        for _ in range(count // PORTION):
-            left = PORTION
+        portion = self._portion
+        for _ in range(count // portion):
+            left = portion
             while left:
-                data = bytes(min(left, self._per_segment))
+                data = bytes(min(left, self._per_packet))
                 left -= len(data)
                 flags = tcp.ACK if left else tcp.ACK | tcp.PSH
-                self.send(ipv4.PROTO_TCP, self._segment(flags, self._timestamp(), data))
+                size = self._per_segment if len(data) > self._per_segment else 0
+                self.send(ipv4.PROTO_TCP, self._segment(flags, self._timestamp(), data), size)
                 self._seq = self._seq + len(data) & _MASK
-            while left < PORTION:
+            while left < portion:
                 self.wake_until(self._there)
-                left += len(self._there.recv(PORTION))
+                left += len(self._there.recv(portion))
             self.settle_timed()
             self._receive_all()
+        return count // portion * portion
 
-    def download(self, count: int) -> None:
-        """Move count bytes to the guest."""
+    def download(self, count: int) -> int:
+        """Move count bytes to the guest, or a little less. Returns how many."""
         self.spent = 0.0
         for _ in range(count // PORTION):
             self._there.sendall(bytes(PORTION))
@@ -74,6 +88,7 @@ class Bulk(Bench):
                 left -= self._receive_all()
                 self._acknowledge()
             self.settle_timed()
+        return count // PORTION * PORTION
 
     def _acknowledge(self) -> None:
         self.send(ipv4.PROTO_TCP, self._segment(tcp.ACK, self._timestamp()))
@@ -91,10 +106,9 @@ class Bulk(Bench):
         total = 0
         while True:
             try:
-                head = self.link.recv(2, socket.MSG_DONTWAIT)
+                frame = self.read_frame(socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return total
-            frame = memoryview(self.link.recv(struct.unpack("<H", head)[0], socket.MSG_WAITALL))
             reply = frame[54 if self.over_ipv6 else 34 :]
             if frame[20 if self.over_ipv6 else 23] != ipv4.PROTO_TCP:
                 continue
@@ -113,9 +127,10 @@ def main() -> int:
     parser.add_argument("--mtu", type=int, default=1500)
     parser.add_argument("--profile", choices=["up", "down"], help="print where the time goes")
     parser.add_argument("--ipv6", action="store_true", help="over IPv6")
+    parser.add_argument("--offload", action="store_true", help="the guest sends super-segments")
     add_daemon_option(parser)
     args = parser.parse_args()
-    bench = Bulk(mtu=args.mtu, over_ipv6=args.ipv6, flags_of_daemon=args.daemon_option)
+    bench = Bulk(mtu=args.mtu, over_ipv6=args.ipv6, offloads=args.offload, flags_of_daemon=args.daemon_option)
     kinds = {"up": bench.upload, "down": bench.download}
     if args.profile:
         profile = cProfile.Profile()
@@ -125,8 +140,8 @@ def main() -> int:
     samples: dict[str, list[float]] = {kind: [] for kind in kinds}
     for _ in range(args.rounds):
         for kind, move in kinds.items():
-            move(args.megabytes * MB)
-            samples[kind].append(bench.spent / args.megabytes * 1e6)
+            moved = move(args.megabytes * MB)
+            samples[kind].append(bench.spent / moved * MB * 1e6)
     figures = {kind: timing.spread(found) for kind, found in samples.items()}
     print(json.dumps({"benchmark": "micro/bulk", "unit": "us a MB", "mtu": args.mtu, **figures}))
     return 0

@@ -14,7 +14,6 @@ import os
 import pstats
 import select
 import socket
-import struct
 import sys
 from collections.abc import Sequence
 from time import perf_counter
@@ -27,7 +26,8 @@ from pipeline.daemon.processes import make_loop
 from pipeline.go import flags
 from pipeline.ipc.fabric import Fabric
 from pipeline.topology import INGRESS, Layout
-from pipeline.wire import checksum, ethernet, ip, ipv4, ipv6, tcp, tcp_options, udp
+from pipeline.wire import checksum, ethernet, ip, ipv4, ipv6, offload, tcp, tcp_options, udp, virtio_net
+from pipeline.wire.framing import LE16
 from tests.support import tcp_segments
 
 GUEST_MAC = bytes.fromhex("5a94efe40cee")
@@ -44,9 +44,13 @@ class Bench:
         over_ipv6: bool = False,
         checksums: bool = False,
         mtu: int = 1500,
+        offloads: bool = False,
         flags_of_daemon: Sequence[str] = (),
     ) -> None:
-        """checksums: of IPv4 datagrams. IPv6 always has them."""
+        """checksums: of IPv4 datagrams. IPv6 always has them.
+
+        offloads: the guest's link is that of an agent with offload (docs/offload.md).
+        """
         words = ["-ipv6", "on" if over_ipv6 else "auto", "-mtu", str(mtu), *flags_of_daemon]
         self.config, _ = merge.build(flags.parse(options.START, words), [], resolv_conf=os.devnull)
         self.over_ipv6 = over_ipv6
@@ -67,9 +71,20 @@ class Bench:
         assert poller is not None
         self.poller = poller
         ours, self.link = socket.socketpair()
-        self.workers[INGRESS].stage.on_control({"op": "attach", "head": b""}, [ours.detach()])
+        self.framing = offload.FRAMING if offloads else LE16
+        self.vnet_len = offload.VNET_LEN if offloads else 0
+        attach: dict[str, object] = {"op": "attach", "head": b""}
+        if offloads:
+            attach["offload"] = str(offload.VERSION)
+        self.workers[INGRESS].stage.on_control(attach, [ours.detach()])
+        if offloads:
+            self.link.sendall(offload.build(offload.ACCEPT, offload.FEATURES))
         self.header = ethernet.header(self.config.network.gateway_mac, GUEST_MAC, ethertype)
         self.spent = 0.0
+        if offloads:
+            self.settle()
+            for _ in (offload.OFFER, offload.START):
+                self.link.recv(LE16.prefix_len + offload.RECORD_LEN, socket.MSG_WAITALL)
 
     def settle(self) -> None:
         """Run turns of the loop until nothing is left to do."""
@@ -91,22 +106,34 @@ class Bench:
             self.loop.turn(self.loop.sleep(), everyone=False)
             self.spent += perf_counter() - began
 
-    def send(self, proto: int, payload: bytes) -> None:
-        """Send one packet of the guest."""
+    def send(self, proto: int, payload: bytes, segment_size: int = 0) -> None:
+        """Send one packet of the guest. segment_size: it is a super-segment of TCP (only with offload)."""
         if self.over_ipv6:
             packet = ipv6.build(len(payload), proto, 64, self.guest, self.host) + payload
         else:
             head = ipv4.build(20 + len(payload), 1, 64, proto, self.guest, self.host, flags=ipv4.FLAG_DF)
             packet = head + payload
-        self.link.sendall(struct.pack("<H", 14 + len(packet)) + self.header + packet)
+        frame = self.header + packet
+        vnet = bytes(self.vnet_len)
+        if segment_size:
+            kind = virtio_net.GSO_TCPV6 if self.over_ipv6 else virtio_net.GSO_TCPV4
+            start = len(frame) - len(payload)
+            offsets = (start + tcp.HEADER_LEN, segment_size, start, tcp.CHECKSUM_OFFSET, 0)
+            vnet = virtio_net.LONG.pack(virtio_net.NEEDS_CSUM, kind, *offsets)
+        self.link.sendall(self.framing.prefix.pack(len(vnet) + len(frame)) + vnet + frame)
+
+    def read_frame(self, flags: int = 0) -> memoryview:
+        """The next frame for the guest, without its virtio-net header. flags: of the first read."""
+        head = self.link.recv(self.framing.prefix_len, flags)
+        (length,) = self.framing.prefix.unpack(head)
+        return memoryview(self.link.recv(length, socket.MSG_WAITALL))[self.vnet_len :]
 
     def receive(self) -> memoryview:
         """The payload of the next TCP or UDP packet for the guest. Skips ARP and neighbour discovery."""
         while True:
             # What was readable may have been a frame to skip.
             self.wake_until(self.link)
-            (length,) = struct.unpack("<H", self.link.recv(2))
-            frame = memoryview(self.link.recv(length, socket.MSG_WAITALL))
+            frame = self.read_frame()
             if frame[12:14] == b"\x08\x00":
                 return frame[34:]
             if frame[12:14] == b"\x86\xdd" and frame[20] != ipv6.PROTO_ICMPV6:

@@ -82,6 +82,20 @@ def test_behind_accept_frames_lie_behind_a_header_however_the_stream_is_cut(
 
 
 @pytest.mark.parametrize(
+    "packet_len", [66 + 45 * 1448, 86 + 45 * 1428, 86 + 46 * 1408], ids=["IPv4", "IPv6", "aligned"]
+)
+def test_packets_that_come_one_by_one_take_one_read_each(guest: Guest, packet_len: int) -> None:
+    guest.sock.send(ACCEPT)
+    assert guest.read_all() == []
+    packet = framed([HEADER + bytes(packet_len)], offload.FRAMING)
+    for _ in range(4):
+        assert guest.sock.send(packet) == len(packet)
+        burst = guest.link.read_burst()
+        assert burst is not None
+        assert [length for _, length in burst[1]] == [packet_len]
+
+
+@pytest.mark.parametrize(
     "first",
     [
         b"",

@@ -101,7 +101,8 @@ def coalesce(
     are, nothing is raised.
     """
     burst = Burst(view, frames, link, slot, verify, vnet)
-    segments = _Segments(IPV4, burst)
+    # Most bursts have one family. An object for the other one would cost each of them.
+    segments: _Segments | None = None
     segments6: _Segments | None = None
     untagged = vnet
     index = 0
@@ -119,6 +120,8 @@ def coalesce(
                 if not taken and length >= UDP_HEADERS_LEN6 and view[off + IPV6_NEXT_OFF] == PROTO_UDP:
                     taken = gro_udp.add(IPV6, burst, index)
         else:
+            if segments is None:
+                segments = _Segments(IPV4, burst)
             taken = segments.add(index) if length >= TCP_HEADERS_LEN else 0
             if not taken and length >= UDP_HEADERS_LEN and view[off + PROTO_OFF] == PROTO_UDP:
                 taken = gro_udp.add(IPV4, burst, index)
@@ -128,16 +131,16 @@ def coalesce(
             # Untag all later frames at once. Then tagged segments lie like others, and merge.
             untagged = True
             _untag(view, frames, index)
-            segments.sums.forget()
-            if segments6 is not None:
-                segments6.sums.forget()
+            for found in (segments, segments6):
+                if found is not None:
+                    found.sums.forget()
         else:
             index += 1
             if length >= ETHERNET_LEN:
                 burst.items.append(Frame(link, slot, off, length, vnet))
             else:
                 burst.drop(DROP_RUNT)
-    superseded = segments.superseded
+    superseded = segments.superseded if segments is not None else None
     if segments6 is not None and segments6.superseded is not None:
         superseded = segments6.superseded | (superseded or set())
     if superseded:

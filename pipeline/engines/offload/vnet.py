@@ -288,7 +288,8 @@ def _judge_super(view: memoryview, off: int, length: int, header: Fields, featur
             # There are extension headers. The guest's kernel has parsed them, so its type is trusted.
             proto = PROTO_UDP if gso_type == GSO_UDP_L4 else PROTO_TCP
         last_hop = ipv6 and view[off + HOP_LIMIT_OFF] < MIN_TTL
-        plain = ipv6 and start == L4_OFF6 and _is_plain_ipv6(view, off, length)
+        # GRO finds out by itself whether a super-segment of TCP is plain. To ask here as well costs 0.5 µs.
+        plain = gso_type == GSO_UDP_L4 and ipv6 and start == L4_OFF6 and _is_plain_ipv6(view, off, length)
     else:
         raise WireError(DROP_BAD)
     to_group = bool(view[off] & 1)
