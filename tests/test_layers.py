@@ -106,6 +106,7 @@ TABLE: dict[str, Row] = {
             *("release", "blake2", "go", "wire.ip", "counters", "counter_tables"),
             *("histograms", "counter_block"),
             *("events", "topology", "system", "ipc", "links", "host.listener", "config", "logs"),
+            *("engines.guest_set", "engines.quota_limits"),
         )
     ),
     # The supervisor's side of a fleet. Only daemon.fleet loads it, with -fleet.
