@@ -140,11 +140,20 @@ OF_QUESTIONS: Final = frozenset((QUESTIONS,))
 
 
 class Meter:
-    """Counts the bytes of one flow in its accounts."""
+    """The accounts of one flow: whether they allow it, and what counts it and its bytes in them."""
 
     def __init__(self, quotas: "Quotas", accounts: Sequence[Account]) -> None:
         self._quotas = quotas
         self._accounts = accounts
+
+    def refusal(self) -> str:
+        """The quota that refuses the flow, which is new; "" if none does."""
+        return _refusal(self._accounts, OF_FLOWS)
+
+    def opened(self) -> None:
+        """The flow, which is new, is open."""
+        for account in self._accounts:
+            account.here[CONNECTIONS] += 1
 
     def carried(self, from_guest: int, to_guest: int) -> None:
         """The flow has carried this many bytes of payload."""
@@ -166,7 +175,7 @@ class Meter:
 
 
 class Quotas:
-    """All quotas and accounts of one worker. Ask it only while it is ``on``."""
+    """All quotas and accounts of one worker. Call ask() only while it is ``on``."""
 
     def __init__(self, addresses_of: Callable[[int], Collection[int]], station_of: StationOf) -> None:
         """addresses_of, station_of: see pipeline.engines.stations."""
@@ -195,20 +204,12 @@ class Quotas:
 
     # --- flows and questions --------------------------------------------------------------
 
-    def refuses(self, guest: int, addr: int) -> str:
-        """The quota that refuses a new flow of the guest with this number and address; "" if none does."""
-        return _refusal(self._find(guest, addr), OF_FLOWS)
-
-    def opened(self, guest: int, addr: int) -> Meter | None:
-        """A flow is open. Counts it. Returns what counts its bytes, None if no quota fits."""
-        accounts = self._find(guest, addr)
-        for account in accounts:
-            account.here[CONNECTIONS] += 1
-        return Meter(self, accounts) if accounts else None
-
     def meter(self, guest: int, addr: int) -> Meter | None:
-        """The same for a flow that was counted before, or is none of its own."""
-        accounts = self._find(guest, addr)
+        """What counts a flow of the guest with this number and address; None if no quota fits the guest.
+
+        For a new flow, ask Meter.refusal() before it opens, and call Meter.opened() when it is open.
+        """
+        accounts = self._find(guest, addr) if self.on else ()
         return Meter(self, accounts) if accounts else None
 
     def ask(self, guest: int, addr: int) -> str:
