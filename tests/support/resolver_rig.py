@@ -21,6 +21,7 @@ from pipeline.records.addresses import NO_MAC
 from pipeline.records.flows import Ends, flow_key
 from pipeline.records.kinds import RECORD_BYTES
 from pipeline.records.services import Named, ServiceDatagram
+from pipeline.stages.resolver.dns import HostFiles
 from pipeline.stages.resolver.stage import ResolverStage
 from pipeline.topology import Layout
 from pipeline.wire import ip
@@ -131,9 +132,9 @@ class Rig:
         self.stage = ResolverStage(
             self.worker,  # type: ignore[arg-type]
             self.config,
-            resolv_conf=str(tmp_path / "resolv.conf"),
-            hosts=str(tmp_path / "hosts"),
-            dns_port=self.upstream.port,
+            files=HostFiles(
+                str(tmp_path / "resolv.conf"), str(tmp_path / "hosts"), dns_port=self.upstream.port
+            ),
         )
 
     def send(
