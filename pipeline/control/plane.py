@@ -38,7 +38,7 @@ from pipeline.control.succession import Succession
 from pipeline.control.workers import Channel, Channels, Message, RefusedError, RequestError
 from pipeline.events.flows import COMPLETED
 from pipeline.events.kind import DEBUG
-from pipeline.ipc import fleet_messages, healing_messages, messages
+from pipeline.ipc import fleet_messages, healing_messages, message_table, messages
 from pipeline.ipc.channel import HasFileno, close_all
 from pipeline.ipc.fabric import Fabric
 from pipeline.links import protocols
@@ -371,7 +371,7 @@ class ControlPlane:
         self._meter.close()
 
     def _on_event(self, worker: str, event: Message, fds: list[int]) -> None:
-        match messages.event_of(event):
+        match message_table.event_of(event):
             case messages.ServiceEvent(name="api") as service if self.fronts.is_open_to_guests:
                 self.fronts.serve_guest(socket.socket(fileno=fds[0]), service.guest, service.number)
             case messages.ServiceEvent(name="dns") as service:

@@ -23,7 +23,7 @@ from typing import Protocol
 import structlog
 
 from pipeline.config.model import Config
-from pipeline.ipc import healing_messages, messages
+from pipeline.ipc import healing_messages, message_table, messages
 from pipeline.ipc.fabric import WorkerPorts
 from pipeline.stages.control_sockets import Message
 from pipeline.stages.holdings import Holdings
@@ -88,7 +88,7 @@ class Requests:
     def serve(self, message: Message, fds: list[int]) -> Message | None:
         """Serve one message, as Stage.on_control."""
         worker = self._worker
-        request = messages.request_of(message)
+        request = message_table.request_of(message)
         match request:
             case messages.Stop():
                 worker.stop()

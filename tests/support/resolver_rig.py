@@ -15,7 +15,7 @@ import structlog
 from pipeline.config import merge, options
 from pipeline.counters import INDEX
 from pipeline.go import flags
-from pipeline.ipc import messages
+from pipeline.ipc import message_table, messages
 from pipeline.ipc.fabric import Fabric
 from pipeline.records.addresses import NO_MAC
 from pipeline.records.flows import Ends, flow_key
@@ -51,7 +51,7 @@ class FakeWorker(Poller):
         """What the state file is to have, each time that the stage asks for it."""
 
     def send_event(self, message: dict[str, object]) -> None:
-        event = messages.event_of(message)
+        event = message_table.event_of(message)
         if isinstance(event, messages.StateFileEvent):
             self.saved.append(event.content)
         else:

@@ -12,7 +12,14 @@ from typing import Final
 from pipeline.config.model import Config
 from pipeline.counters import INDEX
 from pipeline.engines.dns.zones import ZoneError
-from pipeline.ipc import fleet_messages, flow_messages, healing_messages, messages, policy_messages
+from pipeline.ipc import (
+    fleet_messages,
+    flow_messages,
+    healing_messages,
+    message_table,
+    messages,
+    policy_messages,
+)
 from pipeline.ipc.channel import close_all
 from pipeline.records import kinds
 from pipeline.records.flows import Ends
@@ -144,7 +151,7 @@ class ResolverStage:
 
     def on_control(self, message: Message, fds: list[int]) -> Message | None:
         """Requests of the supervisor: leases, guests, names, dns_all, dns_add, serve_tcp (with a socket)."""
-        match messages.request_of(message):
+        match message_table.request_of(message):
             case messages.Leases():
                 leases = self.dhcp.leases().items()
                 texts = {ip.text(addr): ethernet.mac_text(mac) for addr, mac in leases}
