@@ -67,7 +67,7 @@ class IngressStage:
             worker, self.ports, self.steering, self.fairness, self._vnet, self.captures, self.apart, ipv6=ipv6
         )
         self._transmitter = Transmitter(
-            worker, config, self.ports, self.steering, self.fairness, self._vnet, self.captures, self.apart
+            worker, config, self.ports, self.steering, self._vnet, self.captures, self.apart
         )
         resources = LinkResources(worker.pool, worker.ports.arena.slots, config.network.mtu)
         self._acceptors = Acceptors(
