@@ -13,15 +13,16 @@ signal ends it. With -with-parent it also ends when its standard input ends.
 
 import errno
 import logging
+import math
 import random
 import select
 import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import FrameType
-from typing import Final, NoReturn
+from typing import Final, NoReturn, Protocol
 
 from guest.dhcp_states import Bind, Client, Lease, Send, Unbind
 from guest.log_queue import Formatter, LogQueue
@@ -190,13 +191,29 @@ def run(interface: str, resolv_conf: ResolvConf, with_parent: bool) -> None:
                 port.bind(0)
                 unconfigure(interface, action.lease, resolv_conf)
         wait = min(client.deadline() - time.monotonic(), _MAX_WAIT_SECONDS)
-        readable, _, _ = select.select([port, *parent], [], [], max(wait, 0.0))
-        if port in readable:
+        readable = _wait_for([port, *parent], wait)
+        if port.fileno() in readable:
             message = port.receive()
             if message is not None:
                 client.on_message(message, time.monotonic())
         elif readable:
             return
+
+
+class _HasFileno(Protocol):
+    def fileno(self) -> int: ...
+
+
+def _wait_for(sources: Iterable[_HasFileno], seconds: float) -> set[int]:
+    """Wait until one of these can be read or has ended, for at most this time. Returns their descriptors.
+
+    Not select(): it fails for a descriptor above 1023, which the program that started this one may have left.
+    """
+    poll = select.poll()
+    for source in sources:
+        poll.register(source, select.POLLIN)
+    # Rounded up, so that the deadline has passed when nothing came.
+    return {fd for fd, _ in poll.poll(math.ceil(max(seconds, 0.0) * 1000))}
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:

@@ -45,7 +45,8 @@ LATE_IMPORTS = {
     "pipeline.control.http.head": "h11, when the first request comes whose connection changes its protocol",
     "pipeline.config.access": "netaddr, when a rule has several networks",
     "pipeline.control.http.servers": "aiohttp, when the first request comes",
-    "pipeline.control.plane": "the same",
+    "pipeline.control.http.fronts": "the web page, when the daemon has -web",
+    "pipeline.control.plane": "the API, when the first request comes",
     "pipeline.control.succession": "pydantic, when a policy goes from one supervisor to the next",
     "pipeline.control.metrics.meter": "prometheus_client, when a monitor asks",
     "pipeline.control.ssh.forwards": "asyncssh, which is an extra",
@@ -106,6 +107,7 @@ TABLE: dict[str, Row] = {
             *("release", "blake2", "go", "wire.ip", "counters", "counter_tables"),
             *("histograms", "counter_block"),
             *("events", "topology", "system", "ipc", "links", "host.listener", "config", "logs"),
+            *("engines.guest_set", "engines.quota_limits"),
         )
     ),
     # The supervisor's side of a fleet. Only daemon.fleet loads it, with -fleet.

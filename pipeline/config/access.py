@@ -12,6 +12,7 @@ from pipeline.config.address_words import split_network
 from pipeline.config.choices import DENY, PROXY
 from pipeline.config.errors import ConfigError
 from pipeline.config.model import MAX_QUOTAS, EgressPolicy, PolicyRule, PortForward, Quota, forward_key
+from pipeline.engines import quota_limits
 from pipeline.engines.proxy import via
 from pipeline.go import flags
 from pipeline.system import inet, small_file
@@ -31,7 +32,7 @@ def check_policy(policy: EgressPolicy) -> EgressPolicy:
     if len(policy.quotas) > MAX_QUOTAS:
         raise ConfigError(f"egress-policy.quotas: has {len(policy.quotas)} entries (allowed: {MAX_QUOTAS})")
     for index, quota in enumerate(policy.quotas):
-        _check_quota(quota, f"egress-policy.quotas[{index}]")
+        _check_quota(quota, quota_limits.rule(index))
     rules = [replace(rule, networks=_merged(rule.networks)) for rule in policy.rules]
     return replace(policy, rules=tuple(rules))
 
@@ -51,10 +52,9 @@ def _check_proxy(rule: PolicyRule, where: str) -> None:
 
 
 def _check_quota(quota: Quota, where: str) -> None:
-    numbers = (quota.total_bytes, quota.bytes_from_guest, quota.bytes_to_guest)
-    if not any((*numbers, quota.connections, quota.dns_questions)):
-        words = "bytes, bytes-from-guest, bytes-to-guest, connections, dns-questions"
-        raise ConfigError(f"{where}: bounds nothing (allowed: one or several of {words})")
+    if not quota_limits.limits(quota):
+        allowed = ", ".join(quota_limits.KEYS.values())
+        raise ConfigError(f"{where}: bounds nothing (allowed: one or several of {allowed})")
 
 
 def _merged(networks: tuple[str, ...]) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from pipeline.control.flows.known import Known
 from pipeline.control.hub import Hub
 from pipeline.control.reload import LiveSettings, ReloadError
 from pipeline.control.workers import Request, RequestError
+from pipeline.engines.guest_set import LINK_MARK
 from pipeline.ipc import policy_messages
 from pipeline.ipc.flow_rows import OUT, FlowRow
 from pipeline.ipc.message import MessageError
@@ -127,7 +128,7 @@ class Approvals:
         names = _names(asked.name)
         rule = PolicyRule(
             ALLOW if allow else DENY,
-            guests=(f"link:{row.link}",) if scope == SESSION else (),
+            guests=(f"{LINK_MARK}{row.link}",) if scope == SESSION else (),
             networks=() if names else (row.address,),
             names=names,
             ports=((row.port, row.port),),

@@ -13,7 +13,7 @@ import structlog
 
 from pipeline.control.workers import Message, RefusedError, Request
 from pipeline.host import listener
-from pipeline.ipc import messages
+from pipeline.ipc import forward_messages, messages
 from pipeline.ipc.channel import HasFileno
 from pipeline.links import addresses
 from pipeline.system import inet, socket_file
@@ -44,19 +44,19 @@ class ForwardSockets:
         self, worker: str, op: messages.Request, fds: Sequence[int | HasFileno] = ()
     ) -> Message:
         """As Request. An address that cannot be bound is refused with the words of a worker."""
-        if isinstance(op, messages.Expose):
+        if isinstance(op, forward_messages.Expose):
             return await self._expose(worker, op)
         answer = await self._request(worker, op, fds)
-        if isinstance(op, messages.Unexpose):
+        if isinstance(op, forward_messages.Unexpose):
             self._release(f"{op.protocol} {op.local}")
         return answer
 
-    def give(self, op: messages.Expose, sock: socket.socket) -> None:
+    def give(self, op: forward_messages.Expose, sock: socket.socket) -> None:
         """A predecessor of this program has bound this socket for such a request. It is this object's."""
         sock.setblocking(False)
         self._given[_key(op)] = _with_file(op, sock)
 
-    def reserve(self, op: messages.Expose) -> None:
+    def reserve(self, op: forward_messages.Expose) -> None:
         """Bind the address of a request that will come, unless it is bound. Raises ListenError, OSError."""
         if _key(op) not in self._given:
             self._given[_key(op)] = _bind(op)
@@ -73,7 +73,7 @@ class ForwardSockets:
             bound.sock.close()
         self._given.clear()
 
-    def socket_of(self, op: messages.Expose) -> socket.socket | None:
+    def socket_of(self, op: forward_messages.Expose) -> socket.socket | None:
         """The socket of an open forward."""
         bound = self._bound.get(_key(op))
         return bound.sock if bound is not None else None
@@ -86,7 +86,7 @@ class ForwardSockets:
             bound.sock.close()
         self._bound.clear()
 
-    async def _expose(self, worker: str, op: messages.Expose) -> Message:
+    async def _expose(self, worker: str, op: forward_messages.Expose) -> Message:
         key = _key(op)
         if bound := self._bound.get(key):
             # The worker may be another one by now. Clients wait in the backlog of the same socket.
@@ -118,22 +118,22 @@ class ForwardSockets:
             self._release(key)
 
 
-def _key(op: messages.Expose) -> str:
+def _key(op: forward_messages.Expose) -> str:
     return f"{op.protocol} {op.name or op.local}"
 
 
-def _bind(op: messages.Expose) -> Bound:
+def _bind(op: forward_messages.Expose) -> Bound:
     """Raises ListenError, OSError."""
     if op.protocol in _INET:
         return Bound(listener.bind_inet(op.protocol, op.local, op.found))
     return _with_file(op, listener.bind_unix(_path(op)))
 
 
-def _with_file(op: messages.Expose, sock: socket.socket) -> Bound:
+def _with_file(op: forward_messages.Expose, sock: socket.socket) -> Bound:
     if op.protocol in _INET:
         return Bound(sock)
     return Bound(sock, socket_file.OwnFile(_path(op), bound=True))
 
 
-def _path(op: messages.Expose) -> str:
+def _path(op: forward_messages.Expose) -> str:
     return addresses.unix_path(op.local) if op.local.startswith("unix://") else op.local

@@ -29,7 +29,7 @@ from pipeline.control.ssh.forwards import SocketForwards
 from pipeline.control.workers import RefusedError, Request, RequestError
 from pipeline.go.text import GoError, split_host_port
 from pipeline.host import listener
-from pipeline.ipc import messages
+from pipeline.ipc import forward_messages, messages
 from pipeline.system import inet, socket_file
 
 WORKER: Final = "listen"
@@ -101,7 +101,7 @@ class Forwarder:
 
         The port may be a service's name, or the system has chosen it.
         """
-        self._asked: dict[tuple[str, str], messages.Expose] = {}
+        self._asked: dict[tuple[str, str], forward_messages.Expose] = {}
         """What opens each forward of the listen worker, with the chosen port."""
         self._chosen = 0
         """How many forwards had a port that the system chooses. Makes a name for each."""
@@ -168,15 +168,17 @@ class Forwarder:
             for kind, text in self._forwards
         ):
             raise ForwardError(f"listen {protocol} {local}: bind: address already in use")
-        asked = messages.Expose(protocol, numbered, target, version, found, name if any_port else None)
+        asked = forward_messages.Expose(
+            protocol, numbered, target, version, found, name if any_port else None
+        )
         try:
-            answer = messages.ExposeAnswer.decode(await self._request(WORKER, asked))
+            answer = forward_messages.ExposeAnswer.decode(await self._request(WORKER, asked))
         except RefusedError as error:
             raise ForwardError(str(error)) from None
         except RequestError:
             # The worker may still open it. It serves requests in order, so this one closes it again.
             with suppress(RequestError):
-                await self._request(WORKER, messages.Unexpose(protocol, name))
+                await self._request(WORKER, forward_messages.Unexpose(protocol, name))
             raise
         if any_port and answer.port:
             made = made._replace(local=f"{local.rpartition(':')[0]}:{answer.port}", asked=local)
@@ -200,7 +202,7 @@ class Forwarder:
                     self._report("forward-closed", forward, HOST)
                     self._log.error("a forward cannot be as it was", forward=forward.local, error=str(error))
 
-    async def _open_again(self, asked: messages.Expose) -> None:
+    async def _open_again(self, asked: forward_messages.Expose) -> None:
         for tries in range(OPEN_TRIES, 0, -1):
             try:
                 await self._request(WORKER, asked)
@@ -216,7 +218,7 @@ class Forwarder:
         """Open a forward of the configuration. Errors as of expose."""
         await self.expose(forward.protocol, forward.local, forward.remote, texts.proxy_text(forward))
 
-    def opened(self) -> list[tuple[Forward, messages.Expose | None]]:
+    def opened(self) -> list[tuple[Forward, forward_messages.Expose | None]]:
         """All forwards, each with the request that opens it. None: over ssh."""
         return [(each, self._asked.get(key)) for key, each in self._forwards.items()]
 
@@ -225,7 +227,7 @@ class Forwarder:
         """Who holds it is alone with the forwards."""
         return self._lock
 
-    async def restore(self, forward: Forward, asked: messages.Expose | None) -> bool:
+    async def restore(self, forward: Forward, asked: forward_messages.Expose | None) -> bool:
         """Open a forward of a predecessor of this program. False: its address is another forward's now.
 
         Errors as of expose.
@@ -250,7 +252,7 @@ class Forwarder:
             self._forwards[key] = forward
             return True
 
-    async def reserve(self, forward: PortForward, reserve: Callable[[messages.Expose], None]) -> None:
+    async def reserve(self, forward: PortForward, reserve: Callable[[forward_messages.Expose], None]) -> None:
         """Bind the address of a forward of the configuration that will be opened. Raises ForwardError.
 
         Nothing else is asked of the listen worker yet.
@@ -262,7 +264,9 @@ class Forwarder:
             return
         target = texts.target(protocol, forward.remote)
         try:
-            reserve(messages.Expose(protocol, numbered, target, forward.proxy_protocol or None, found))
+            reserve(
+                forward_messages.Expose(protocol, numbered, target, forward.proxy_protocol or None, found)
+            )
         except (listener.ListenError, OSError) as error:
             raise ForwardError(str(error)) from None
 
@@ -323,7 +327,7 @@ class Forwarder:
         else:
             numbered = self._numbered.get((protocol, local), local)
             try:
-                await self._request(WORKER, messages.Unexpose(protocol, numbered))
+                await self._request(WORKER, forward_messages.Unexpose(protocol, numbered))
             except RefusedError as error:
                 raise ForwardError(str(error)) from None
             self._numbered.pop((protocol, local), None)

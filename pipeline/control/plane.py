@@ -23,18 +23,7 @@ from pipeline.control.forward_texts import ForwardError, advice
 from pipeline.control.forwarder import Forwarder
 from pipeline.control.guests import GuestSums
 from pipeline.control.http.access import Access
-from pipeline.control.http.connection import Server
-from pipeline.control.http.front import MAX_CONNECTIONS, Front, TakeOver
-from pipeline.control.http.servers import (
-    ATTACHING,
-    BROWSERS,
-    BROWSERS_MONITORING,
-    GUEST,
-    HOST,
-    MONITORING,
-    Servers,
-)
-from pipeline.control.http.takeover import CAPTURE, CONNECT, TUNNEL, Capture, Connect, Tunnel
+from pipeline.control.http.fronts import Fronts
 from pipeline.control.hub import Hub
 from pipeline.control.lease_writer import LeaseWriter
 from pipeline.control.limit_reports import LimitReports
@@ -49,26 +38,21 @@ from pipeline.control.succession import Succession
 from pipeline.control.workers import Channel, Channels, Message, RefusedError, RequestError
 from pipeline.events.flows import COMPLETED
 from pipeline.events.kind import DEBUG
-from pipeline.ipc import fleet_messages, healing_messages, messages
+from pipeline.ipc import fleet_messages, healing_messages, message_table, messages
 from pipeline.ipc.channel import HasFileno, close_all
 from pipeline.ipc.fabric import Fabric
 from pipeline.links import protocols
 from pipeline.links.places import Places
-from pipeline.system import descriptor_limit
 from pipeline.topology import DEMUX, EGRESS, INGRESS, LISTEN, RESOLVER, TCP
 from pipeline.wire import ip
 
 if TYPE_CHECKING:
     from pipeline.control.http.api import Api
 
-CONNECTIONS_PART: Final = 4
-"""Connections of the API may have one part in this many of the descriptors, for each endpoint."""
 INGRESS_DIED: Final = "the worker of the link has died, and its successor cannot carry the link on"
 """Why a link has ended."""
 WITHDRAW_TIMEOUT: Final = 0.2
 """Seconds that demux has to withdraw the default route at the end."""
-_MACHINES: Final = tuple(getattr(socket, name, None) for name in ("AF_VSOCK", "AF_HYPERV"))
-"""Families of sockets whose clients are virtual machines."""
 
 
 class ControlPlane:
@@ -128,8 +112,11 @@ class ControlPlane:
         self._limits = LimitReports(meter.counters, self.hub)
         self._notifier = Notifier(config.links.notification, self._log, meter.count)
         self._access = Access(self._log, token=token, guests=config.access.guest_api, count=meter.count)
+        make_api = lambda: self._make_api(token=bool(token))  # noqa: E731
+        self.fronts = Fronts(request, make_api, self._access, self._log, meter.count)
+        """The endpoints of the API."""
         workers = [name for name in fabric.layout.names if name != LISTEN]
-        own = {"forwards": self._forwarder.sums, "api_connections": self._api_connections}
+        own = {"forwards": self._forwarder.sums, "api_connections": self.fronts.guest_connections}
         self._sums = GuestSums(request, workers, own)
         self._flow_events = FlowEvents(request, self.hub, self._log)
         self._flow_events.log_each(on=self._log.is_enabled_for(DEBUG))
@@ -142,9 +129,6 @@ class ControlPlane:
         self._questions = QuestionLog(self.hub, flow_log)
         self._questions.follow(config.access.egress_policy)
         self._flows = LiveFlows(request, fabric.layout.shards(TCP), fabric.layout.shards(EGRESS))
-        self._servers = Servers(lambda: self._make_api(token=bool(token)))
-        self._fronts: list[Front] = []
-        self._guest_front: Front | None = None
         self._fleet: FleetSide | None = None
 
     def join_fleet(self, fleet: FleetSide) -> None:
@@ -199,21 +183,12 @@ class ControlPlane:
         notify = self._fabric.bell(name).notify_control
         return Channel(name, sock, self._on_event, self._log, notify=notify)
 
-    def _api_connections(self) -> dict[int, int]:
-        """How many connections each guest has to the API, by its number."""
-        return self._guest_front.seats.sums() if self._guest_front is not None else {}
-
-    def _front(self, server: Server, take_overs: Mapping[str, TakeOver]) -> Front:
-        descriptors = descriptor_limit.soft()
-        count = MAX_CONNECTIONS if descriptors < 0 else min(MAX_CONNECTIONS, descriptors // CONNECTIONS_PART)
-        return Front(server, take_overs, self._log, max_connections=max(1, count), count=self._meter.count)
-
     async def start(self) -> None:
         """Start to notify, and open the configured forwards. Raises ForwardError, which names the forward."""
         self._notifier.start()
         self._limits.start()
         await self.quotas.start()
-        self._guest_front = self._front(self._servers.server(GUEST), {})
+        self.fronts.open_to_guests()
         for forward in self._config.access.forwards:
             if self._forwarder.is_open(forward):
                 continue
@@ -223,53 +198,10 @@ class ControlPlane:
                 error.advice = advice(forward, str(error), ip.text(self._config.network.device_ip))
                 raise
 
-    def serve(self, listener: socket.socket, *, guests: bool) -> None:
-        """Serve the API on a listening socket, which stays the caller's. guests: serve /connect too.
-
-        A client of a socket for guests that comes from a virtual machine (vsock) is a guest. It has the API
-        of the gateway's port 80.
-        """
-        browsers = _is_tcp(listener)
-        only_guests = guests and listener.family in _MACHINES
-        request, log, access = self._channels.request, self._log, self._access
-        paths: dict[str, TakeOver] = {}
-        if guests:
-            paths[CONNECT] = Connect(request, log, access, browsers=browsers)
-        if not only_guests:
-            paths[TUNNEL] = Tunnel(request, log, access, browsers=browsers)
-            paths[CAPTURE] = Capture(request, log, access, browsers=browsers)
-        kind = GUEST if only_guests else BROWSERS if browsers else HOST
-        self._listen(self._front(self._servers.server(kind), paths), listener)
-
-    def serve_connect(self, listener: socket.socket) -> None:
-        """Let guests attach on a listening socket, which stays the caller's. It has nothing of the API."""
-        connect = Connect(self._channels.request, self._log, self._access, browsers=_is_tcp(listener))
-        self._listen(self._front(self._servers.server(ATTACHING), {CONNECT: connect}), listener)
-
     @property
     def forwarder(self) -> Forwarder:
         """The forwards, for a program with a way of its own to open them."""
         return self._forwarder
-
-    def serve_metrics(self, listener: socket.socket) -> None:
-        """Serve what monitors read, and nothing else, on a listening socket, which stays the caller's."""
-        kind = BROWSERS_MONITORING if _is_tcp(listener) else MONITORING
-        self._listen(self._front(self._servers.server(kind), {}), listener)
-
-    def serve_web(self, listener: socket.socket, on_token: Callable[[str], None]) -> None:
-        """Serve the page for browsers on a listening socket, which stays the caller's.
-
-        on_token: called with each token that opens the page.
-        """
-        from pipeline.control.web.login import Login  # noqa: PLC0415  not without -web
-
-        login = Login(listener.getsockname()[1], on_token)
-        self._listen(self._front(self._servers.page(login), {}), listener)
-        login.renew()
-
-    def _listen(self, front: Front, listener: socket.socket) -> None:
-        self._fronts.append(front)
-        front.listen(listener)
 
     async def accept_guests(
         self, ask: messages.Open, fds: Sequence[socket.socket | int], url: str = ""
@@ -294,7 +226,8 @@ class ControlPlane:
 
     def accept(self, *, on: bool) -> None:
         """Accept connections of API clients, or let them wait. Not on: a fleet is told nothing either."""
-        for side in [*self._fronts] + ([self._fleet] if self._fleet else []):
+        sides = (self.fronts, self._fleet) if self._fleet is not None else (self.fronts,)
+        for side in sides:
             (side.go_on if on else side.pause)()
 
     async def capture(self, fd: int) -> None:
@@ -428,21 +361,19 @@ class ControlPlane:
         self._limits.stop()
         await self._flow_events.stop()
         await self._approvals.stop()
-        for front in (*self._fronts, self._guest_front):
-            if front is not None:
-                await front.close()
+        await self.fronts.close()
         await self._sockets.close_all()
         self._forward_sockets.close()
         await self._notifier.stop()
-        await self._servers.close()
+        await self.fronts.close_servers()
         self._channels.close()
         self._memory.close()
         self._meter.close()
 
     def _on_event(self, worker: str, event: Message, fds: list[int]) -> None:
-        match messages.event_of(event):
-            case messages.ServiceEvent(name="api") as service if self._guest_front is not None:
-                self._guest_front.serve(socket.socket(fileno=fds[0]), service.guest, service.number)
+        match message_table.event_of(event):
+            case messages.ServiceEvent(name="api") as service if self.fronts.is_open_to_guests:
+                self.fronts.serve_guest(socket.socket(fileno=fds[0]), service.guest, service.number)
             case messages.ServiceEvent(name="dns") as service:
                 try:
                     request = messages.ServeTcp(service.guest, service.link)
@@ -492,8 +423,3 @@ class ControlPlane:
             case _:
                 close_all(fds)
                 self._log.warning("unknown event", worker=worker, name=event.get("event"))
-
-
-def _is_tcp(listener: socket.socket) -> bool:
-    """Whether browsers can reach it."""
-    return listener.family in (socket.AF_INET, socket.AF_INET6)

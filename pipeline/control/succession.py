@@ -27,7 +27,7 @@ from pipeline.control.reload import LiveSettings, ReloadError
 from pipeline.control.ssh.destination import SocketError, SshError, host_path
 from pipeline.control.ssh.forwards import SocketForwards
 from pipeline.control.workers import Channels, RequestError
-from pipeline.ipc import healing_messages, messages
+from pipeline.ipc import forward_messages, healing_messages, messages
 from pipeline.ipc.channel import close_all
 from pipeline.ipc.handover_messages import (
     Connections,
@@ -195,17 +195,17 @@ class Succession:
 
     async def take_sockets(
         self, forwards: list[tuple[OpenForward, int]], config: Config
-    ) -> list[tuple[OpenForward, messages.Expose | None]]:
+    ) -> list[tuple[OpenForward, forward_messages.Expose | None]]:
         """Take the sockets of forwards, and bind those that the configuration needs beside them.
 
         Returns the forwards. The descriptors are this object's. Raises SuccessionError, ForwardError,
         SocketError, SshError.
         """
-        known: list[tuple[OpenForward, messages.Expose | None]] = []
+        known: list[tuple[OpenForward, forward_messages.Expose | None]] = []
         while forwards:
             forward, fd = forwards.pop()
             try:
-                asked = messages.Expose.decode(forward.expose) if forward.expose is not None else None
+                asked = forward_messages.Expose.decode(forward.expose) if forward.expose is not None else None
                 sock = socket.socket(fileno=fd)
             except (MessageError, OSError) as error:
                 os.close(fd)
@@ -285,7 +285,7 @@ class Succession:
         return True
 
     async def restore_configured(
-        self, known: list[tuple[OpenForward, messages.Expose | None]], forwards: Sequence[PortForward]
+        self, known: list[tuple[OpenForward, forward_messages.Expose | None]], forwards: Sequence[PortForward]
     ) -> None:
         """Open the forwards that are still configured. They keep the ports that the system chose."""
         for forward, asked in known:
@@ -293,7 +293,7 @@ class Succession:
             if asked is not None and forward.configured and any(_is(found, each) for each in forwards):
                 await self._restore(found, asked)
 
-    async def restore_others(self, known: list[tuple[OpenForward, messages.Expose | None]]) -> None:
+    async def restore_others(self, known: list[tuple[OpenForward, forward_messages.Expose | None]]) -> None:
         """Open the forwards of the API's clients. Close the sockets that nobody has asked for."""
         for forward, asked in known:
             if not forward.configured and self._is_wanted(forward):
@@ -305,7 +305,7 @@ class Succession:
         """A forward of a fleet is closed if this host is in none any more."""
         return forward.opened_by != FLEET or bool(self._live.config.fleet.fleet_servers)
 
-    async def _restore(self, forward: Forward, asked: messages.Expose | None) -> None:
+    async def _restore(self, forward: Forward, asked: forward_messages.Expose | None) -> None:
         try:
             if not await self._forwarder.restore(forward, asked):
                 self._lost(f"forward {forward.local}", "the configuration has another one there")

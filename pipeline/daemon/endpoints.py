@@ -55,11 +55,11 @@ class Endpoints:
         """Open those where guests may attach. Raises AddressError."""
         for url in self._links.listen:
             sock = self._listen(url)
-            plane.serve(sock, guests=True)
+            plane.fronts.serve(sock, guests=True)
             self._log.info(f"listening {addresses.bound_url(sock, url)}", kind="listening")
         for url in self._links.listen_connect:
             sock = self._listen(url)
-            plane.serve_connect(sock)
+            plane.fronts.serve_connect(sock)
             bound = addresses.bound_url(sock, url)
             self._log.info(f"listening {bound}", kind="listening", protocol="connect")
 
@@ -67,7 +67,7 @@ class Endpoints:
         """Open all others. Raises AddressError."""
         if url := self._links.services:
             sock = self._listen(url)
-            plane.serve(sock, guests=False)
+            plane.fronts.serve(sock, guests=False)
             bound = addresses.bound_url(sock, url)
             self._log.info(f"enabling services API. Listening {bound}", kind="listening")
         if url := self._links.metrics:
@@ -77,7 +77,7 @@ class Endpoints:
 
     def _serve_metrics(self, plane: ControlPlane, url: str) -> None:
         listener = self._listen(url)
-        plane.serve_metrics(listener)
+        plane.fronts.serve_metrics(listener)
         self._log.info("metrics", url=addresses.bound_url(listener, url))
         if addresses.is_open_to_others(listener):
             self._log.warning("everyone who reaches this address can read the metrics", url=url)
@@ -86,7 +86,9 @@ class Endpoints:
         listener = self._listen(url)
         page = addresses.bound_url(listener, url).replace("tcp://", "http://", 1)
         # The token stands after a #, so no browser sends it with a request (pipeline.control.web.login).
-        plane.serve_web(listener, lambda token: self._log.info("web page", url=f"{page}/#token={token}"))
+        plane.fronts.serve_web(
+            listener, lambda token: self._log.info("web page", url=f"{page}/#token={token}")
+        )
 
     def _listen(self, url: str) -> socket.socket:
         sock = self._given.take((API, url)) or self._bind(url)

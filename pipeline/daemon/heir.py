@@ -97,7 +97,7 @@ class Heir:
     def release(self) -> None:
         """The process goes on without this one."""
         self._line.close()
-        # Its end is no concern of this object: no warning that it still runs.
+        # Without a status, Popen would warn that the process still runs.
         self._process.returncode = 0
 
 

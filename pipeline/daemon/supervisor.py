@@ -1,8 +1,7 @@
 """The supervisor: the main process of the daemon. It starts and watches the workers, and serves the API.
 
 The supervisor does not touch packets. It is an asyncio program that talks to the workers over control
-sockets. It binds sockets in gvproxy's order, after it has started whatever serves them. So a socket works as
-soon as its file exists.
+sockets. opening.py opens what guests and clients reach.
 
 If a worker ends on its own, a successor takes its place (healing.py). Only during the start, and if that
 happens too often, the daemon ends with status 1. SIGINT and SIGTERM end it with status 0, and so
@@ -27,7 +26,7 @@ from pipeline.control.facts import Facts, Process
 from pipeline.control.forward_texts import ForwardError
 from pipeline.control.http.access import TokenError, read_token
 from pipeline.control.metrics.meter import Meter
-from pipeline.control.notify import HYPERVISOR_ERROR, READY
+from pipeline.control.notify import HYPERVISOR_ERROR
 from pipeline.control.plane import ControlPlane
 from pipeline.control.ssh.destination import SocketError, SshError
 from pipeline.control.workers import RequestError
@@ -38,6 +37,7 @@ from pipeline.daemon.given import Given
 from pipeline.daemon.guest_sockets import GuestSockets
 from pipeline.daemon.healing import Healer
 from pipeline.daemon.nursery import Nursery, Successor
+from pipeline.daemon.opening import Opening
 from pipeline.daemon.outputs import OutputError, Outputs
 from pipeline.daemon.own_files import OwnFiles
 from pipeline.daemon.preconditions import StartError
@@ -270,7 +270,7 @@ class Supervisor:
         if self.program.restarts:
             plane.restart = self._restart
         try:
-            if not self._is_stopping() and await self._open_unless_stopped(plane):
+            if not self._is_stopping() and await self._open(plane):
                 # Everything that needs a right is open now.
                 confinement.become_user(self.config)
                 self.fleet.start(self.config, plane, self.log)
@@ -324,55 +324,20 @@ class Supervisor:
             # The last line has gvproxy's words, because scripts look for them.
             self.log.error(f"{self.program.name} exiting: {self.reason}", kind="original-exit")
 
+    async def _open(self, plane: ControlPlane) -> bool:
+        """Open everything. False if the end has begun meanwhile."""
+        opening = Opening(
+            *(self.endpoints, self.guest_sockets, self.inherited),
+            *(self.outputs, self.files, self.log),
+        )
+        return await opening.run(plane, self.taking_over, self.stopping)
+
     def _report_alive(self) -> None:
         """Tell the manager of services, again and again, that the event loop runs. Workers end with it."""
         every = self.manager.alive_every
         if every and not self.stopping.is_set():
             self.manager.notify(ALIVE)
             asyncio.get_running_loop().call_later(every, self._report_alive)
-
-    async def _open_unless_stopped(self, plane: ControlPlane) -> bool:
-        """Bind everything, but give up when the end begins, for instance during a name lookup.
-
-        Returns whether everything is bound.
-        """
-        opening = asyncio.create_task(self._open(plane))
-        stopping = asyncio.create_task(self.stopping.wait())
-        await asyncio.wait((opening, stopping), return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        opening.cancel()
-        await asyncio.wait((opening,))
-        if opening.cancelled():
-            return False
-        opening.result()
-        return True
-
-    async def _open(self, plane: ControlPlane) -> None:
-        """Bind everything, in gvproxy's order."""
-        if self.taking_over is not None:
-            await self.taking_over.before_opening()
-        await plane.start()
-        if self.outputs.capture >= 0:
-            await plane.capture(self.outputs.capture)
-            self.outputs.close_capture()
-        if self.taking_over is not None:
-            # Clients of the API wait until everything is as it was.
-            await self.taking_over.restore()
-        self.endpoints.serve_guests(plane)
-        plane.notify(READY)
-        self.endpoints.serve_others(plane)
-        try:
-            await self.guest_sockets.hand_over(plane, self.inherited, self.files.keep, self._report_listening)
-        except addresses.AddressError:
-            plane.notify(HYPERVISOR_ERROR)
-            raise
-        if self.taking_over is not None:
-            self.taking_over.end()
-            return
-        await plane.forward_sockets()
-
-    def _report_listening(self, protocol: str, url: str) -> None:
-        self.log.info(f"listening {url}", kind="listening", protocol=protocol)
 
     def _stop(self, reason: str, status: int) -> None:
         """Begin the end of the daemon. The first call decides reason and status."""

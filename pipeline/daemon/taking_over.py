@@ -10,7 +10,7 @@ import structlog
 from pipeline.config.model import Config
 from pipeline.control.forward_texts import ForwardError
 from pipeline.control.plane import ControlPlane
-from pipeline.control.quotas.ledger import NUMBERS, Saved
+from pipeline.control.quotas.ledger import known_rows
 from pipeline.control.ssh.destination import SocketError, SshError
 from pipeline.control.succession import SuccessionError
 from pipeline.control.workers import RequestError
@@ -91,7 +91,7 @@ class TakingOver:
     async def before_opening(self) -> None:
         """Restore what the workers must know before guests and clients are served."""
         state, succession = self._state, self._plane.succession
-        self._plane.quotas.restore(_used(state.used))
+        self._plane.quotas.restore(known_rows(state.used))
         await succession.learn(state.zones, state.leases, state.knowledge)
         await succession.restore_configured(self._known, self._config.access.forwards)
 
@@ -113,15 +113,3 @@ class TakingOver:
             seconds=round(monotonic() - self._began, 4),
         )
         self._predecessor.close()
-
-
-def _used(rows: list[list[object]]) -> list[Saved]:
-    """What guests have used. Another version may have written it: what is not understood is left out."""
-    found = []
-    for row in rows:
-        match row:
-            case [str() as per, str() as guest, str() as period, int() as mark, list() as sums] if (
-                len(sums) == NUMBERS
-            ):
-                found.append(Saved(per, guest, period, mark, sums))
-    return found

@@ -73,7 +73,7 @@ def has_stations(config: PolicyConfig) -> bool:
 
 
 def name_text(labels: Sequence[bytes]) -> str:
-    """A name in lower case, without the last dot. One with a dot in a label is no name of a host: ``.``."""
+    """A name in lower case, without the last dot; ``.`` if a label has a dot: no host has such a name."""
     if any(b"." in label for label in labels):
         return "."
     return b".".join(labels).lower().decode("latin-1")

@@ -13,24 +13,23 @@ costs one comparison for each read and write of its socket.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Final, Protocol
+from typing import Final
 
-from pipeline.engines import guest_set
+from pipeline.engines import guest_set, quota_limits
 from pipeline.engines.networks import Networks
+from pipeline.engines.quota_limits import (
+    BOTH_WAYS,
+    CONNECTIONS,
+    FROM_GUEST,
+    GUEST_MARK,
+    NUMBERS,
+    QUESTIONS,
+    TO_GUEST,
+    QuotaConfig,
+)
 from pipeline.engines.stations import Station, StationOf
 from pipeline.wire import ip
 
-FROM_GUEST: Final = 0
-TO_GUEST: Final = 1
-CONNECTIONS: Final = 2
-QUESTIONS: Final = 3
-NUMBERS: Final = 4
-"""How many numbers an account has."""
-BOTH_WAYS: Final = 4
-"""Stands for the sum of the first two."""
-
-GUEST_MARK: Final = "guest "
-"""Before the number of a guest that no word of a quota names."""
 _ENDLESS: Final = 1 << 62
 _CUT: Final = "cut"
 
@@ -40,44 +39,16 @@ Row = tuple[str, str, Sums, list[int]]
 """Period and subject of an account, what it has counted here, and the numbers of its quotas."""
 
 
-class QuotaConfig(Protocol):
-    """One quota of the configuration. 0 stands for any number."""
-
-    @property
-    def guests(self) -> Sequence[str]: ...
-    @property
-    def per(self) -> str: ...
-    @property
-    def total_bytes(self) -> int: ...
-    @property
-    def bytes_from_guest(self) -> int: ...
-    @property
-    def bytes_to_guest(self) -> int: ...
-    @property
-    def connections(self) -> int: ...
-    @property
-    def dns_questions(self) -> int: ...
-    @property
-    def open_flows(self) -> str: ...
-
-
 class Quota:
     """One quota, with what finds its guests."""
 
     def __init__(self, config: QuotaConfig, index: int) -> None:
         self.index = index
-        self.rule = f"egress-policy.quotas[{index}]"
+        self.rule = quota_limits.rule(index)
         self.per = config.per
         self.cuts = config.open_flows == _CUT
         """Whether open flows end when the bytes are used up."""
-        found = {
-            BOTH_WAYS: config.total_bytes,
-            FROM_GUEST: config.bytes_from_guest,
-            TO_GUEST: config.bytes_to_guest,
-            CONNECTIONS: config.connections,
-            QUESTIONS: config.dns_questions,
-        }
-        self.most: dict[int, int] = {kind: most for kind, most in found.items() if most}
+        self.most = quota_limits.limits(config)
         """By kind: the most of it."""
         self._everybody = not config.guests
         self._links: dict[int, str] = {}
@@ -138,9 +109,7 @@ class Account:
 
     def used(self, kind: int) -> int:
         """What was used of this kind, here and elsewhere."""
-        if kind == BOTH_WAYS:
-            return self.used(FROM_GUEST) + self.used(TO_GUEST)
-        return self.here[kind] + self.elsewhere[kind]
+        return quota_limits.used(self.here, kind) + quota_limits.used(self.elsewhere, kind)
 
     def refusal(self, kinds: Collection[int]) -> str:
         """The quota that refuses one more of something, if one of these kinds is used up; "" if none does."""
@@ -171,11 +140,20 @@ OF_QUESTIONS: Final = frozenset((QUESTIONS,))
 
 
 class Meter:
-    """Counts the bytes of one flow in its accounts."""
+    """The accounts of one flow: whether they allow it, and what counts it and its bytes in them."""
 
     def __init__(self, quotas: "Quotas", accounts: Sequence[Account]) -> None:
         self._quotas = quotas
         self._accounts = accounts
+
+    def refusal(self) -> str:
+        """The quota that refuses the flow, which is new; "" if none does."""
+        return _refusal(self._accounts, OF_FLOWS)
+
+    def opened(self) -> None:
+        """The flow, which is new, is open."""
+        for account in self._accounts:
+            account.here[CONNECTIONS] += 1
 
     def carried(self, from_guest: int, to_guest: int) -> None:
         """The flow has carried this many bytes of payload."""
@@ -197,7 +175,7 @@ class Meter:
 
 
 class Quotas:
-    """All quotas and accounts of one worker. Ask it only while it is ``on``."""
+    """All quotas and accounts of one worker. Call ask() only while it is ``on``."""
 
     def __init__(self, addresses_of: Callable[[int], Collection[int]], station_of: StationOf) -> None:
         """addresses_of, station_of: see pipeline.engines.stations."""
@@ -226,20 +204,12 @@ class Quotas:
 
     # --- flows and questions --------------------------------------------------------------
 
-    def refuses(self, guest: int, addr: int) -> str:
-        """The quota that refuses a new flow of the guest with this number and address; "" if none does."""
-        return _refusal(self._find(guest, addr), OF_FLOWS)
-
-    def opened(self, guest: int, addr: int) -> Meter | None:
-        """A flow is open. Counts it. Returns what counts its bytes, None if no quota fits."""
-        accounts = self._find(guest, addr)
-        for account in accounts:
-            account.here[CONNECTIONS] += 1
-        return Meter(self, accounts) if accounts else None
-
     def meter(self, guest: int, addr: int) -> Meter | None:
-        """The same for a flow that was counted before, or is none of its own."""
-        accounts = self._find(guest, addr)
+        """What counts a flow of the guest with this number and address; None if no quota fits the guest.
+
+        For a new flow, ask Meter.refusal() before it opens, and call Meter.opened() when it is open.
+        """
+        accounts = self._find(guest, addr) if self.on else ()
         return Meter(self, accounts) if accounts else None
 
     def ask(self, guest: int, addr: int) -> str:

@@ -5,7 +5,7 @@ python -m pipeline.events.reference      prints them
 
 from collections.abc import Iterator, Sequence
 
-from pipeline.events import fleet, flows, network, policy, supervisor, workers
+from pipeline.events import clients, fleet, flows, network, policy, supervisor, workers
 from pipeline.events.kind import LEVEL_NAMES, Kind
 
 CHAPTERS = (
@@ -26,8 +26,8 @@ CHAPTERS = (
     ("Supervisor: reload", supervisor.RELOAD),
     ("Supervisor: the log", supervisor.LOG),
     ("Supervisor: workers", supervisor.WORKERS),
-    ("Supervisor: the API", supervisor.API),
-    ("Supervisor: forwards over ssh", supervisor.SSH),
+    ("Supervisor: the API", clients.API),
+    ("Supervisor: forwards over ssh", clients.SSH),
 )
 
 

@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
-from pipeline.events import fleet, flows, network, policy, supervisor, workers
+from pipeline.events import clients, fleet, flows, network, policy, supervisor, workers
 from pipeline.events.kind import Kind
 
 TABLE: Final[tuple[Kind, ...]] = (
     *(*network.KINDS, *policy.KINDS, *flows.KINDS, *fleet.KINDS),
-    *(*workers.KINDS, *supervisor.KINDS),
+    *(*workers.KINDS, *supervisor.KINDS, *clients.KINDS),
 )
 KINDS: Final[Mapping[str, Kind]] = {kind.name: kind for kind in TABLE}
 PUBLISHED: Final = frozenset(kind.name for kind in TABLE if kind.published)

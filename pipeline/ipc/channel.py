@@ -1,7 +1,7 @@
 """Control messages over unix sockets: one msgpack map for each packet, with open descriptors (SCM_RIGHTS).
 
 The supervisor exchanges them with the workers, and a worker hands sockets to another one with them.
-ipc/messages.py defines the maps. A channel never blocks. A packet that the socket does not take now waits
+message_table.py has the maps. A channel never blocks. A packet that the socket does not take now waits
 here, with duplicates of its descriptors. So the caller may close its own descriptors at once.
 
 The kernel's send buffer limits the length of a packet, and an ordinary user may not raise that limit. A

@@ -276,20 +276,3 @@ def by_home(layout: Layout, holdings: Iterable[Mapping[int, int]]) -> dict[str, 
             of_home = found[layout.homes[slot]]
             of_home[slot] = of_home.get(slot, 0) + number
     return found
-
-
-def audit_pools(layout: Layout, pools: Mapping[str, Pool]) -> list[str]:
-    """A text about each pool with slots in use. For tests that have all pools in one process."""
-    problems = [f"{home}: no such pool" for home in pools.keys() - layout.pools.keys()]
-    for home, span in layout.pools.items():
-        pool = pools.get(home)
-        if pool is None:
-            problems.append(f"{home}: pool is missing")
-            continue
-        if (wrong := pool.audit()) is not None:
-            problems.append(f"{home}: {wrong}")
-        if (pool.first, pool.count) != span or pool.free_count != span.slot_count or pool.refs_out:
-            problems.append(
-                f"{home}: {pool.free_count} of {span.slot_count} slots free, {pool.refs_out} references out"
-            )
-    return problems

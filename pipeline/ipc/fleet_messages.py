@@ -1,4 +1,4 @@
-"""The control messages about a fleet: several hosts whose guests share one network (see messages.py).
+"""The control messages about a fleet: several hosts whose guests share one network (see message_table.py).
 
 Hosts are named by their outer address, the one of their VXLAN socket. Addresses of guests are packed: 4 bytes
 for IPv4, 16 for IPv6.

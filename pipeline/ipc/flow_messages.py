@@ -1,6 +1,6 @@
 """The control messages about flows: to tcp and egress, which have them, and to the resolver, which has names.
 
-messages.py describes control messages. A row of a flow is a list of plain values (flow_rows.py).
+message_table.py describes control messages. A row of a flow is a list of plain values (flow_rows.py).
 """
 
 from dataclasses import dataclass

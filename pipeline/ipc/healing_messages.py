@@ -1,6 +1,6 @@
 """The control messages with which the supervisor replaces workers that died (pipeline.daemon.healing).
 
-They are like those of messages.py. Living workers get Pause, Lost, Settle and Resume, one after the other.
+message_table.py describes control messages. Living workers get Pause, Lost, Settle and Resume, in this order.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What all control messages have in common: fields with types, to and from a map (see messages.py)."""
+"""What all control messages have in common: fields with types, to and from a map (see message_table.py)."""
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields

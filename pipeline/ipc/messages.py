@@ -1,33 +1,11 @@
-"""The control messages between the supervisor and the workers, as typed classes.
+"""The control messages about workers, links and services.
 
-A *request* goes to a worker, which returns an *answer*. An *event* goes from a worker to the supervisor. On
-the socket each is a msgpack map. A request has its name under the key ``op``, an event under ``event``. An
-answer has no name. An optional field that is None is left out. A message may carry open descriptors
-(channel.py). The table names them in parentheses.
-
-==============  =========================================================================================
-to              requests
-==============  =========================================================================================
-any worker      Stop, Ping, Audit, Reload, Watch, LogFile (a file), Pause, Lost, Settle (sockets),
-                HandOver, Resume
-all but listen  Guests
-ingress         Attach (with a socket), Open (sockets), Capture (a file), LiveCapture (a socket),
-                Adopt (sockets), Know, Connected, Members, Places
-demux           Cam, Neighbors, Seek, Station, FarStations, Stations, StationsAway
-tcp             FlowIds, Flows, EndFlow, EndStrays, StationsAway
-resolver        Names, Leases, DnsAll, DnsAdd, ServeTcp (a socket), RestoreLeases, Know, LeaseGranted,
-                NamesAway, Count
-listen          Expose (a socket), Unexpose, Tunnel (a socket)
-egress          FlowIds, Flows, EndFlow, EndForbidden, Explain, Asks, Decide, Count
-                of listen: Accepted (a socket), UdpForward (a socket), UdpUnforward
-==============  =========================================================================================
+message_table.py describes control messages and lists all of them.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, TypeVar
 
-from pipeline.ipc import fleet_messages, flow_messages, healing_messages, policy_messages
 from pipeline.ipc.message import Answer as Answer
 from pipeline.ipc.message import Event as Event
 from pipeline.ipc.message import Message as Message
@@ -351,85 +329,7 @@ class ServeTcp(Request):
     link: int
 
 
-# --- listen, egress ---------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Expose(Request):
-    """Open a port forward on this bound socket. proxy: version of the PROXY header.
-
-    found: addresses of local's host name, for the supervisor's part alone that binds.
-
-    name: the local address by which Unexpose names the forward, if that is not ``local``.
-    """
-
-    NAME = "expose"
-    protocol: str
-    local: str
-    remote: str
-    proxy: int | None = None
-    found: list[str] | None = None
-    name: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ExposeAnswer(Answer):
-    """port: the bound port of the host; None for a unix socket."""
-
-    port: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Unexpose(Request):
-    """Close a port forward."""
-
-    NAME = "unexpose"
-    protocol: str
-    local: str
-
-
-@dataclass(frozen=True, slots=True)
-class Tunnel(Request):
-    """Connect this socket to a port of a guest. head: bytes of it that were read already."""
-
-    NAME = "tunnel"
-    ip: str
-    port: int
-    head: bytes | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted(Request):
-    """Connect this accepted socket to a guest. first: bytes to send to the guest before the socket's.
-
-    addr: as in a record (pipeline.records.addresses), since numbers of messages have 64 bits.
-    """
-
-    NAME = "accepted"
-    addr: bytes
-    port: int
-    first: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class UdpForward(Request):
-    """Forward datagrams between this bound socket and a guest. key: a name for UdpUnforward.
-
-    addr: as in Accepted.
-    """
-
-    NAME = "udp_forward"
-    key: str
-    addr: bytes
-    port: int
-
-
-@dataclass(frozen=True, slots=True)
-class UdpUnforward(Request):
-    """Close the UDP forward with this key."""
-
-    NAME = "udp_unforward"
-    key: str
+# --- services of the gateway ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -444,53 +344,3 @@ class ServiceEvent(Event):
     guest: str
     link: int
     number: int
-
-
-_M = TypeVar("_M", Request, Event)
-
-
-def _by_name(*known: type[_M]) -> dict[str, type[_M]]:
-    return {cls.NAME: cls for cls in known}
-
-
-_REQUESTS: Final = _by_name(
-    *(Stop, Ping, Audit, Reload, Watch, LogFile, Guests, Attach, Open, Capture, LiveCapture, Connected),
-    *(Cam, Neighbors, WithdrawRoute, Leases),
-    *(flow_messages.FlowIds, flow_messages.Flows, flow_messages.EndFlow, flow_messages.Names),
-    *(policy_messages.EndForbidden, policy_messages.Explain),
-    *(policy_messages.Asks, policy_messages.Decide, policy_messages.Count),
-    *(DnsAll, DnsAdd, ServeTcp),
-    *(healing_messages.Pause, healing_messages.Lost, healing_messages.Settle, healing_messages.Resume),
-    healing_messages.RestoreLeases,
-    *(healing_messages.Adopt, healing_messages.HandOver, healing_messages.Know),
-    *(healing_messages.Seek, healing_messages.EndStrays),
-    *(fleet_messages.Members, fleet_messages.Places, fleet_messages.Stations, fleet_messages.StationsAway),
-    *(fleet_messages.Station, fleet_messages.FarStations),
-    *(fleet_messages.LeaseGranted, fleet_messages.NamesAway),
-    *(Expose, Unexpose, Tunnel, Accepted, UdpForward, UdpUnforward),
-)
-_EVENTS: Final = _by_name(
-    *(HappenedEvent, GuestEvent, MacEvent, ServiceEvent, StateFileEvent, FilesEvent, ConnectEvent),
-    *(healing_messages.LeasesEvent, healing_messages.LinkUpEvent, healing_messages.LinkDownEvent),
-    healing_messages.InnerEvent,
-    *(healing_messages.LinkEvent, healing_messages.ConnectionsEvent, healing_messages.KnowledgeEvent),
-    *(fleet_messages.StationsEvent, fleet_messages.NamesEvent),
-    *(fleet_messages.LeaseWantedEvent, fleet_messages.LeaseOverEvent),
-)
-
-
-def request_of(found: Mapping[str, object]) -> Request | None:
-    """The request in a map; None for an unknown or malformed one."""
-    return _decoded(_REQUESTS.get(str(found.get(Request.KEY))), found)
-
-
-def event_of(found: Mapping[str, object]) -> Event | None:
-    """The event in a map; None for an unknown or malformed one."""
-    return _decoded(_EVENTS.get(str(found.get(Event.KEY))), found)
-
-
-def _decoded(cls: type[_M] | None, found: Mapping[str, object]) -> _M | None:
-    try:
-        return cls.decode(found) if cls is not None else None
-    except MessageError:
-        return None

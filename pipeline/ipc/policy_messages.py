@@ -1,4 +1,4 @@
-"""The control messages about the egress policy, to the egress workers and the resolver (see messages.py)."""
+"""The control messages about the egress policy, to egress workers and the resolver (see message_table.py)."""
 
 from dataclasses import dataclass
 from typing import NamedTuple

@@ -2,8 +2,8 @@
 
 Ask ``wants()`` before you gather the fields of a frequent event. While nobody wants a kind, that look-up is
 all that it costs. The supervisor says with the request Watch what its subscribers want. Events wait here and
-travel in batches: when BATCH have gathered, before the worker sleeps, or after a second. What is over RATE,
-or finds the supervisor behind, is lost. The next batch has the count.
+travel in batches: when BATCH have gathered, before the worker sleeps, or after a second. Events above
+RATE are lost, and so are all while the supervisor reads too slowly. The next batch has the count.
 """
 
 from collections.abc import Iterable

@@ -10,7 +10,6 @@ protocol.
 """
 
 import os
-import pickle
 import socket
 from collections.abc import Callable, Collection, Mapping, Sequence
 from time import monotonic
@@ -20,19 +19,21 @@ import structlog
 
 from pipeline.config.model import Config
 from pipeline.counters import INDEX
-from pipeline.ipc import events, healing_messages, messages
+from pipeline.ipc import events
 from pipeline.ipc.arena import Pool
 from pipeline.ipc.channel import ControlChannel, HasFileno
 from pipeline.ipc.fabric import WorkerPorts
 from pipeline.ipc.poller import Poller, open_poller
 from pipeline.ipc.wake import EventfdWaiter
 from pipeline.stages import control_sockets, holdings
+from pipeline.stages.busy import BusyGauge
 from pipeline.stages.control_sockets import ControlSockets
 from pipeline.stages.holdings import SLOT_MASK, Holdings
 from pipeline.stages.loop import Idle, Loop, Member
 from pipeline.stages.losses import Losses
 from pipeline.stages.protocol import Stage
 from pipeline.stages.reporter import Reporter
+from pipeline.stages.requests import Requests
 from pipeline.stages.rings import WorkerRings
 
 HOUSEKEEPING: Final = 1.0
@@ -42,8 +43,6 @@ TAG_SHIFT: Final = 32
 
 _BREATHS: Final = INDEX["worker_breaths"]
 _SLEEPS: Final = INDEX["worker_sleeps"]
-_BUSY: Final = INDEX["worker_busy"]
-_BUSY_SHARE: Final = INDEX["worker_busy_share"]
 _SLOTS_FREE: Final = INDEX["worker_slots_free"]
 _SLOT_REFS_OUT: Final = INDEX["worker_slot_refs_out"]
 _MESSAGES_LOST: Final = INDEX["worker_messages_lost"]
@@ -69,29 +68,21 @@ class Worker(Member):
         the descriptor of a log that was opened again, which the function owns.
         """
         self.ports = ports
-        self._on_reload = on_reload
-        self._on_log_file = on_log_file
+        self._requests = Requests(self, on_reload, on_log_file)
         self.name = ports.name
         self.index = ports.index
         self.counts = ports.counters.counts
         self.log = structlog.get_logger().bind(worker=ports.name, pid=os.getpid())
         self.running = True
         self.paused = False
-        self._deferred: list[tuple[Message, list[int]]] = []
-        """Messages that came during a pause."""
-        self._pause_ask: Message | None = None
-        """The request for the pause, until hold() answers it."""
         self.slots_wanted = True
         """Whether every freed slot wakes this worker. If not, one does only while less than half are free.
         The stage clears it when it does not wait for slots, and may change it at any time."""
         self.woken = True
         self.sleeps = 0
         self.idle = Idle()  # that of the process: Loop sets it
-        self._measured_at = -1.0
-        """The time of the last _write_busy(), and how long the process was idle until then."""
-        self._idle_s = 0.0
-        self._busy_us = 0
-        self.control = ControlSockets(ports.name, control, ports.handoffs, self.log, self._dispatch)
+        self._busy = BusyGauge(self.counts)
+        self.control = ControlSockets(ports.name, control, ports.handoffs, self.log, self._requests.serve)
         self.events = Reporter(self.log, self.control)
         self._supervisor_pid = os.getppid()
         self._waiter = ports.bell.waiter
@@ -308,68 +299,20 @@ class Worker(Member):
             self.log.info("supervisor closed the control socket")
             self.stop()
 
-    def _dispatch(self, message: Message, fds: list[int]) -> Message | None:
-        """Serve one control message. The stage gets those that concern only it."""
-        request = messages.request_of(message)
-        match request:
-            case messages.Stop():
-                self.stop()
-                return {}
-            case messages.Ping():
-                return {}
-            case messages.Audit():
-                return self._audit()
-            case messages.Watch() as watch:
-                self.events.watch(watch.kinds)
-                return {}
-            case messages.LogFile() if fds:
-                self._on_log_file(fds[0])
-                return {}
-            case healing_messages.Pause():
-                self.paused, self.running = True, False
-                self._pause_ask = message
-                return None
-            case healing_messages.Lost() as ask if self.paused:
-                return self._lose(ask)
-            case healing_messages.Settle() as ask if self.paused:
-                return self._settle(ask, fds)
-            case healing_messages.HandOver() if self.paused:
-                getattr(self.stage, "hand_over", lambda: None)()
-                return {}
-            case healing_messages.Resume():
-                self._resume()
-                return {}
-        if self.paused:
-            # The stage must not change while others count its references.
-            self._deferred.append((message, fds))
-            return None
-        try:
-            if isinstance(request, messages.Reload):
-                return self._reload(request)
-            return self.stage.on_control(message, fds)
-        except Exception as error:  # one bad request must not end the worker and all its flows
-            self.log.exception("control request failed", op=message.get("op"), error=str(error))
-            return {"error": str(error) or type(error).__name__}
-
-    def _reload(self, ask: messages.Reload) -> Message:
-        """Serve the request ``reload``. A refusal is the error of the answer."""
-        config = pickle.loads(ask.config)  # of the supervisor, which has forked this process
-        assert isinstance(config, Config)
-        try:
-            self.stage.reload(config)
-        except ValueError as error:
-            return {"error": str(error)}
-        self._on_reload(config)
-        self.events.check_levels()
-        return {}
-
     # --- other workers that die ---------------------------------------------------------
+
+    def pause(self) -> None:
+        """End the turn, and hold until resume()."""
+        self.paused, self.running = True, False
+
+    def resume(self) -> None:
+        """End the pause."""
+        self.paused, self.running = False, True
+        self.woken = True
 
     def hold(self, seconds: float) -> None:
         """Pause: serve the supervisor's requests, for at most that long. The stage is between two breaths."""
-        if self._pause_ask is not None:
-            ask, self._pause_ask = self._pause_ask, None
-            self.reply(ask, {})
+        self._requests.confirm_pause()
         self.control.flush()
         self.control.wait(seconds)
         self.control.poll_supervisor()
@@ -404,44 +347,14 @@ class Worker(Member):
         self._rings.publish()
         return lost
 
-    def _lose(self, ask: healing_messages.Lost) -> Message:
-        """Serve the request ``lost``."""
-        # Only the stage of ingress knows links.
-        links: dict[int, int] | None = getattr(self.stage, "links_up", lambda: None)()
-        return healing_messages.LostAnswer(self.lose(ask.workers), links).encode()
-
-    def _settle(self, ask: healing_messages.Settle, fds: list[int]) -> Message:
-        """Serve the request ``settle``."""
-        for peer, fd in zip(ask.peers, fds, strict=True):
-            self._renew_peer(peer, socket.socket(fileno=fd))
-        lost = self.settle(Losses(tuple(ask.workers), ask.links), ask.slots, monotonic())
-        return healing_messages.SettleAnswer(lost).encode()
-
-    def _renew_peer(self, name: str, sock: socket.socket) -> None:
+    def renew_peer(self, name: str, sock: socket.socket) -> None:
+        """The worker ``name`` has a successor, at the other end of this socket."""
         before, after = self.control.renew_peer(name, sock)
         if self.poller is not None:
             if self.poller.registered(before.fileno()):
                 self.unregister(before.fileno())
             self.register(after.fileno(), events.READ, self._server(after))
         before.close()
-
-    def _resume(self) -> None:
-        if self.paused:
-            self.paused, self.running = False, True
-            self.woken = True
-            deferred, self._deferred = self._deferred, []
-            for message, fds in deferred:
-                result = self._dispatch(message, fds)
-                if result is not None and "id" in message:
-                    self.reply(message, result)
-
-    def _audit(self) -> Message:
-        """The answer to the request ``audit``: what the stage holds, and whether the pool is consistent."""
-        pool = self.ports.pool
-        held = self.stage.held()
-        if pool is None:
-            return messages.AuditAnswer(0, 0, 0, None, held).encode()
-        return messages.AuditAnswer(pool.count, pool.free_count, pool.refs_out, pool.audit(), held).encode()
 
     # --- life ---------------------------------------------------------------------------
 
@@ -454,7 +367,7 @@ class Worker(Member):
     def _keep_house(self, now: float) -> None:
         self._housekeeping_at = now + HOUSEKEEPING
         self._write_gauges()
-        self._write_busy(now)
+        self._busy.write(now, self.idle.seconds)
         self.control.log_lost()
         self.events.keep_house()
         self.check_parent()
@@ -472,18 +385,6 @@ class Worker(Member):
         if pool is not None:
             counts[_SLOTS_FREE] = pool.free_count
             counts[_SLOT_REFS_OUT] = pool.refs_out
-
-    def _write_busy(self, now: float) -> None:
-        """Write how long the process was busy in all, and its share of the time since the last call."""
-        passed_us = int((now - self._measured_at) * 1e6)
-        idle_s = self.idle.seconds
-        if self._measured_at >= 0.0 and passed_us > 0:
-            busy_us = min(max(passed_us - int((idle_s - self._idle_s) * 1e6), 0), passed_us)
-            self._busy_us += busy_us
-            self.counts[_BUSY] = self._busy_us
-            self.counts[_BUSY_SHARE] = busy_us * 1_000_000 // passed_us
-        self._measured_at = now
-        self._idle_s = idle_s
 
     def end(self) -> None:
         """Let the stage give back what it holds, and check the pool."""

@@ -220,7 +220,7 @@ class Outlet:
                 continue
             except OSError as error:
                 if self._stop_at_error and error.errno in _FULL:
-                    # What follows belongs behind the part that is written already.
+                    # A part of the item may be written already, and the rest must follow it.
                     self.failing[fd] = error
                     time.sleep(ROOM_WAIT)
                     continue

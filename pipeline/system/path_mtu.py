@@ -1,4 +1,4 @@
-"""How long a packet to another host may be, as far as this host knows. No packet is sent.
+"""How long a packet to another host may be, as far as this host knows: MTUs in bytes. No packet is sent.
 
 Linux knows the MTU of the route, and what routers have reported about the path (RFC 1191, RFC 8201).
 """
@@ -17,10 +17,12 @@ except ImportError:  # Windows, where nothing here is called
     fcntl = None  # type: ignore[assignment]
 
 USUAL: Final = 1500
-"""What counts if there is no route at all."""
+"""The MTU where there is no route at all."""
 
 _GET_ADDRESS: Final = 0x8915
+"""SIOCGIFADDR."""
 _ADDRESS_AT: Final = 20
+"""Where the IPv4 address is in its answer, a struct ifreq with a struct sockaddr_in."""
 _IP_MTU: Final = 14
 _IPV6_MTU: Final = 24
 

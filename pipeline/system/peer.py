@@ -14,6 +14,11 @@ import socket
 from struct import Struct
 from typing import Final
 
+PROCESS_MARK: Final = "process "
+"""Before the number of a process."""
+LOOPBACK: Final = "loopback"
+"""Every peer that comes over TCP from this host."""
+
 _UCRED: Final = Struct("iII")  # pid, uid, gid
 _LOCAL_PEERPID: Final = 2
 _SOL_LOCAL: Final = 0
@@ -29,7 +34,7 @@ def identity(sock: socket.socket) -> str:
     try:
         if sock.family == socket.AF_UNIX:
             pid = _peer_process(sock)
-            return f"process {pid}" if pid > 0 and pid not in (os.getpid(), os.getppid()) else ""
+            return f"{PROCESS_MARK}{pid}" if pid > 0 and pid not in (os.getpid(), os.getppid()) else ""
         peer = sock.getpeername()
     except OSError:
         return ""
@@ -46,7 +51,7 @@ def _host(text: str) -> str:
     address = ipaddress.ip_address(text)
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
-    return "loopback" if address.is_loopback else f"address {address}"
+    return LOOPBACK if address.is_loopback else f"address {address}"
 
 
 def _peer_process(sock: socket.socket) -> int:

@@ -13,7 +13,6 @@ from typing import Final, NamedTuple
 
 AMBIGUOUS: Final = -1
 CHUNKED: Final = -2
-MAX_LENGTH: Final = 2**62
 MAX_CHUNK_LINE: Final = 4096
 """Bytes of a chunk's size with its extensions."""
 CRLF: Final = b"\r\n"

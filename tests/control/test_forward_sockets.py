@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.control.forward_sockets import ForwardSockets
 from pipeline.control.workers import Message, RefusedError
-from pipeline.ipc import messages
+from pipeline.ipc import forward_messages, messages
 from pipeline.ipc.channel import HasFileno
 
 
@@ -53,8 +53,8 @@ def workers() -> Any:
     made.close()
 
 
-def expose(protocol: str, local: str, name: str | None = None) -> messages.Expose:
-    return messages.Expose(protocol, local, "192.168.127.2:80", name=name)
+def expose(protocol: str, local: str, name: str | None = None) -> forward_messages.Expose:
+    return forward_messages.Expose(protocol, local, "192.168.127.2:80", name=name)
 
 
 def test_the_worker_gets_a_bound_socket_and_the_file_goes_with_the_forward(
@@ -67,7 +67,7 @@ def test_the_worker_gets_a_bound_socket_and_the_file_goes_with_the_forward(
         assert {path.name for path in tmp_path.iterdir()} == {"a b", "c%20d"}
         (sock,) = workers.got[0][1]
         assert sock.getsockname() == f"{tmp_path}/a b"
-        await sockets("listen", messages.Unexpose("unix", f"unix://{tmp_path}/a%20b"))
+        await sockets("listen", forward_messages.Unexpose("unix", f"unix://{tmp_path}/a%20b"))
         assert {path.name for path in tmp_path.iterdir()} == {"c%20d"}
         sockets.close()
         assert list(tmp_path.iterdir()) == []
@@ -85,7 +85,7 @@ def test_a_port_is_free_again_when_the_forward_is_closed_or_refused(workers: Wor
         local = f"127.0.0.1:{sock.getsockname()[1]}"
         with pytest.raises(RefusedError, match="address already in use"):
             await sockets("listen", expose(protocol, local))
-        await sockets("listen", messages.Unexpose(protocol, "127.0.0.1:0 1"))
+        await sockets("listen", forward_messages.Unexpose(protocol, "127.0.0.1:0 1"))
         workers.close()
         workers.refuses = True
         with pytest.raises(RefusedError, match="no"):
@@ -112,7 +112,7 @@ def test_a_forward_that_is_opened_again_has_the_same_socket(workers: Workers) ->
         with pytest.raises(RefusedError, match="no"):
             await sockets("listen", ask)
         workers.refuses = False
-        await sockets("listen", messages.Unexpose("tcp", "127.0.0.1:0"))
+        await sockets("listen", forward_messages.Unexpose("tcp", "127.0.0.1:0"))
         await sockets("listen", ask)
         sockets.close()
 

@@ -59,7 +59,7 @@ def statuses(tmp_path: Path, kind: type[socket.socket], *, guests: bool) -> list
         with kind(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
             listener.bind(path)
             listener.listen()
-            plane.serve(listener, guests=guests)
+            plane.fronts.serve(listener, guests=guests)
             requests = (
                 EXPOSE % (len(BODY), BODY),
                 *(GET % each for each in (b"/leases", b"/tunnel", b"/capture", b"/connect")),

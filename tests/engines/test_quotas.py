@@ -29,15 +29,32 @@ def made(*quotas: Quota) -> Quotas:
 
 
 def opened(quotas: Quotas, guest: int = 1, addr: int = ONE) -> Meter:
-    meter = quotas.opened(guest, addr)
+    meter = quotas.meter(guest, addr)
     assert meter is not None
+    meter.opened()
     return meter
+
+
+def refusal(quotas: Quotas, guest: int = 1, addr: int = ONE) -> str:
+    meter = quotas.meter(guest, addr)
+    return "" if meter is None else meter.refusal()
+
+
+def test_a_flow_that_was_refused_is_not_counted() -> None:
+    quotas = made(Quota(connections=1))
+    first, second = quotas.meter(1, ONE), quotas.meter(1, ONE)
+    assert first is not None
+    assert second is not None
+    assert first.refusal() == second.refusal() == ""
+    first.opened()
+    assert second.refusal() == RULE, "it is asked when the flow opens, not when the meter is made"
+    assert quotas.rows() == [("life", "guest 1", [0, 0, 1, 0], [0])]
 
 
 def test_without_quotas_nothing_is_counted() -> None:
     quotas = made()
     assert not quotas.on
-    assert quotas.opened(1, ONE) is None
+    assert quotas.meter(1, ONE) is None
     assert quotas.rows() == []
 
 
@@ -53,30 +70,30 @@ def test_bytes_are_used_up_to_the_last_one(options: dict[str, Any], carried: tup
     quotas = made(Quota(**options))
     meter = opened(quotas)
     meter.carried(*[max(0, each - 1) for each in carried])
-    assert quotas.refuses(1, ONE) == ""
+    assert refusal(quotas) == ""
     assert not quotas.take_cuts()
     meter.carried(1, 1)
-    assert quotas.refuses(1, ONE) == RULE
+    assert refusal(quotas) == RULE
     assert quotas.take_cuts()
     assert meter.cut_by == RULE
     assert not quotas.take_cuts(), "once"
-    assert quotas.refuses(2, OTHER) == "", "each guest has an account of its own"
+    assert refusal(quotas, 2, OTHER) == "", "each guest has an account of its own"
 
 
 def test_one_direction_leaves_the_other_alone() -> None:
     quotas = made(Quota(bytes_from_guest=100))
     meter = opened(quotas)
     meter.carried(99, 1_000_000)
-    assert quotas.refuses(1, ONE) == ""
+    assert refusal(quotas) == ""
     meter.carried(1, 0)
-    assert quotas.refuses(1, ONE) == RULE
+    assert refusal(quotas) == RULE
 
 
 def test_open_flows_may_go_on_although_the_bytes_are_used_up() -> None:
     quotas = made(Quota(total_bytes=10, open_flows="keep"))
     meter = opened(quotas)
     meter.carried(10, 0)
-    assert quotas.refuses(1, ONE) == RULE
+    assert refusal(quotas) == RULE
     assert not quotas.take_cuts()
     assert meter.cut_by == ""
 
@@ -84,9 +101,9 @@ def test_open_flows_may_go_on_although_the_bytes_are_used_up() -> None:
 def test_connections_are_refused_and_none_is_cut() -> None:
     quotas = made(Quota(connections=2))
     meter = opened(quotas)
-    assert quotas.refuses(1, ONE) == ""
+    assert refusal(quotas) == ""
     opened(quotas)
-    assert quotas.refuses(1, ONE) == RULE
+    assert refusal(quotas) == RULE
     assert meter.cut_by == ""
     assert quotas.ask(1, ONE) == "", "a question is no connection"
 
@@ -95,7 +112,7 @@ def test_questions_that_are_refused_do_not_count() -> None:
     quotas = made(Quota(dns_questions=2))
     assert [quotas.ask(1, ONE) for _ in range(4)] == ["", "", RULE, RULE]
     assert quotas.rows() == [("life", "guest 1", [0, 0, 0, 2], [0])]
-    assert quotas.refuses(1, ONE) == ""
+    assert refusal(quotas) == ""
 
 
 @pytest.mark.parametrize(
@@ -116,7 +133,8 @@ def test_questions_that_are_refused_do_not_count() -> None:
 def test_whose_account_counts(words: tuple[str, ...], subject: str) -> None:
     quotas = made(Quota(guests=words, connections=1))
     for addr in (ONE, ONE6):
-        quotas.opened(1, addr)
+        if (meter := quotas.meter(1, addr)) is not None:
+            meter.opened()
     expected = [("life", subject, [0, 0, 2, 0], [0])] if subject else []
     assert quotas.rows() == expected
 
@@ -129,7 +147,7 @@ def test_two_quotas_of_one_period_share_what_was_counted() -> None:
         ("day", "guest 1", [4, 5, 1, 0], [2]),
     ]
     opened(quotas).carried(1, 0)
-    assert quotas.refuses(1, ONE) == "egress-policy.quotas[1]"
+    assert refusal(quotas) == "egress-policy.quotas[1]"
 
 
 def test_what_others_have_counted_counts_and_a_new_period_gives_it_back() -> None:
@@ -138,11 +156,11 @@ def test_what_others_have_counted_counts_and_a_new_period_gives_it_back() -> Non
     meter.carried(60, 0)
     quotas.learn("life", "guest 1", [0, 40, 1, 0])
     assert quotas.take_cuts()
-    assert meter.cut_by == quotas.refuses(1, ONE) == RULE
+    assert meter.cut_by == refusal(quotas) == RULE
     quotas.learn("life", "guest 1", [-60, 0, -1, 0])
-    assert quotas.refuses(1, ONE) == meter.cut_by == ""
+    assert refusal(quotas) == meter.cut_by == ""
     meter.carried(99, 0)
-    assert quotas.refuses(1, ONE) == ""
+    assert refusal(quotas) == ""
     meter.carried(0, 1)
     assert quotas.take_cuts()
 
@@ -150,7 +168,7 @@ def test_what_others_have_counted_counts_and_a_new_period_gives_it_back() -> Non
 def test_what_is_known_of_a_guest_counts_before_its_first_flow() -> None:
     quotas = made(Quota(connections=2))
     quotas.learn("life", "guest 1", [0, 0, 2, 0])
-    assert quotas.refuses(1, ONE) == RULE
+    assert refusal(quotas) == RULE
 
 
 def test_other_quotas_bound_what_was_counted_before() -> None:
@@ -161,7 +179,7 @@ def test_other_quotas_bound_what_was_counted_before() -> None:
     assert quotas.take_cuts()
     assert meter.cut_by == "egress-policy.quotas[1]"
     quotas.replace([Quota(total_bytes=1000)])
-    assert quotas.refuses(1, ONE) == meter.cut_by == ""
+    assert refusal(quotas) == meter.cut_by == ""
     quotas.replace([])
     assert not quotas.on
     assert meter.cut_by == ""
@@ -185,5 +203,5 @@ def test_bytes_are_used_up_exactly_when_their_sum_is(pieces: list[tuple[int, int
     for up, down in pieces:
         meter.carried(up, down)
         total += up + down
-        assert (quotas.refuses(1, ONE) == RULE) == (total >= most)
+        assert (refusal(quotas) == RULE) == (total >= most)
         assert (meter.cut_by == RULE) == (total >= most)

@@ -14,7 +14,7 @@ from pipeline.control.workers import RefusedError
 from pipeline.engines.fleet.values import Forward
 from pipeline.fleet import forwards as module
 from pipeline.fleet.forwards import SharedForwards
-from pipeline.ipc import messages
+from pipeline.ipc import forward_messages, messages
 from tests.fleet.test_agent import FakeLog
 
 GUEST, OTHER = "192.168.127.10:80", "192.168.127.11:80"
@@ -31,13 +31,13 @@ class Listen:
 
     async def __call__(self, worker: str, ask: messages.Request, fds: Any = ()) -> dict[str, object]:
         match ask:
-            case messages.Expose():
+            case forward_messages.Expose():
                 if self.is_broken:
                     raise KeyError("an error of this program")
                 if ask.local in self.busy:
                     raise RefusedError(f"listen {ask.protocol} {ask.local}: bind: address already in use")
                 self.open[ask.local] = ask.remote
-            case messages.Unexpose():
+            case forward_messages.Unexpose():
                 del self.open[ask.local]
         return {"ok": True}
 

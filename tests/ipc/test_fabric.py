@@ -8,11 +8,12 @@ from hypothesis.strategies import integers
 
 from pipeline.counter_block import CounterBlock
 from pipeline.ipc.arena import SLOT_BYTES, Pool
-from pipeline.ipc.fabric import PAGE, Fabric, Plan, audit_pools
+from pipeline.ipc.fabric import PAGE, Fabric, Plan
 from pipeline.ipc.ring import ring_bytes
 from pipeline.ipc.wake import BELL_BYTES, EventfdWaiter, SemaphoreWaiter
 from pipeline.records.streams import Taken
 from pipeline.topology import Layout, Node
+from tests.support.pools import audit
 
 NODES = (Node("a", "a", 0), Node("b", "b", 0))
 
@@ -100,11 +101,11 @@ def test_audit_names_what_is_not_home(fabric: Fabric) -> None:
 def test_audit_of_pools_in_one_process_names_each_fault() -> None:
     layout = Layout(64)
     pools = {home: Pool(*span) for home, span in layout.pools.items()}
-    assert audit_pools(layout, pools) == []
+    assert audit(layout, pools) == []
     pools["ingress"].alloc()
     del pools["resolver"]
     pools["stray"] = Pool(0, 1)
-    problems = audit_pools(layout, pools)
+    problems = audit(layout, pools)
     assert len(problems) == 3
     assert any("ingress: 31 of 32 slots free, 1 references out" in problem for problem in problems)
 

@@ -1,12 +1,16 @@
 """Control messages: a map and back, what is left out, and what is refused."""
 
+import pkgutil
+import re
+from importlib import import_module
 from typing import Any
 
 import msgpack
 import pytest
 
-from pipeline.ipc import messages
-from pipeline.ipc.messages import Message, MessageError
+from pipeline import ipc
+from pipeline.ipc import forward_messages, message_table, messages
+from pipeline.ipc.messages import Event, Message, MessageError, Request
 
 EVERY = [
     messages.Stop(),
@@ -17,11 +21,11 @@ EVERY = [
     messages.Open("qemu", False),
     messages.DnsAdd({"Name": "a.", "Records": [], "DefaultIP": ""}),
     messages.ServeTcp("192.168.127.2:1", 7),
-    messages.Expose("tcp", ":1", "1.2.3.4:5"),
-    messages.Expose("tcp", "a:1", "1.2.3.4:5", 2, ["127.0.0.1"]),
-    messages.Tunnel("1.2.3.4", 5),
-    messages.Accepted(bytes(16), 2, b""),
-    messages.UdpForward("k", bytes(16), 2),
+    forward_messages.Expose("tcp", ":1", "1.2.3.4:5"),
+    forward_messages.Expose("tcp", "a:1", "1.2.3.4:5", 2, ["127.0.0.1"]),
+    forward_messages.Tunnel("1.2.3.4", 5),
+    forward_messages.Accepted(bytes(16), 2, b""),
+    forward_messages.UdpForward("k", bytes(16), 2),
     messages.GuestEvent("left", "qemu", "EOF", "@", "bye"),
     messages.GuestEvent("failed", "qemu", "no"),
     messages.MacEvent("seen", "02:00:00:00:00:01"),
@@ -30,7 +34,7 @@ EVERY = [
 
 
 def decoded(found: dict[str, Any]) -> Message | None:
-    return messages.request_of(found) or messages.event_of(found)
+    return message_table.request_of(found) or message_table.event_of(found)
 
 
 @pytest.mark.parametrize("message", EVERY, ids=lambda message: type(message).__name__)
@@ -39,17 +43,26 @@ def test_a_message_comes_back_from_its_packet(message: Message) -> None:
     assert decoded({"id": 3, **found}) == message
 
 
-def test_every_request_and_event_has_a_name_of_its_own() -> None:
-    classes = [cls for cls in vars(messages).values() if isinstance(cls, type) and issubclass(cls, Message)]
-    names = [(cls.KEY, cls.NAME) for cls in classes if cls.NAME]
-    assert len(names) == len(set(names))
-    for key, name in names:
-        known = messages._REQUESTS if key == "op" else messages._EVENTS
-        assert name == known[name].NAME, "it is in the table"
+def test_every_request_and_event_of_a_worker_is_in_the_table_under_a_name_of_its_own() -> None:
+    files = [module.name for module in pkgutil.iter_modules(ipc.__path__) if module.name.endswith("messages")]
+    files.remove("handover_messages")  # these go from one supervisor to the next
+    modules = [import_module(f"{ipc.__name__}.{name}") for name in files]
+    classes = [cls for module in modules for cls in vars(module).values() if isinstance(cls, type)]
+    for base, known in ((Request, message_table.REQUESTS), (Event, message_table.EVENTS)):
+        named = {cls for cls in classes if issubclass(cls, base) and cls.NAME}
+        assert set(known.values()) == named
+        assert known == {cls.NAME: cls for cls in named}
+
+
+def test_the_overview_names_each_request_and_no_other() -> None:
+    assert message_table.__doc__ is not None
+    _, _, table = message_table.__doc__.partition("==\nto ")
+    named = set(re.findall(r"\b[A-Z]\w+", table))
+    assert named == {cls.__name__ for cls in message_table.REQUESTS.values()}
 
 
 def test_an_optional_field_that_is_none_is_left_out_and_a_needed_one_is_not() -> None:
-    assert messages.Expose("tcp", ":1", "a:1").encode() == {
+    assert forward_messages.Expose("tcp", ":1", "a:1").encode() == {
         "op": "expose",
         "protocol": "tcp",
         "local": ":1",

@@ -11,7 +11,7 @@ import structlog
 from structlog.testing import capture_logs
 
 from pipeline.events.kind import DEBUG, INFO
-from pipeline.ipc import messages
+from pipeline.ipc import message_table, messages
 from pipeline.ipc.channel import ControlChannel
 from pipeline.stages.control_sockets import ControlSockets
 from pipeline.stages.reporter import BATCH, MAX_BACKLOG, RATE, Reporter
@@ -28,7 +28,7 @@ class Rig:
         self.reporter = Reporter(log.bind(), self.control)
 
     def received(self) -> list[messages.HappenedEvent]:
-        found = [messages.event_of(message) for message, _ in self.supervisor.receive()]
+        found = [message_table.event_of(message) for message, _ in self.supervisor.receive()]
         return [message for message in found if isinstance(message, messages.HappenedEvent)]
 
     def lease(self, **fields: object) -> None:

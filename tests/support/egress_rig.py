@@ -26,7 +26,7 @@ class Sent:
 
 def _everything() -> Any:
     """The policy that allows every flow."""
-    return SimpleNamespace(active=False, quotas=SimpleNamespace(on=False))
+    return SimpleNamespace(active=False, quotas=SimpleNamespace(on=False, meter=lambda _guest, _addr: None))
 
 
 class EgressRig:

@@ -18,7 +18,7 @@ from pipeline.config.model import Config
 from pipeline.control.metrics.families import writers
 from pipeline.counters import INDEX
 from pipeline.go import flags
-from pipeline.ipc.fabric import Fabric, audit_pools, by_home
+from pipeline.ipc.fabric import Fabric, by_home
 from pipeline.records import kinds
 from pipeline.records.addresses import addr_bytes
 from pipeline.records.kinds import RECORD_BYTES
@@ -32,6 +32,7 @@ from pipeline.stages.tcp.stage import TcpStage
 from pipeline.stages.worker import Message, Worker
 from pipeline.topology import DEMUX, EGRESS, RESOLVER, TCP, Layout
 from tests.support.configured import changed
+from tests.support.pools import audit
 from tests.support.received import Received
 
 LIMIT = 15.0
@@ -336,7 +337,7 @@ class OneProcess:
     def problems(self) -> list[str]:
         """What is wrong, if there are no guests and no work. Each problem is a text."""
         pools = {name: worker.ports.pool for name, worker in self.workers.items()}
-        found = audit_pools(self.layout, {name: pool for name, pool in pools.items() if pool is not None})
+        found = audit(self.layout, {name: pool for name, pool in pools.items() if pool is not None})
         found += self.fabric.audit()
         for name in self.stages:
             found += [f"{name}: {what} = {count}" for what, count in self.held_by(name).items() if count]

@@ -15,12 +15,13 @@ import structlog
 from pipeline.config import merge, options
 from pipeline.counters import INDEX
 from pipeline.go import flags
-from pipeline.ipc import messages
+from pipeline.ipc import message_table, messages
 from pipeline.ipc.fabric import Fabric
 from pipeline.records.addresses import NO_MAC
 from pipeline.records.flows import Ends, flow_key
 from pipeline.records.kinds import RECORD_BYTES
 from pipeline.records.services import Named, ServiceDatagram
+from pipeline.stages.resolver.dns import HostFiles
 from pipeline.stages.resolver.stage import ResolverStage
 from pipeline.topology import Layout
 from pipeline.wire import ip
@@ -50,7 +51,7 @@ class FakeWorker(Poller):
         """What the state file is to have, each time that the stage asks for it."""
 
     def send_event(self, message: dict[str, object]) -> None:
-        event = messages.event_of(message)
+        event = message_table.event_of(message)
         if isinstance(event, messages.StateFileEvent):
             self.saved.append(event.content)
         else:
@@ -131,9 +132,9 @@ class Rig:
         self.stage = ResolverStage(
             self.worker,  # type: ignore[arg-type]
             self.config,
-            resolv_conf=str(tmp_path / "resolv.conf"),
-            hosts=str(tmp_path / "hosts"),
-            dns_port=self.upstream.port,
+            files=HostFiles(
+                str(tmp_path / "resolv.conf"), str(tmp_path / "hosts"), dns_port=self.upstream.port
+            ),
         )
 
     def send(

@@ -20,7 +20,7 @@ from pipeline.control.http.connection import TIMEOUT
 from pipeline.control.http.front import Taken, close_with
 from pipeline.control.workers import Request, RequestError
 from pipeline.go.text import GoError, parse_uint
-from pipeline.ipc import messages
+from pipeline.ipc import forward_messages, messages
 
 CONNECT: Final = "/connect"
 TUNNEL: Final = "/tunnel"
@@ -100,7 +100,7 @@ class Tunnel(_Handler):
             return
         try:
             if await self._confirm(taken):
-                await self._request("listen", messages.Tunnel(ip, port, taken.rest), [taken.sock])
+                await self._request("listen", forward_messages.Tunnel(ip, port, taken.rest), [taken.sock])
         except RequestError as error:
             self._log.error("tunnel not opened", client=taken.client, to=f"{ip}:{port}", error=str(error))
         finally:

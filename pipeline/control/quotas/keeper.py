@@ -15,10 +15,12 @@ import structlog
 from pipeline.config.model import Quota
 from pipeline.control.hub import Hub
 from pipeline.control.quotas import quota_file
-from pipeline.control.quotas.ledger import PROCESS_MARK, Bound, Entry, Ledger, Saved, period_end
+from pipeline.control.quotas.ledger import Bound, Entry, Ledger, Saved, period_end
 from pipeline.control.workers import Request, RequestError
+from pipeline.engines.guest_set import LINK_MARK
 from pipeline.ipc import messages, policy_messages
 from pipeline.ipc.policy_messages import UseRow
+from pipeline.system.peer import PROCESS_MARK
 from pipeline.system.process_state import started_at
 from pipeline.topology import EGRESS, INGRESS, RESOLVER
 
@@ -134,7 +136,7 @@ class QuotaKeeper:
 
     def link_gone(self, link: int) -> None:
         """A link is gone, and another guest may get its number."""
-        if self._ledger.reset([f"link:{link}"], ""):
+        if self._ledger.reset([f"{LINK_MARK}{link}"], ""):
             self.wake()
 
     # --- workers ------------------------------------------------------------------------------

@@ -14,16 +14,12 @@ from typing import Final, NamedTuple
 
 from pipeline.config.choices import LIFE
 from pipeline.config.model import Quota
+from pipeline.engines import quota_limits
+from pipeline.engines.guest_set import LINK_MARK
+from pipeline.engines.quota_limits import GUEST_MARK, NUMBERS
 from pipeline.ipc.policy_messages import UseRow
+from pipeline.system.peer import LOOPBACK, PROCESS_MARK
 
-NUMBERS: Final = 4
-GUEST_MARK: Final = "guest "
-"""Before the number of a guest, in what workers report."""
-LINK_MARK: Final = "link:"
-PROCESS_MARK: Final = "process "
-"""Before the number of a process that has opened links."""
-LOOPBACK: Final = "loopback"
-"""All guests that come over TCP from this host."""
 MAX_ENTRIES: Final = 4096
 """Subjects that are remembered. Beyond, those that no worker counts are forgotten, the oldest first."""
 _ZEROS: Final = (0,) * NUMBERS
@@ -57,6 +53,18 @@ class Saved(NamedTuple):
     period: str
     mark: int
     sums: list[int]
+
+
+def known_rows(rows: Iterable[list[object]]) -> list[Saved]:
+    """What a predecessor has saved. It may be of another version: what is not understood is left out."""
+    found = []
+    for row in rows:
+        match row:
+            case [str() as per, str() as subject, str() as period, int() as mark, list() as sums] if (
+                len(sums) == NUMBERS
+            ):
+                found.append(Saved(per, subject, period, mark, sums))
+    return found
 
 
 class Entry:
@@ -108,20 +116,13 @@ class Entry:
 
     def bounds(self, quotas: Sequence[Quota]) -> Iterator[Bound]:
         """How much of each of its quotas is used."""
-        from_guest, to_guest, connections, questions = self.sums
+        sums = self.sums
         for index in sorted(set().union(*self.bound_by.values())):
             if index >= len(quotas):
                 continue
-            quota = quotas[index]
-            for limit, most, used in (
-                ("bytes", quota.total_bytes, from_guest + to_guest),
-                ("bytes-from-guest", quota.bytes_from_guest, from_guest),
-                ("bytes-to-guest", quota.bytes_to_guest, to_guest),
-                ("connections", quota.connections, connections),
-                ("dns-questions", quota.dns_questions, questions),
-            ):
-                if most:
-                    yield Bound(f"egress-policy.quotas[{index}]", limit, most, used)
+            for kind, most in quota_limits.limits(quotas[index]).items():
+                used = quota_limits.used(sums, kind)
+                yield Bound(quota_limits.rule(index), quota_limits.KEYS[kind], most, used)
 
 
 class Ledger:

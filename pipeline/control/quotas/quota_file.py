@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from pipeline.config.choices import PERIODS
 from pipeline.control.lease_writer import LeaseWriter
-from pipeline.control.quotas.ledger import NUMBERS, Saved
+from pipeline.control.quotas.ledger import Saved
+from pipeline.engines.quota_limits import NUMBERS
 from pipeline.system import small_file
 
 VERSION: Final = 1

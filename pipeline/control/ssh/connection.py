@@ -22,7 +22,7 @@ from pipeline.control.ssh.destination import PORT, Destination, SshError
 from pipeline.control.threads import Threads
 from pipeline.control.workers import Request, RequestError
 from pipeline.go.flags import quote
-from pipeline.ipc import messages
+from pipeline.ipc import forward_messages
 from pipeline.system import small_file
 
 MAX_KEY: Final = 64 * 1024
@@ -79,7 +79,7 @@ def dialler(request: Request) -> Dial:
     async def dial(ip: str, port: int) -> socket.socket:
         ours, theirs = socket.socketpair()
         try:
-            await request("listen", messages.Tunnel(ip, port), [theirs])
+            await request("listen", forward_messages.Tunnel(ip, port), [theirs])
         except BaseException:
             ours.close()
             raise

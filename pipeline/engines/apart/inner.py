@@ -25,7 +25,6 @@ LAST_IPV4: Final = FIRST_IPV4 | 0xFFFFFF
 """The ends of the network of inner IPv4 addresses."""
 
 _LINK_MASK: Final = 0xFFFF
-_PLACE_MASK: Final = 0xFF
 _PLACE_BITS: Final = 8
 _PLACE_BITS6: Final = 16
 _HOST6: Final = 0xF2617000_00000000

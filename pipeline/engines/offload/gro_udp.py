@@ -75,19 +75,19 @@ def add(layout: Layout, burst: Burst, index: int) -> int:
             rows = _rows(layout, view, frames, index, head, stride)
             tail = _tail(layout, view, frames, index + rows, head, off + rows * stride)
     count = rows + (tail > 0)
-    bad = _bad(layout, view, off, stride, rows, udp_len, burst.verify)
-    if tail and (reason := _wrong(layout, view, off + rows * stride, tail + UDP_LEN, burst.verify)):
-        bad[rows] = reason
+    wrong = _drop_reasons(layout, view, off, stride, rows, udp_len, burst.verify)
+    if tail and (reason := _drop_reason(layout, view, off + rows * stride, tail + UDP_LEN, burst.verify)):
+        wrong[rows] = reason
     headers_len = layout.udp_headers_len
     begin = 0
-    for end in (*sorted(bad), count):
-        number = end - begin
+    for row in (*sorted(wrong), count):
+        number = row - begin
         if number:
             burst.items.append(
                 UdpRange(
                     slot=burst.slot,
                     off=off + begin * stride + headers_len,
-                    length=number * payload if end <= rows else (rows - begin) * payload + tail,
+                    length=number * payload if row <= rows else (rows - begin) * payload + tail,
                     stride=stride if number > 1 else 0,
                     piece_size=payload if begin < rows else tail,
                     link=burst.link,
@@ -96,8 +96,8 @@ def add(layout: Layout, burst: Burst, index: int) -> int:
                     header_len=headers_len,
                 )
             )
-        begin = end + 1
-    for reason in bad.values():
+        begin = row + 1
+    for reason in wrong.values():
         burst.drop(reason)
     return count
 
@@ -178,7 +178,7 @@ def _tail(
     return udp_len - UDP_LEN
 
 
-def _wrong(layout: Layout, view: memoryview, off: int, udp_len: int, verify: bool) -> str:
+def _drop_reason(layout: Layout, view: memoryview, off: int, udp_len: int, verify: bool) -> str:
     """The drop counter for the frame at off with a datagram of udp_len bytes; empty if its sums are right."""
     start = off + ETHERNET_LEN
     if int.from_bytes(view[start : start + layout.summed_len], "little") % 0xFFFF:
@@ -196,12 +196,12 @@ def _wrong(layout: Layout, view: memoryview, off: int, udp_len: int, verify: boo
     return DROP_UDP_CHECKSUM
 
 
-def _bad(
+def _drop_reasons(
     layout: Layout, view: memoryview, off: int, stride: int, count: int, udp_len: int, verify: bool
 ) -> dict[int, str]:
-    """The same as _wrong() for count frames at equal strides with equal lengths, by their number."""
+    """_drop_reason() by row, for count frames of one length at equal strides. Good ones are left out."""
     if count < _MIN_SUM_ROWS:
-        found = {row: _wrong(layout, view, off + row * stride, udp_len, verify) for row in range(count)}
+        found = {row: _drop_reason(layout, view, off + row * stride, udp_len, verify) for row in range(count)}
         return {row: reason for row, reason in found.items() if reason}
     headers = layout.header_sums(view, off, stride, count)
     bad = {}

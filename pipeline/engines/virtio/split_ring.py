@@ -37,7 +37,6 @@ _ID: Final[np.dtype[np.uint16]] = np.dtype("<u2")
 _ROW: Final = np.dtype([("addr", "<u8"), ("len", "<u4"), ("flags", "<u2"), ("next", "<u2")])
 _USED: Final = np.dtype([("head", "<u4"), ("len", "<u4")])
 _ONE_USED: Final = Struct("<II")
-_HEAD: Final = Struct("<H")
 
 _unpack_descriptor = virtio.DESCRIPTOR.unpack_from
 

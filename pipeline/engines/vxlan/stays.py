@@ -31,7 +31,6 @@ _GROUP: Final = 1
 _MACS_LEN: Final = 2 * ethernet.MAC_LEN
 _DHCP: Final = frozenset((dhcp.CLIENT_PORT, dhcp.SERVER_PORT))
 _DHCP6: Final = frozenset((dhcpv6.CLIENT_PORT, dhcpv6.SERVER_PORT))
-_OFFSET_V4: Final = 0x1FFF
 _ROUTERS: Final = frozenset((icmpv6.ROUTER_SOLICITATION, icmpv6.ROUTER_ADVERTISEMENT, icmpv6.REDIRECT))
 _DISCOVERY: Final = frozenset((icmpv6.NEIGHBOR_SOLICITATION, icmpv6.NEIGHBOR_ADVERTISEMENT))
 _TARGET: Final = 8

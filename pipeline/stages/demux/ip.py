@@ -81,7 +81,7 @@ class IpInput:
             self.on_whole(frame, off, ip_header.of_ipv4(header, off), mac, now)
 
     def on_whole(self, frame: Frame, off: int, header: IpHeader, mac: bytes, now: float) -> None:
-        """A frame whose packet, at off, is no fragment. Raises WireError as on_frame() does."""
+        """A frame whose packet, at off, is not a fragment. Raises WireError as on_frame() does."""
         view = self.slots[frame.slot]
         partial = frame.vnet and view[frame.off - offload.VNET_LEN] & virtio_net.NEEDS_CSUM != 0
         self.on_packet(Packet(header, frame.link, mac, frame.slot, off, partial), now)

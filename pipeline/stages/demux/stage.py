@@ -15,7 +15,7 @@ from pipeline.config.model import Config
 from pipeline.counters import INDEX
 from pipeline.engines.arp import ArpResponder
 from pipeline.engines.neighbors.actions import Changed, Learned, Lost, Request
-from pipeline.ipc import fleet_messages, healing_messages, messages
+from pipeline.ipc import fleet_messages, healing_messages, message_table, messages
 from pipeline.records import kinds
 from pipeline.records.addresses import addr_of
 from pipeline.records.dials import Dial
@@ -339,7 +339,7 @@ class DemuxStage:
         ``seek`` and ``withdraw_route``, and of a fleet ``station``, ``far_stations``, ``stations_all`` and
         ``stations_away``.
         """
-        match messages.request_of(message):
+        match message_table.request_of(message):
             case messages.Guests():
                 found = guest_report.answer(
                     self.links, self.switch.cam(), self.neighbors.snapshot(), self.udp.flows.sums()

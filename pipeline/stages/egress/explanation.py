@@ -30,10 +30,11 @@ def of(context: EgressContext, ask: policy_messages.Explain) -> policy_messages.
 
 def _used_up(context: EgressContext, guest: int) -> str:
     """The quota that refuses any new flow of the guest with this address."""
-    quotas, station = context.policy.quotas, context.policy.stations.station_of(guest)
-    if not quotas.on or station is None:
+    station = context.policy.stations.station_of(guest)
+    if station is None:
         return ""
-    return quotas.refuses(context.bound.guest_of(station[1]), guest)
+    meter = context.policy.quotas.meter(context.bound.guest_of(station[1]), guest)
+    return meter.refusal() if meter is not None else ""
 
 
 def _target(context: EgressContext, addr: int, ask: policy_messages.Explain) -> Target:

@@ -199,8 +199,9 @@ class EchoSockets:
         verdict = policy.judge(guest_addr, remote_addr, 0, "icmp") if policy.active else None
         rule = verdict.rule if verdict is not None else ""
         refused_by = rule if verdict is not None and not verdict.allow else ""
-        if policy.quotas.on and not refused_by:
-            refused_by = policy.over_quota(guest, ends, "icmp")
+        meter = None if refused_by else policy.quotas.meter(guest, guest_addr)
+        if meter is not None:
+            refused_by = policy.over_quota(meter, ends, "icmp")
         if refused_by:
             reports.refused("icmp", guest, ends, rule=refused_by, error=REFUSED)
             code = refusal.answer_to_datagram(REFUSED)
@@ -223,8 +224,9 @@ class EchoSockets:
             reports.refused("icmp", guest, ends, limit=TOO_MANY_SOCKETS, error=errno.EMFILE)
             return None
         flow = EchoFlow(self, key, sock, guest, self._free_ident(), rule)
-        if policy.quotas.on:
-            flow.traffic.meter = policy.quotas.opened(guest, guest_addr)
+        if meter is not None:
+            meter.opened()
+            flow.traffic.meter = meter
         if reports.wants_opened():
             reports.opened(flow.row(monotonic()))
         return flow
@@ -397,8 +399,7 @@ class EchoSockets:
             self._renew_meter(flow)
 
     def _renew_meter(self, flow: EchoFlow) -> None:
-        quotas = self._context.policy.quotas
-        flow.traffic.meter = quotas.meter(flow.guest, flow.key[0]) if quotas.on else None
+        flow.traffic.meter = self._context.policy.quotas.meter(flow.guest, flow.key[0])
 
     def end_used_up(self) -> None:
         """End the pings of guests whose bytes are used up."""

@@ -9,7 +9,7 @@ from pipeline.counters import INDEX
 from pipeline.engines.groups import Groups
 from pipeline.engines.policy import Decision, Policy, Verdict, has_names
 from pipeline.engines.proxy.via import Via
-from pipeline.engines.quotas import Quotas
+from pipeline.engines.quotas import Meter, Quotas
 from pipeline.engines.rules import WEB_PORTS, has_port
 from pipeline.engines.stated import quic
 from pipeline.engines.stations import Stations
@@ -166,9 +166,9 @@ class PolicyFilter:
             )
         return verdict
 
-    def over_quota(self, guest: int, ends: Ends, protocol: str) -> str:
-        """The quota that refuses a new flow, "" if none does. Counts and logs that. guest: its number."""
-        rule = self.quotas.refuses(guest, ends.guest_addr)
+    def over_quota(self, meter: Meter, ends: Ends, protocol: str) -> str:
+        """The quota that refuses a new flow, "" if none does. Counts and logs that. meter: of the flow."""
+        rule = meter.refusal()
         if rule:
             self._counts[_OVER_QUOTA] += 1
             self.refuse(ends, protocol, rule)

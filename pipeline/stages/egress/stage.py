@@ -16,7 +16,7 @@ from pipeline.config.choices import FULL_CONE
 from pipeline.config.model import Config
 from pipeline.counters import INDEX
 from pipeline.engines.nat import Nat
-from pipeline.ipc import flow_messages, messages, policy_messages
+from pipeline.ipc import flow_messages, forward_messages, message_table, messages, policy_messages
 from pipeline.ipc.channel import close_all
 from pipeline.ipc.ring import BURST
 from pipeline.records.addresses import addr_of
@@ -243,12 +243,12 @@ class EgressStage:
         Of the supervisor: ``guests``, ``flow_ids``, ``flows``, ``end_flow``, ``end_forbidden``, ``explain``,
         ``asks``, ``decide`` and ``count``.
         """
-        match messages.request_of(message):
-            case messages.Accepted() as ask:
+        match message_table.request_of(message):
+            case forward_messages.Accepted() as ask:
                 accepted = socket.socket(fileno=fds[0])
                 self.connections.accepted(accepted, addr_of(ask.addr), ask.port, ask.first)
                 return {"ok": True}
-            case messages.UdpForward() as ask:
+            case forward_messages.UdpForward() as ask:
                 self.udp.forwards.add(ask.key, socket.socket(fileno=fds[0]), addr_of(ask.addr), ask.port)
                 return {"ok": True}
             case messages.Guests():
@@ -272,7 +272,7 @@ class EgressStage:
                 return counting.count(self._quotas, ask, self.context.worker.ports.incarnation).encode()
             case policy_messages.Explain() as ask:
                 return explanation.of(self.context, ask).encode()
-            case messages.UdpUnforward() as ask:
+            case forward_messages.UdpUnforward() as ask:
                 self.udp.forwards.remove(ask.key)
                 return {"ok": True}
         close_all(fds)

@@ -13,7 +13,7 @@ from typing import Final
 
 from pipeline.config.choices import APART
 from pipeline.config.model import Config
-from pipeline.ipc import fleet_messages, healing_messages, messages
+from pipeline.ipc import fleet_messages, healing_messages, message_table, messages
 from pipeline.ipc.channel import close_all
 from pipeline.links.adopted import carried, carried_form, form_of
 from pipeline.links.base import FULL_READ, Link, LinkClosed
@@ -67,7 +67,7 @@ class IngressStage:
             worker, self.ports, self.steering, self.fairness, self._vnet, self.captures, self.apart, ipv6=ipv6
         )
         self._transmitter = Transmitter(
-            worker, config, self.ports, self.steering, self.fairness, self._vnet, self.captures, self.apart
+            worker, config, self.ports, self.steering, self._vnet, self.captures, self.apart
         )
         resources = LinkResources(worker.pool, worker.ports.arena.slots, config.network.mtu)
         self._acceptors = Acceptors(
@@ -116,7 +116,7 @@ class IngressStage:
         ``live_capture``: the socket of a client that wants a capture with a filter.
         ``members``, ``places``: the other hosts of a fleet, and where stations are.
         """
-        match messages.request_of(message):
+        match message_table.request_of(message):
             case messages.Attach() as ask if fds:
                 self._connect(socket.socket(fileno=fds[0]), ask.name or "", ask.head, ask.offload or "")
                 return {}

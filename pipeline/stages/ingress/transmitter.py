@@ -27,7 +27,6 @@ from pipeline.records.tcp import TcpOut
 from pipeline.records.udp import SteerUdp, UdpOut, UdpToGuest, UnsteerUdp
 from pipeline.stages.ingress.apart import Apart
 from pipeline.stages.ingress.datagrams import Datagrams
-from pipeline.stages.ingress.fairness import Fairness
 from pipeline.stages.ingress.live import Captures
 from pipeline.stages.ingress.offload import VnetOffload
 from pipeline.stages.ingress.ports import Port, Ports
@@ -56,7 +55,6 @@ class Transmitter:
         config: Config,
         ports: Ports,
         steering: Steering,
-        fairness: Fairness,
         vnet: VnetOffload,
         captures: Captures,
         apart: Apart | None = None,
@@ -66,7 +64,6 @@ class Transmitter:
         self._slots = worker.ports.arena.slots
         self._ports = ports
         self._steering = steering
-        self._fairness = fairness
         self._vnet = vnet
         self._capture = captures.file
         self._live = captures.live

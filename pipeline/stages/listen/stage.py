@@ -17,7 +17,7 @@ from pipeline.config.model import Config
 from pipeline.counters import INDEX
 from pipeline.host import listener, proxy_header
 from pipeline.ipc import events as ev
-from pipeline.ipc import messages
+from pipeline.ipc import forward_messages, message_table
 from pipeline.ipc.channel import close_all
 from pipeline.records.addresses import addr_bytes
 from pipeline.stages.holdings import Holdings
@@ -118,7 +118,7 @@ class DatagramForward(Forward):
         super().__init__(key, _port(sock))
         self._worker = worker
         self._egress = egress
-        self._message = messages.UdpForward(key, addr_bytes(target.addr), target.port)
+        self._message = forward_messages.UdpForward(key, addr_bytes(target.addr), target.port)
         self._sock = sock
         try:
             self._hand_over()
@@ -141,7 +141,7 @@ class DatagramForward(Forward):
     def close(self) -> None:
         """Have egress stop serving the port."""
         self._sock.close()
-        self._worker.send_peer(self._egress, messages.UdpUnforward(self.key).encode(), [])
+        self._worker.send_peer(self._egress, forward_messages.UdpUnforward(self.key).encode(), [])
 
 
 class ListenStage:
@@ -178,13 +178,13 @@ class ListenStage:
     def on_control(self, message: dict[str, object], fds: list[int]) -> dict[str, object]:
         """Serve the requests ``expose``, ``unexpose`` and ``tunnel`` of the supervisor."""
         try:
-            match messages.request_of(message):
-                case messages.Expose() as ask if fds:
+            match message_table.request_of(message):
+                case forward_messages.Expose() as ask if fds:
                     port = self._expose(ask, socket.socket(fileno=fds.pop(0)))
-                    return {"ok": True, **messages.ExposeAnswer(port).encode()}
-                case messages.Unexpose() as ask:
+                    return {"ok": True, **forward_messages.ExposeAnswer(port).encode()}
+                case forward_messages.Unexpose() as ask:
                     self._unexpose(ask.protocol, ask.local)
-                case messages.Tunnel() as ask if fds:
+                case forward_messages.Tunnel() as ask if fds:
                     target = Target(ip.parse(ask.ip), ask.port)
                     self._hand_over(socket.socket(fileno=fds.pop(0)), target, ask.head or b"")
                 case _:
@@ -201,7 +201,7 @@ class ListenStage:
         """See Stage.reload: the limit on forwards. The supervisor opens and closes forwards by request."""
         self._max_forwards = config.limits.max_forwards
 
-    def _expose(self, ask: messages.Expose, sock: socket.socket) -> int | None:
+    def _expose(self, ask: forward_messages.Expose, sock: socket.socket) -> int | None:
         """Open a forward on a bound socket. Returns its port of the host, None for a unix socket.
 
         Closes sock if the forward is refused.
@@ -281,7 +281,7 @@ class ListenStage:
 
         Closes sock in any case. OSError as in Worker.send_peer.
         """
-        message = messages.Accepted(addr_bytes(target.addr), target.port, head)
+        message = forward_messages.Accepted(addr_bytes(target.addr), target.port, head)
         with sock:
             self.worker.send_peer(self._pick_egress(), message.encode(), [sock])
 

@@ -24,7 +24,7 @@ from pipeline.engines.tcp.segment import Segment
 from pipeline.engines.tcp.seq import diff
 from pipeline.engines.tcp.state import SYN_RECEIVED, TIME_WAIT
 from pipeline.engines.tcp.time_wait import TimeWait
-from pipeline.ipc import fleet_messages, flow_messages, healing_messages, messages
+from pipeline.ipc import fleet_messages, flow_messages, healing_messages, message_table, messages
 from pipeline.records import kinds
 from pipeline.records.dials import DialRouted
 from pipeline.records.flows import Ends, FlowKey, flow_of
@@ -394,7 +394,7 @@ class TcpStage:
     def on_control(self, message: dict[str, object], fds: list[int]) -> dict[str, object]:
         """Answer ``guests``, ``flow_ids``, ``flows``, ``end_flow``, ``end_strays`` and ``stations_away``."""
         connections = self.connections
-        match messages.request_of(message):
+        match message_table.request_of(message):
             case messages.Guests():
                 return messages.GuestsAnswer.of(connections.guests.sums()).encode()
             case flow_messages.FlowIds():

@@ -29,7 +29,7 @@ def report(worker: Worker, keys: Iterable[FlowKey]) -> None:
 
 
 def keys_of(ask: healing_messages.EndStrays) -> Iterator[FlowKey]:
-    """The keys in a request. What is no such row is left out."""
+    """The keys in a request. Rows of another form are left out."""
     for row in ask.ends:
         match row:
             case [bytes() as guest, int() as guest_port, bytes() as remote, int() as remote_port]:

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from pipeline.system.sandbox import libc
 
 _SET_MODE_FILTER: Final = 1
+# SECCOMP_FILTER_FLAG_TSYNC, _LOG and _SPEC_ALLOW.
 _ALL_THREADS: Final = 1
 _LOG: Final = 2
 _NO_MITIGATION: Final = 4
@@ -38,7 +39,7 @@ def load(number: int, filters: Sequence[Filter]) -> None:
     for each in filters:
         program = _Program(len(each.program) // _INSTRUCTION, each.program)
         best = _ALL_THREADS | _NO_MITIGATION | (_LOG if each.logged else 0)
-        # The last two exist since Linux 4.14 and 4.17. Without them the filter does the same.
+        # Linux has _LOG since 4.14 and _NO_MITIGATION since 4.17. Without them the filter does the same.
         for flags in (best, best & ~_NO_MITIGATION, _ALL_THREADS):
             if _set(number, flags, program):
                 break

@@ -7,7 +7,7 @@ from types import FrameType
 import pytest
 
 from pipeline.config.model import Quota
-from pipeline.control.quotas.ledger import Ledger, Saved, period_end, period_of
+from pipeline.control.quotas.ledger import Ledger, Saved, known_rows, period_end, period_of
 from pipeline.ipc.policy_messages import UseRow
 
 NOW = datetime(2026, 1, 31, 23, 30, tzinfo=UTC).timestamp()
@@ -201,6 +201,13 @@ def test_a_successor_of_the_program_goes_on(ledger: Ledger) -> None:
     late = Ledger()
     late.restore(rows, NOW + 86400)
     assert len(late) == 0, "the day is over"
+
+
+def test_rows_of_another_version_that_nobody_understands_are_left_out() -> None:
+    row: list[object] = ["day", QEMU, "2026-01-31", 500, [10, 0, 1, 0]]
+    longer: list[object] = ["day", QEMU, "2026-01-31", 500, [10, 0, 1, 0, 7]]
+    expected = Saved("day", QEMU, "2026-01-31", 500, [10, 0, 1, 0])
+    assert known_rows([[*row, "more"], longer, [], row]) == [expected]
 
 
 def test_what_is_left_of_each_quota(ledger: Ledger) -> None:

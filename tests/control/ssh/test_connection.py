@@ -15,7 +15,7 @@ from pipeline.control.ssh import connection as ssh
 from pipeline.control.ssh.connection import SshConnection, Streams
 from pipeline.control.ssh.destination import Destination, SshError, parse
 from pipeline.go.text import GoError
-from pipeline.ipc import messages
+from pipeline.ipc import forward_messages, messages
 from tests.support.ssh_guest import ADDRESS, SshGuest
 
 LOG = structlog.get_logger()
@@ -328,7 +328,7 @@ def test_dialling_hands_one_end_of_a_pair_to_the_listen_worker() -> None:
         handed: list[int] = []
 
         async def request(worker: str, op: messages.Request, fds: Any = ()) -> dict[str, Any]:
-            assert (worker, op) == ("listen", messages.Tunnel("192.168.127.2", 22))
+            assert (worker, op) == ("listen", forward_messages.Tunnel("192.168.127.2", 22))
             handed.append(os.dup(fds[0].fileno()))
             return {}
 

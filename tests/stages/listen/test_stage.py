@@ -15,7 +15,7 @@ from pipeline.config import merge, options
 from pipeline.counters import INDEX
 from pipeline.go import flags
 from pipeline.host import listener
-from pipeline.ipc import messages
+from pipeline.ipc import forward_messages
 from pipeline.ipc.channel import ControlChannel
 from pipeline.ipc.fabric import Fabric
 from pipeline.records.addresses import addr_bytes
@@ -51,7 +51,7 @@ class Rig:
     debug = info
 
     def expose(self, protocol: str = "unix", local: str = "", name: str | None = None) -> dict[str, object]:
-        ask = messages.Expose(protocol, local or self.path, "192.168.127.2:80", name=name)
+        ask = forward_messages.Expose(protocol, local or self.path, "192.168.127.2:80", name=name)
         unix = protocol == "unix"
         sock = listener.bind_unix(local or self.path) if unix else listener.bind_inet(protocol, local)
         return self.stage.on_control(ask.encode(), [sock.detach()])
@@ -117,9 +117,9 @@ def test_the_answer_has_the_port_and_the_forward_has_its_name(rig: Rig, protocol
     kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
     with socket.socket(type=kind) as taken, pytest.raises(OSError, match="in use"):
         taken.bind(("127.0.0.1", ports[1]))
-    unknown = rig.stage.on_control(messages.Unexpose(protocol, f"127.0.0.1:{ports[0]}").encode(), [])
+    unknown = rig.stage.on_control(forward_messages.Unexpose(protocol, f"127.0.0.1:{ports[0]}").encode(), [])
     assert unknown == {"error": "proxy not found"}
-    close = messages.Unexpose(protocol, "127.0.0.1:0 1").encode()
+    close = forward_messages.Unexpose(protocol, "127.0.0.1:0 1").encode()
     assert rig.stage.on_control(close, []) == {"ok": True}
     assert rig.count("listen_forwards") == 1
 
@@ -127,7 +127,7 @@ def test_the_answer_has_the_port_and_the_forward_has_its_name(rig: Rig, protocol
 def test_a_wrong_target_is_refused_and_its_socket_closed(rig: Rig) -> None:
     sock = listener.bind_inet("tcp", "127.0.0.1:0")
     local = sock.getsockname()
-    ask = messages.Expose("tcp", "127.0.0.1:0", "192.168.127.2").encode()
+    ask = forward_messages.Expose("tcp", "127.0.0.1:0", "192.168.127.2").encode()
     answer = {"error": "address 192.168.127.2: missing port in address"}
     assert rig.stage.on_control(ask, [sock.detach()]) == answer
     with socket.socket() as again:

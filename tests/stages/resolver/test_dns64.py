@@ -102,7 +102,7 @@ def test_a_silent_server_costs_one_error(rig: Rig) -> None:
         assert now < monotonic() + 60.0
         rig.breathe(now)
         now += 0.25
-        rig.stage.upstream.on_timer(now)
+        rig.stage.dns.upstream.on_timer(now)
         found = rig.replies()
     [(_, payload)] = found
     assert dns.message.from_wire(payload).rcode() == dns.rcode.SERVFAIL
@@ -113,7 +113,7 @@ def test_over_tcp_the_guests_address_counts(rig: Rig) -> None:
     for addr, expected in ((GUEST6, [SYNTHETIC]), (GUEST, None)):
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        rig.stage.streams.serve(theirs, addr, 3)
+        rig.stage.dns.streams.serve(theirs, addr, 3)
         ours.sendall(framed(query("www.example.com", "AAAA")))
         [answer] = received(rig, ours)
         assert (texts(answer) == expected) is (expected is not None)

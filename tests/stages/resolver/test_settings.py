@@ -45,7 +45,7 @@ def test_a_change_of_resolv_conf_changes_nothing_then(tmp_path: Path) -> None:
     rig = Rig(tmp_path, ["-dns-server", "127.0.0.1:{port}"], resolv_conf="")
     rig.ask("www.example.com")
     (tmp_path / "resolv.conf").write_text("nameserver 192.0.2.1\n")
-    rig.stage._reload_files(monotonic() + 100)
+    rig.stage.dns.reload_files(monotonic() + 100)
     assert texts(rig.ask("www.example.com")) == ["10.1.2.3"]
     assert rig.upstream.queries == 1, "the answer is still in the cache"
     rig.close()

@@ -166,7 +166,7 @@ def test_an_ipv6_address_among_others_costs_them_no_name(rig: Rig) -> None:
 
 
 def test_own_address_in_resolv_conf_is_not_asked(rig: Rig) -> None:
-    assert [server.address[0] for server in rig.stage.servers.servers] == ["127.0.0.1"]
+    assert [server.address[0] for server in rig.stage.dns.servers.servers] == ["127.0.0.1"]
 
 
 def test_several_guests_with_the_same_question_cost_one(rig: Rig) -> None:
@@ -302,7 +302,7 @@ def test_changed_resolv_conf_is_used_and_old_answers_forgotten(rig: Rig, tmp_pat
     rig.send(query("printer.home"), 53)
     rig.breathe(later)
     assert texts(dns.message.from_wire(rig.replies()[0][1])) == ["10.8.8.8"]
-    assert len(rig.stage.servers.servers) == 2
+    assert len(rig.stage.dns.servers.servers) == 2
     assert texts(rig.ask("www.example.com")) == ["10.1.2.3"]
     assert rig.upstream.queries == 2
 
@@ -439,15 +439,15 @@ def test_a_reload_with_a_wrong_zone_changes_nothing(rig: Rig) -> None:
     with pytest.raises(ZoneError, match=r"^stack\.dns\[1\]: zone name is longer than 253 characters$"):
         rig.stage.reload(wrong)
     assert rig.stage.dns.zones.as_list() == before
-    assert not rig.stage.names.wanted
+    assert not rig.stage.dns.names.wanted
 
 
 def test_after_a_reload_names_of_the_new_policy_are_reported(rig: Rig) -> None:
     rule = PolicyRule("allow", names=("www.example.com",))
     rig.stage.reload(changed(rig.config, egress_policy=EgressPolicy("deny", (rule,))))
-    assert rig.stage.names.wanted
+    assert rig.stage.dns.names.wanted
     rig.stage.reload(rig.config)
-    assert not rig.stage.names.wanted
+    assert not rig.stage.dns.names.wanted
 
 
 def test_after_a_reload_guests_names_are_still_answered(tmp_path: Path) -> None:

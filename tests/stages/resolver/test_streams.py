@@ -176,7 +176,7 @@ def test_guest_that_reads_nothing_is_cut_off(rig: Rig, monkeypatch: pytest.Monke
     rig.upstream.rows = 60
     sock = rig.connect()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
-    connection = next(iter(rig.stage.streams._connections.values()))
+    connection = next(iter(rig.stage.dns.streams._connections.values()))
     connection.stream.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
     end = monotonic() + LIMIT
     while not rig.count("dns_connection_closed_not_reading"):
@@ -218,8 +218,8 @@ def test_names_that_one_guest_asks_over_many_connections_leave_dns_to_the_others
     # Over UDP it is the same guest.
     rig.send(query("of.udp.example"), 53)
     rig.breathe()
-    assert rig.stage.dns.pending_count == dns_turns.SHARED
-    queued = (rig.stage.dns.queued_count, rig.count("dns_queued"), rig.count("dns_query_queued"))
+    assert rig.stage.held()["dns_pending"] == dns_turns.SHARED
+    queued = (rig.stage.held()["dns_queued"], rig.count("dns_queued"), rig.count("dns_query_queued"))
     assert queued == (89, 89, 89)
     rig.upstream.silent = False
     rig.send(query("www.example.com"), 53, link=4)

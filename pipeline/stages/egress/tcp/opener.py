@@ -68,9 +68,8 @@ class Opener:
             verdict = self._policy.judge(ends.guest_addr, ends.remote_addr, ends.remote_port, "tcp")
             if not (verdict.allow or verdict.hold or self._policy.asks(verdict)):
                 return self._refused(request, ends, verdict.rule)
-        quotas = self._policy.quotas
-        counted = quotas.on and not target.service
-        if counted and (rule := self._policy.over_quota(request.guest, ends, "tcp")):
+        meter = None if target.service else self._policy.quotas.meter(request.guest, ends.guest_addr)
+        if meter is not None and (rule := self._policy.over_quota(meter, ends, "tcp")):
             return self._refused(request, ends, rule)
         if verdict is not None and self._policy.asks(verdict):
             return Opened(None, verdict=verdict)
@@ -80,7 +79,8 @@ class Opener:
         sock, error = self._try(target, ends, request, verdict)
         if error in NO_DESCRIPTOR and self._bound.make_room(request.guest, insists=insists):
             sock, error = self._try(target, ends, request, verdict)
-        meter = quotas.opened(request.guest, ends.guest_addr) if counted and sock is not None else None
+        if meter is not None and sock is not None:
+            meter.opened()
         # Elsewhere the handshake takes longer, and the question would be in vain.
         here = target.service or (ip.is_loopback(target.addr) and (verdict is None or verdict.via is None))
         connected = bool(here) and sock is not None and host_tcp.is_connected(sock)

@@ -20,9 +20,9 @@ from pipeline.stages.egress.tcp.table import FlowTable
 SPILL_AFTER_S: Final = 0.05
 """How long bytes for a host that does not read may stay in slots."""
 YOUNG_S: Final = 10.0
-"""Connections that end earlier need no options for those that last."""
+"""Age of a connection when it gets keep-alive probes. Most end earlier, and save the system call."""
 LOOK_EVERY_S: Final = 1.0
-"""Seconds between two looks for connections that have lasted. A worker breathes that often."""
+"""Seconds between two looks for connections of that age. A worker breathes at least that often."""
 _NEVER: Final = float("inf")
 
 _TO_HOST: Final = INDEX["egress_bytes_to_host"]

@@ -136,14 +136,13 @@ class Cone(DatagramSocket):
         if context.policy.active and not context.policy.admits(self._guest_addr, remote, port, "udp"):
             context.counts[_POLICY] += count
             return None
-        quotas = context.policy.quotas
-        if quotas.on and quotas.refuses(self.guest, self._guest_addr):
+        meter = context.policy.quotas.meter(self.guest, self._guest_addr)
+        if meter is not None and meter.refusal():
             context.counts[_POLICY] += count
             return None
         key = flow_key(self._guest_addr, self._guest_port, remote, port)
         flow = DatagramFlow(self, NO_NUMBER, key, 0.0)
-        if quotas.on:
-            flow.count_in(quotas.meter(self.guest, self._guest_addr))
+        flow.count_in(meter)
         return flow
 
     # --- errors and ends ------------------------------------------------------------------

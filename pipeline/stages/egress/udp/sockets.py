@@ -163,8 +163,8 @@ class UdpSockets:
         context = self._context
         ends = Ends.of(request.key)
         guest = context.bound.guest_of(request.link)
-        quotas = context.policy.quotas
-        if quotas.on and (used_up := context.policy.over_quota(guest, ends, "udp")):
+        meter = context.policy.quotas.meter(guest, ends.guest_addr)
+        if meter is not None and (used_up := context.policy.over_quota(meter, ends, "udp")):
             self._refuse(request, used_up, stated.name if stated is not None else "")
             return None
         try:
@@ -177,8 +177,9 @@ class UdpSockets:
             self._end(request, error)
             return None
         flow.rule, flow.stated = rule, stated
-        if quotas.on:
-            flow.count_in(quotas.opened(guest, ends.guest_addr))
+        if meter is not None:
+            meter.opened()
+            flow.count_in(meter)
         if context.reports.wants_opened():
             context.reports.opened(flow.row(now))
         return flow
@@ -224,9 +225,8 @@ class UdpSockets:
             self._renew_meter(flow)
 
     def _renew_meter(self, flow: DatagramFlow) -> None:
-        quotas = self._context.policy.quotas
         addr = Ends.of(flow.key).guest_addr
-        flow.count_in(quotas.meter(flow.socket.guest, addr) if quotas.on else None)
+        flow.count_in(self._context.policy.quotas.meter(flow.socket.guest, addr))
 
     def end_used_up(self) -> None:
         """End the flows of guests whose bytes are used up."""
