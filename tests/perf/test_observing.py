@@ -21,16 +21,16 @@ def cells(line: str) -> list[str]:
 
 def test_the_ratio_is_that_of_the_turns_and_is_compared_with_the_aim() -> None:
     found = [
-        *figures("tcp up", [10.0, 5.0, 4.0], [9.8, 4.9, 2.0], better=True),
-        *figures("tcp down", [10.0], [9.6], better=True),
-        *figures("udp round trip p50", [100.0], [106.0], better=False),
-        *figures("connect-request-close", [1000.0], [500.0], better=True),
+        *figures("tcp up", [10.0, 5.0] * 3, [9.8, 4.9] * 3, better=True),
+        *figures("tcp down", [10.0] * 6, [9.6] * 6, better=True),
+        *figures("udp round trip p50", [100.0] * 3, [106.0] * 3, better=False),
+        *figures("connect-request-close", [1000.0] * 6, [500.0] * 6, better=True),
     ]
     rows = [cells(line) for line in observing.table(found).splitlines()[2:]]
     assert [(row[4], row[6]) for row in rows] == [
-        ("0.980", "0.97: yes"),
-        ("0.960", "0.97: NO"),
-        ("0.943", "0.95: NO"),
+        ("0.980", "0.97: met"),
+        ("0.960", "0.97: MISSED"),
+        ("0.943", "0.95: open"),
         ("0.500", ""),
     ]
 
