@@ -57,6 +57,7 @@ class Network:
             name_server=config.network.dns_address,
         )
         newest_wins = config.access.guests == OPEN
+        self.switch: Switch  # the compiler may see the lambda below before the assignment
         self.neighbors = Neighbors(
             guest_addresses.of(config, with_inner=True),
             config.network.gateway_mac,

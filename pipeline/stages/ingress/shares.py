@@ -175,7 +175,9 @@ class Shares:
         self._put_off: frozenset[int] = frozenset()
         """Guests that have not yet had their turns of this round."""
         self.expected = 0.0
-        """About how many seconds all workers will need for the bytes read. Receiver sets it to 0.
+        """About how many seconds all workers will need for the bytes read; for large frames half of them.
+
+        Receiver sets it to 0.
 
         inf after a read of as many frames as it may bring: more may wait, and nobody knows what these cost.
         """
@@ -211,7 +213,9 @@ class Shares:
         self._activity.saw(guest, now)
         account = self._ready[guest] = self._accounts[guest]
         account.was_read(count, frames, small, now, emptied, more)
-        self.expected += account.expected_cost(count) if frames < FRAMES_OF_READ else _NEVER
+        # As in read_limit(), large frames may take twice as long.
+        cost = account.expected_cost(count) / (2.0 - account.smallness)
+        self.expected += cost if frames < FRAMES_OF_READ else _NEVER
 
     def credit(self, guest: int, count: int) -> None:
         """Credit a guest for ``count`` bytes that were sent to it."""
