@@ -193,7 +193,7 @@ class Ports:
         link = arrival.link
         port = Port(number, guest_number, arrival, self._counts, self.traffic.open(number))
         self.shares.add(port.guest_number, now)
-        self.shares.several = len(self.guests) > 1
+        self.shares.linked = len(self.guests) > 1
         self.by_number[port.number] = port
         self.readable[port] = None
         self._worker.register(link.fileno(), _LINK_EVENTS, lambda events: self._on_event(port, events))
@@ -222,7 +222,7 @@ class Ports:
         self.traffic.close(port.traffic)
         now = monotonic()
         self.guests.remove_link(port.guest_number, now)
-        self.shares.several = len(self.guests) > 1
+        self.shares.linked = len(self.guests) > 1
         self._forget_guests(now)
         self._counts[_DISCONNECTED] += 1
         self._counts[_LINKS] = len(self.by_number)

@@ -1,5 +1,6 @@
 """From guests to rings: reads a link's bytes into a slot, merges frames by GRO, and pushes their records."""
 
+from collections.abc import Callable
 from time import monotonic, thread_time
 from typing import Final
 
@@ -44,11 +45,16 @@ class Receiver:
         fairness: Fairness,
         vnet: VnetOffload,
         captures: Captures,
+        on_shared: Callable[[], object],
         apart: Apart | None = None,
         *,
         ipv6: bool = False,
     ) -> None:
-        """ipv6: whether IPv6 packets for the gateway become ranges."""
+        """on_shared: called before a read if Shares.several has changed.
+
+        ipv6: whether IPv6 packets for the gateway become ranges.
+        """
+        self._on_shared = on_shared
         self._ipv6 = ipv6
         self._counts = worker.counts
         self._pool = worker.pool
@@ -73,12 +79,19 @@ class Receiver:
             return 0
         if self._rates.on:
             self._counts[_BYTE_RATE] = self._rates.pauses
-        if self._shares.several:
+        shares = self._shares
+        if (shares.linked or shares.several) and shares.meet(
+            [port.guest_number for port in ports.readable], now
+        ):
+            self._on_shared()
+        if shares.several:
             return self._read_in_turns(now)
         work = 0
         for port in list(ports.readable):
             if self._rates.on and not self._rates.may_pass(port.guest_number, now):
                 continue
+            if shares.linked:
+                port.link.frame_limit = FRAMES_OF_READ
             count = self._read_link(port, now, READS_A_STEP)
             if count:
                 ports.was_read(port)
@@ -198,6 +211,10 @@ class Receiver:
                 count_drops(self._counts, link.take_drops())
             if frames:
                 self._pass_on(port, slot, frames, now)
+                if len(frames) >= link.frame_limit:
+                    # Another guest may come, and must not wait for many frames of unknown cost.
+                    self.more = True
+                    return count + 1
         return most
 
     def _pass_on(self, port: Port, slot: int, frames: list[tuple[int, int]], now: float) -> None:

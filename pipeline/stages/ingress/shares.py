@@ -1,6 +1,6 @@
 """How guests share the processor time of the workers.
 
-While several guests have links, ingress charges each burst to its guest: the time that ingress needed to read
+While several guests are active, ingress charges each burst to its guest: the time that ingress needed to read
 it, and the times that demux, tcp and egress report for its records (WORK). Two rules use these times.
 
 *Turns* (deficit round robin). In each round, every guest with something to read gets the same time, and is
@@ -51,6 +51,8 @@ DEBT_S: Final = 0.03
 LONGEST_WAIT_S: Final = 1.0
 """A guest owes no more than its bucket gets in this time. So it waits no longer, however many guests share
 the time for small work. With up to two guests that owe, DEBT_S is less."""
+SHARING_S: Final = 0.5
+"""Seconds for which guests share the workers after a time when two of them were active."""
 ACTIVE_S: Final = 0.1
 """Seconds for which a guest counts as active after it was read."""
 QUANTUM_S: Final = 0.0002
@@ -163,8 +165,11 @@ class Shares:
     def __init__(self, pressure: Pressure) -> None:
         self._pressure = pressure
         self._accounts: dict[int, Account] = {}
+        self.linked = False
+        """Whether more than one guest has links. Ports sets it."""
         self.several = False
-        """Whether more than one guest has links. Until then nothing is charged."""
+        """Whether more than one guest was active lately. Until then nothing is charged."""
+        self._present = Activity(SHARING_S)
         self._filling: dict[int, Account] = {}
         """Accounts whose bucket for small work is not full. Only these are refilled."""
         self._ready: dict[int, Account] = {}
@@ -192,6 +197,18 @@ class Shares:
         self._accounts.pop(guest, None)
         self._filling.pop(guest, None)
         self._ready.pop(guest, None)
+
+    def meet(self, guests: Iterable[int], now: float) -> bool:
+        """These guests have something to read. Returns whether ``several`` has changed."""
+        several = False
+        if self.linked:
+            present = self._present
+            for guest in guests:
+                present.saw(guest, now)
+                several = present.has_others(guest, now)
+        changed = several != self.several
+        self.several = several
+        return changed
 
     # --- accounts -----------------------------------------------------------------------------
 

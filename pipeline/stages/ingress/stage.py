@@ -9,6 +9,7 @@ import socket
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from time import monotonic
 from typing import Final
 
 from pipeline.config.choices import APART
@@ -51,7 +52,7 @@ class IngressStage:
         self._worker = worker
         self._timers_at = 0.0
         self._shared = False
-        """Whether the other workers were told that several guests have links."""
+        """Whether the other workers were told that several guests are active."""
         self._handed_over = False
         """Whether another supervisor's ingress may carry the links on, unless this one breathes again."""
         self.apart = Apart(worker, config) if config.access.guests == APART else None
@@ -64,7 +65,15 @@ class IngressStage:
         self._vnet = VnetOffload(worker, config.network.mtu, ipv6=ipv6)
         self.captures = Captures(worker, config.network.mtu, self.ports.by_number, self.steering, ipv6=ipv6)
         self._receiver = Receiver(
-            worker, self.ports, self.steering, self.fairness, self._vnet, self.captures, self.apart, ipv6=ipv6
+            worker,
+            self.ports,
+            self.steering,
+            self.fairness,
+            self._vnet,
+            self.captures,
+            self._report_shared,
+            self.apart,
+            ipv6=ipv6,
         )
         self._transmitter = Transmitter(
             worker, config, self.ports, self.steering, self._vnet, self.captures, self.apart
@@ -270,7 +279,6 @@ class IngressStage:
         if port.link.tunnel_mtu:
             self.steering.report_tunnel(port.number, port.link.tunnel_mtu)
         self.captures.live.link_up(port)
-        self._update_shared()
         if keep_place:
             self._report_up(port, form_of(port.arrival))
 
@@ -312,21 +320,21 @@ class IngressStage:
         if self.apart is not None:
             self.apart.link_down(port.number)
         self.captures.live.link_down(port.number)
-        self._update_shared()
+        shares = self.ports.shares
+        if not shares.linked and shares.meet((), monotonic()):
+            self._report_shared()
         self._acceptors.on_left(port.number, port.guest_number, port.arrival, error)
 
-    def _update_shared(self) -> None:
-        """With the second guest, the workers begin to measure what each guest costs. With one they stop."""
-        several = self.ports.shares.several
-        if several != self._shared:
-            self._shared = several
-            self.steering.report_shared(several)
-            self.fairness.forget_holders()
-            for port in self.ports.by_number.values():
-                port.link.read_limit = FULL_READ
-                port.link.frame_limit = framing.EVERY_FRAME
-            # A guest that had to wait for others is alone now, and no event says so.
-            self._receiver.more = True
+    def _report_shared(self) -> None:
+        """With a second active guest, the workers begin to measure what each costs. With one they stop."""
+        self._shared = self.ports.shares.several
+        self.steering.report_shared(self._shared)
+        self.fairness.forget_holders()
+        for port in self.ports.by_number.values():
+            port.link.read_limit = FULL_READ
+            port.link.frame_limit = framing.EVERY_FRAME
+        # A guest that had to wait for others is alone now, and no event says so.
+        self._receiver.more = True
 
 
 def _gateway_of(config: Config) -> GatewayAddresses:

@@ -1,5 +1,7 @@
 """Links are read in turns: nobody is forgotten, and ingress does not spin while somebody waits."""
 
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from time import monotonic
@@ -23,6 +25,56 @@ def rig() -> Iterator[IngressRig]:
     rig = IngressRig()
     yield rig
     rig.end()
+
+
+def begin_sharing(rig: IngressRig, *ends: socket.socket) -> None:
+    """All these guests are active."""
+    for end in ends:
+        end.sendall(LARGE)
+    rig.turn()
+    rig.turn()
+    assert rig.stage.ports.shares.several
+    rig.taken()
+
+
+def stop_sharing(rig: IngressRig) -> None:
+    """The guests are new, so they count as active. Wait until they do not any more."""
+    rig.turn()
+    rig.turn()
+    time.sleep(shares.SHARING_S)
+    rig.taken()
+
+
+def test_a_guest_beside_which_all_others_are_silent_is_read_as_if_it_were_alone(rig: IngressRig) -> None:
+    port, end = rig.link_of("process 7")
+    _, silent = rig.link_of("process 8")
+    stop_sharing(rig)
+    for _ in range(10):
+        end.sendall(LARGE * 3)
+        rig.turn()
+    assert port.traffic.frames_from_guest == 30
+    assert not rig.stage.ports.shares.several
+    assert not port.link.holds_frames
+    silent.sendall(LARGE)
+    rig.turn()
+    assert rig.stage.ports.shares.several, "before its first frame is read"
+    end.close()
+    silent.close()
+
+
+def test_frames_of_unknown_cost_do_not_keep_the_next_guest_waiting(rig: IngressRig) -> None:
+    port, flood = rig.link_of("process 7")
+    _, silent = rig.link_of("process 8")
+    stop_sharing(rig)
+    flood.sendall(FRAME * 130)
+    for left in (82, 34, 0):
+        rig.turn()
+        assert rig.kinds().count(kinds.FRAME) <= shares.FRAMES_OF_READ
+        assert port.traffic.frames_from_guest == 130 - left
+        assert (rig.stage.deadline() == 0.0) == (left > 0), "the rest follows at once"
+    assert not rig.stage.ports.shares.several
+    flood.close()
+    silent.close()
 
 
 def test_an_empty_link_does_not_hide_the_next_link_of_its_guest(rig: IngressRig) -> None:
@@ -114,6 +166,7 @@ def test_frames_that_were_cheap_do_not_bring_many_that_may_be_expensive(rig: Ing
     accounts.was_read(port.guest_number, 200_000, 140, 0.0, monotonic())
     accounts.charge(port.guest_number, 0.0001, monotonic())
     assert accounts.read_limit(port.guest_number) > 50_000, "its bytes were cheap"
+    begin_sharing(rig, flood, honest)
     honest.sendall(LARGE)
     flood.sendall(FRAME * 700)
     rig.turn()
@@ -122,7 +175,7 @@ def test_frames_that_were_cheap_do_not_bring_many_that_may_be_expensive(rig: Ing
     assert rig.stage.deadline() == 0.0, "the rest follows at once, without an event"
     honest.sendall(LARGE)
     rig.turn()
-    assert 1 < rig.taken() <= shares.FRAMES_OF_READ + 1
+    assert 2 < rig.taken() <= shares.FRAMES_OF_READ + 2, "with both of the other guest"
     flood.close()
     honest.close()
 
@@ -153,6 +206,7 @@ def test_a_link_that_a_read_has_emptied_is_not_read_again_in_the_step(
     rig.turn()
     reads = 0
     read_burst = port.link.read_burst
+    begin_sharing(rig, end, other)
 
     def counted() -> Burst | None:
         nonlocal reads
@@ -330,6 +384,7 @@ def test_a_request_that_emptied_the_socket_counts_less_however_short_the_reads_a
     assert accounts.read_limit(port.guest_number) == shares.LEAST_READ, "it opens connections"
     accounts.credit(port.guest_number, int(0.1 / shares.PRICE_S))
     request = (400).to_bytes(2, "little") + bytes(400)
+    begin_sharing(rig, end, other)
     for _ in range(60):
         other.sendall(FRAME)
         end.sendall(request)

@@ -222,6 +222,23 @@ def test_a_guest_with_expensive_frames_is_read_in_small_pieces(both: Shares) -> 
     assert both.read_limit(HONEST) == FULL_READ
 
 
+def test_guests_share_from_the_second_active_one_until_there_is_one_for_a_while() -> None:
+    made = Shares(Pressure(2, lambda: 0.0, lambda: 0.0))
+    assert not made.meet([1, 2], 0.0), "one of them is about to be closed: only one guest has links"
+    made.linked = True
+    assert not made.meet([1], 1.0)
+    assert not made.meet([1], 2.0)
+    assert made.meet([2], 2.1)
+    assert made.several
+    assert not made.meet([2], 2.0 + shares.SHARING_S - 0.01), "the first may be back at any time"
+    assert made.meet([2], 2.0 + shares.SHARING_S + 0.01)
+    assert not made.several
+    assert made.meet([1, 2], 9.0), "both at once"
+    made.linked = False
+    assert made.meet((), 9.0)
+    assert not made.several
+
+
 def test_a_read_of_large_frames_may_cost_twice_as_much(both: Shares) -> None:
     for guest, small in ((HONEST, 0.0), (FLOOD, 10.0)):
         for _ in range(200):
