@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from perf.namespaces import Namespace, World
-from perf.peers import LOOPBACK, LOOPBACK6, Endpoint, configure_guest
+from perf.peers import LOOPBACK, LOOPBACK6, Endpoint, PeerError, configure_guest
 
 KERNELS: Final = "kernels"
 OFFLOAD: Final = "kernels-offload"
@@ -57,10 +57,13 @@ def running(peer: str, place: World, mtu: int, *, ipv6: bool = False) -> Iterato
     """Join the namespaces. The veth is gone when one of them is. ipv6: over both families."""
     host_addr, host_addr6 = LOOPBACK, LOOPBACK6
     if peer != ALONE:
-        _join(place, mtu, ipv6=ipv6)
-        if peer == KERNELS:
-            for namespace in place:
-                without_offload(namespace, _DEVICE)
+        try:
+            _join(place, mtu, ipv6=ipv6)
+            if peer == KERNELS:
+                for namespace in place:
+                    without_offload(namespace, _DEVICE)
+        except (RuntimeError, OSError) as problem:
+            raise PeerError(f"{peer}: {problem}") from problem
         host_addr, host_addr6 = _HOST, _HOST6
     yield Endpoint(peer, host_addr, host_addr6, 0, Path(os.devnull), host_addr, host_addr6)
 

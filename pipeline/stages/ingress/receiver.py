@@ -14,7 +14,6 @@ from pipeline.stages.ingress.fairness import Fairness
 from pipeline.stages.ingress.live import Captures
 from pipeline.stages.ingress.offload import VnetOffload
 from pipeline.stages.ingress.ports import Port, Ports, count_drops
-from pipeline.stages.ingress.shares import FRAMES_OF_READ, small_frames
 from pipeline.stages.ingress.steering import Steering
 from pipeline.stages.worker import Worker
 from pipeline.topology import MAX_REFS
@@ -87,11 +86,13 @@ class Receiver:
         if shares.several:
             return self._read_in_turns(now)
         work = 0
+        shares.begin_step()
         for port in list(ports.readable):
+            if shares.is_full:
+                self.more = True
+                break
             if self._rates.on and not self._rates.may_pass(port.guest_number, now):
                 continue
-            if shares.linked:
-                port.link.frame_limit = FRAMES_OF_READ
             count = self._read_link(port, now, READS_A_STEP)
             if count:
                 ports.was_read(port)
@@ -118,7 +119,7 @@ class Receiver:
         shares.refill(now)
         self._counts[_SMALL_WORK] = shares.pauses
         work = 0
-        shares.expected = 0.0
+        shares.begin_step()
         for _ in range(READS_A_STEP):
             # A round in which no guest can be read must not begin: it would cancel the guests' debts.
             if not self._has_room():
@@ -132,7 +133,7 @@ class Receiver:
             for at, guest in enumerate(order, 1):
                 limit = shares.read_limit(guest, crowded=crowded)
                 bursts += self._take_turn(turns[guest], limit, now)
-                if shares.expected > most:
+                if shares.expected > most or shares.is_full:
                     shares.put_off(order[at:])
                     break
             # If a link was found empty, the next link of its guest may still have something to read.
@@ -141,7 +142,7 @@ class Receiver:
             work += bursts
             if not ports.readable:
                 return work
-            if shares.expected > most:
+            if shares.expected > most or shares.is_full:
                 break
         self.more = True
         return work
@@ -167,7 +168,6 @@ class Receiver:
         """Read up to ``limit`` bytes of a guest, and charge it for the time. Returns the number of bursts."""
         shares = self._shares
         port.link.read_limit = limit
-        port.link.frame_limit = FRAMES_OF_READ
         began = thread_time()
         bursts = self._read_link(port, now, 1)
         if bursts and port.link.drained:
@@ -186,10 +186,15 @@ class Receiver:
 
     def _read_link(self, port: Port, now: float, most: int) -> int:
         """Read at most that many bursts of one link. Returns how many it read."""
-        link = port.link
+        link, shares = port.link, self._shares
         for count in range(most):
             if not self._has_room():
                 return count
+            if shares.linked and shares.is_full:
+                # Another guest may come, and must not wait for many frames of unknown cost.
+                self.more = True
+                return count
+            link.frame_limit = shares.frame_limit(link.read_limit)
             try:
                 burst = link.read_burst()
             except LinkClosed as error:
@@ -211,10 +216,6 @@ class Receiver:
                 count_drops(self._counts, link.take_drops())
             if frames:
                 self._pass_on(port, slot, frames, now)
-                if len(frames) >= link.frame_limit:
-                    # Another guest may come, and must not wait for many frames of unknown cost.
-                    self.more = True
-                    return count + 1
         return most
 
     def _pass_on(self, port: Port, slot: int, frames: list[tuple[int, int]], now: float) -> None:
@@ -248,9 +249,9 @@ class Receiver:
         traffic = port.traffic
         traffic.frames_from_guest += len(frames)
         traffic.bytes_from_guest += count
+        small = self._shares.count_small(frames) if self._shares.linked else 0.0
         if self._shares.several:
             self._fairness.holds(port.guest_number, slot)
-            small = small_frames(frames)
             self._shares.was_read(
                 port.guest_number,
                 count,
@@ -258,7 +259,7 @@ class Receiver:
                 small,
                 now,
                 emptied=link.drained,
-                more=link.holds_frames,
+                more=link.holds_frames or len(frames) >= link.frame_limit,
             )
 
     def _show(

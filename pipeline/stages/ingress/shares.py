@@ -28,6 +28,7 @@ from typing import Final
 from pipeline.engines.activity import Activity
 from pipeline.links.base import FULL_READ
 from pipeline.stages.ingress.pressure import Pressure
+from pipeline.wire.framing import EVERY_FRAME
 
 PRICE_S: Final = 1.5e-9
 """Seconds that a byte to the guest pays for: about four times what its acknowledgments cost."""
@@ -71,10 +72,14 @@ FIRST_READ: Final = 2048
 """Bytes of a guest's first read. Its account begins as if these had cost BURST_S. So reads grow while the
 guest's frames turn out to be cheap, and a new guest with expensive ones is no burden for others."""
 
-FRAMES_OF_READ: Final = 48
-"""Frames that one read may bring while other guests have links. A slot full of frames of 1514 bytes has
-fewer. What bytes have cost says nothing of the next ones: after large frames, a guest could send a slot full
-of SYNs, which are 40 ms of work."""
+FRAMES_OF_STEP: Final = 64
+"""Small frames that one step may bring while other guests have links, and frames that one read may bring. A
+slot full of frames of 1294 bytes has fewer. What bytes have cost says nothing of the next ones: after large
+frames, a guest could send a slot full of SYNs, which are 40 ms of work."""
+LEAST_FRAMES: Final = 8
+"""Frames that one read may bring, whatever they cost: as many as LEAST_READ has."""
+SHORTEST: Final = 64
+"""Bytes of the shortest frame with what delimits it."""
 
 _NEVER: Final = float("inf")
 _REMEMBERED: Final = 131072
@@ -133,7 +138,7 @@ class Account:
         """
         self.read_at = now
         price = 1.0
-        if emptied or (not more and count < self.read_limit() >> 1):
+        if emptied or (not more and count < min(self.read_limit(), WHOLE_READ) >> 1):
             fresh = (now - self._filled_at) * UNHURRIED_FRAMES
             self._unhurried = min(self._unhurried + fresh, UNHURRIED_AT_ONCE)
             self._filled_at = now
@@ -182,10 +187,10 @@ class Shares:
         self.expected = 0.0
         """About how many seconds all workers will need for the bytes read; for large frames half of them.
 
-        Receiver sets it to 0.
-
-        inf after a read of as many frames as it may bring: more may wait, and nobody knows what these cost.
+        begin_step() sets it to 0.
         """
+        self._small = 0.0
+        """The small frames of this step."""
         self._activity = Activity(ACTIVE_S)
 
     def add(self, guest: int, now: float) -> None:
@@ -231,8 +236,7 @@ class Shares:
         account = self._ready[guest] = self._accounts[guest]
         account.was_read(count, frames, small, now, emptied, more)
         # As in read_limit(), large frames may take twice as long.
-        cost = account.expected_cost(count) / (2.0 - account.smallness)
-        self.expected += cost if frames < FRAMES_OF_READ else _NEVER
+        self.expected += account.expected_cost(count) / (2.0 - account.smallness)
 
     def credit(self, guest: int, count: int) -> None:
         """Credit a guest for ``count`` bytes that were sent to it."""
@@ -271,6 +275,28 @@ class Shares:
         return self._pressure.small_s / max(len(self._filling), 1)
 
     # --- turns -------------------------------------------------------------------------------
+
+    def begin_step(self) -> None:
+        """Ingress begins to read."""
+        self.expected = self._small = 0.0
+
+    def count_small(self, frames: Sequence[tuple[int, int]]) -> float:
+        """These frames (offset, length) were read in this step. Returns how many of them are small."""
+        small = small_frames(frames)
+        self._small += small
+        return small
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the step has as many small frames as it may. Nobody knows yet what these cost."""
+        return self._small > FRAMES_OF_STEP - LEAST_FRAMES
+
+    def frame_limit(self, limit: int = FULL_READ) -> int:
+        """The most frames that the next read may bring, if it may bring ``limit`` bytes."""
+        if not self.linked:
+            return EVERY_FRAME
+        left = FRAMES_OF_STEP - int(self._small)
+        return max(min(left, limit // SHORTEST), LEAST_FRAMES)
 
     def may_read(self, guest: int, now: float) -> bool:
         """Whether a guest with something to read may be read: it owes no time, or no other guest is active.

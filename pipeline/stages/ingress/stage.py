@@ -332,7 +332,6 @@ class IngressStage:
         self.fairness.forget_holders()
         for port in self.ports.by_number.values():
             port.link.read_limit = FULL_READ
-            port.link.frame_limit = framing.EVERY_FRAME
         # A guest that had to wait for others is alone now, and no event says so.
         self._receiver.more = True
 

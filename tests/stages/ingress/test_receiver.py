@@ -67,14 +67,63 @@ def test_frames_of_unknown_cost_do_not_keep_the_next_guest_waiting(rig: IngressR
     _, silent = rig.link_of("process 8")
     stop_sharing(rig)
     flood.sendall(FRAME * 130)
-    for left in (82, 34, 0):
+    for left in (66, 2, 0):
         rig.turn()
-        assert rig.kinds().count(kinds.FRAME) <= shares.FRAMES_OF_READ
+        assert rig.kinds().count(kinds.FRAME) <= shares.FRAMES_OF_STEP
         assert port.traffic.frames_from_guest == 130 - left
         assert (rig.stage.deadline() == 0.0) == (left > 0), "the rest follows at once"
     assert not rig.stage.ports.shares.several
     flood.close()
     silent.close()
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_step_has_no_more_small_frames_if_they_come_over_several_links(
+    rig: IngressRig, shared: bool
+) -> None:
+    links = [rig.link_of("process 7") for _ in range(4)]
+    _, other = rig.link_of("process 8")
+    stop_sharing(rig)
+    accounts = rig.stage.ports.shares
+    accounts.was_read(links[0][0].guest_number, 200_000, 140, 0.0, monotonic())
+    if shared:
+        begin_sharing(rig, links[0][1], other)
+    for _, end in links:
+        end.sendall(FRAME * 47)
+    seen = 0
+    while seen < 4 * 47:
+        rig.turn()
+        frames = rig.kinds().count(kinds.FRAME)
+        assert 0 < frames <= shares.FRAMES_OF_STEP + shares.LEAST_FRAMES
+        seen += frames
+    for end in (*[end for _, end in links], other):
+        end.close()
+
+
+def test_frames_that_wait_in_a_slot_come_in_shorter_pieces_when_they_turn_out_to_be_expensive(
+    rig: IngressRig,
+) -> None:
+    port, flood = rig.link_of("process 7")
+    _, honest = rig.link_of("process 8")
+    rig.turn()
+    rig.turn()
+    accounts = rig.stage.ports.shares
+    accounts.was_read(port.guest_number, 200_000, 140, 0.0, monotonic())
+    begin_sharing(rig, flood, honest)
+    flood.sendall(FRAME * 700)
+    rig.turn()
+    assert port.link.holds_frames
+    accounts.credit(port.guest_number, 1 << 40)
+    for _ in range(60):
+        accounts.charge(port.guest_number, 0.002, monotonic())
+        accounts.credit(port.guest_number, 1 << 40)
+    rig.finish()
+    rig.turn()
+    assert port.link.holds_frames
+    assert port.link.frame_limit == shares.LEAST_FRAMES
+    assert rig.kinds().count(kinds.FRAME) <= receiver.READS_A_STEP * shares.LEAST_FRAMES
+    flood.close()
+    honest.close()
 
 
 def test_an_empty_link_does_not_hide_the_next_link_of_its_guest(rig: IngressRig) -> None:
@@ -171,11 +220,11 @@ def test_frames_that_were_cheap_do_not_bring_many_that_may_be_expensive(rig: Ing
     flood.sendall(FRAME * 700)
     rig.turn()
     assert port.link.holds_frames
-    assert rig.taken() <= shares.FRAMES_OF_READ + 1, "the step ends with them"
+    assert rig.taken() <= shares.FRAMES_OF_STEP + 1, "the step ends with them"
     assert rig.stage.deadline() == 0.0, "the rest follows at once, without an event"
     honest.sendall(LARGE)
     rig.turn()
-    assert 2 < rig.taken() <= shares.FRAMES_OF_READ + 2, "with both of the other guest"
+    assert 2 < rig.taken() <= shares.FRAMES_OF_STEP + 2, "with both of the other guest"
     flood.close()
     honest.close()
 
