@@ -26,6 +26,9 @@ class Buckets:
     def __len__(self) -> int:
         return len(self._levels)
 
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._levels
+
     def set_rate(self, per_second: float, burst: float) -> None:
         """Change the rate. A bucket with more tokens than the new burst has the burst."""
         self.per_second = per_second

@@ -67,3 +67,4 @@ class ByteRates:
     def forget_full(self, now: float) -> None:
         """Guests may be gone: forget those whose buckets are full. Others must not gain by coming back."""
         self._buckets.forget_full(now)
+        self._waiting = {guest for guest in self._waiting if guest in self._buckets}

@@ -2,7 +2,7 @@
 
 *Bad frames.* A frame that is dropped costs as much as one that is used, and nothing slows down the guest that
 sends it. So frames that ingress drops, and those that demux and tcp report (MISBEHAVED), are charged to a
-bucket of the guest. While the bucket is empty and other guests have links, ingress does not read the guest's
+bucket of the guest. While the bucket is empty and other guests are active, ingress does not read the guest's
 links. Their sockets fill up, so the guest waits.
 
 *Slots.* While few slots are free, no link is read for GRACE_S. That is backpressure and loses nothing. If no
@@ -46,7 +46,7 @@ class Fairness:
         self._wanted = bad_frames_per_second * BURST_S / 4
         """Tokens that an empty bucket must have again before its guest is read."""
         self._paused: dict[int, float] = {}
-        """Guests that are not read while other guests have links, and until when."""
+        """Guests that are not read while other guests are active, and until when."""
         self._holders: dict[int, int] = {}
         """The guest whose bytes were last read into each slot, while there are several guests."""
         self._plenty_at = 0.0
@@ -111,7 +111,7 @@ class Fairness:
             self._counts[_MISBEHAVING] += 1
 
     def may_read_guest(self, guest: int, now: float) -> bool:
-        """Whether a guest may be read while other guests have links."""
+        """Whether a guest may be read while other guests are active."""
         until = self._paused.get(guest)
         if until is None:
             return True
@@ -137,7 +137,7 @@ class Fairness:
     def deadline(self, readable: Collection[int], *, many: bool) -> float:
         """When a guest that is not read now may be read again; inf if none waits.
 
-        readable: guests that have something to read. many: whether several guests have links. Without that,
+        readable: guests that have something to read. many: whether several guests are active. Without that,
         a pause has no effect.
         """
         if not readable:

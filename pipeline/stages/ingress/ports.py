@@ -193,7 +193,7 @@ class Ports:
         link = arrival.link
         port = Port(number, guest_number, arrival, self._counts, self.traffic.open(number))
         self.shares.add(port.guest_number, now)
-        self.shares.linked = len(self.guests) > 1
+        self._count_guests()
         self.by_number[port.number] = port
         self.readable[port] = None
         self._worker.register(link.fileno(), _LINK_EVENTS, lambda events: self._on_event(port, events))
@@ -222,11 +222,18 @@ class Ports:
         self.traffic.close(port.traffic)
         now = monotonic()
         self.guests.remove_link(port.guest_number, now)
-        self.shares.linked = len(self.guests) > 1
+        self._count_guests()
         self._forget_guests(now)
         self._counts[_DISCONNECTED] += 1
         self._counts[_LINKS] = len(self.by_number)
         self._on_detached(port, error)
+
+    def _count_guests(self) -> None:
+        linked = len(self.guests) > 1
+        if linked != self.shares.linked:
+            self.shares.linked = linked
+            # While there was one guest, nobody noted which slots it holds.
+            self.fairness.forget_holders()
 
     def bytes_of_guests(self) -> dict[str, dict[int, int]]:
         """What each guest has sent and got on the links that it has, by its number."""
@@ -254,7 +261,8 @@ class Ports:
     def charge(self, port: Port, frames: int, now: float) -> None:
         """This many frames of a link's guest were dropped."""
         port.traffic.frames_dropped += frames
-        if not port.link.tunnel_mtu:
+        # While all others are silent, bad frames harm nobody, and must not become the debt of a long pause.
+        if self.shares.several and not port.link.tunnel_mtu:
             # One guest of another host must not stop all others, whose frames come over the same link.
             self.fairness.charge(port.guest_number, frames, now)
 

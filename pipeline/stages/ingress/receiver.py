@@ -8,7 +8,7 @@ from pipeline.counter_block import add
 from pipeline.counters import INDEX
 from pipeline.engines.offload import gro
 from pipeline.engines.offload.burst import Item
-from pipeline.links.base import LinkClosed
+from pipeline.links.base import FULL_READ, LinkClosed
 from pipeline.stages.ingress.apart import Apart
 from pipeline.stages.ingress.fairness import Fairness
 from pipeline.stages.ingress.live import Captures
@@ -87,10 +87,15 @@ class Receiver:
             return self._read_in_turns(now)
         work = 0
         shares.begin_step()
+        greedy = self._fairness.holding_too_many() if shares.linked else set()
         for port in list(ports.readable):
-            if shares.is_full:
+            if shares.linked and (shares.is_full or work >= READS_A_STEP):
+                # Another guest may come, and must not wait for many frames of unknown cost.
                 self.more = True
                 break
+            if port.guest_number in greedy:
+                continue
+            port.link.read_limit = FULL_READ
             if self._rates.on and not self._rates.may_pass(port.guest_number, now):
                 continue
             count = self._read_link(port, now, READS_A_STEP)
@@ -154,15 +159,14 @@ class Receiver:
             first.setdefault(port.guest_number, port)
         fairness, shares, rates = self._fairness, self._shares, self._rates
         greedy = fairness.holding_too_many()
-        return {
-            guest: port
-            for guest, port in first.items()
-            # may_read_guest() comes first: it ends a pause that is over, even if the guest must still wait.
-            if fairness.may_read_guest(guest, now)
-            and shares.may_read(guest, now)
-            and guest not in greedy
-            and (not rates.on or rates.may_pass(guest, now))
-        }
+        turns = {}
+        for guest, port in first.items():
+            # Both are asked in any case: they end what is over, even if the guest waits for something else.
+            behaves = fairness.may_read_guest(guest, now)
+            passes = not rates.on or rates.may_pass(guest, now)
+            if behaves and passes and shares.may_read(guest, now) and guest not in greedy:
+                turns[guest] = port
+        return turns
 
     def _take_turn(self, port: Port, limit: int, now: float) -> int:
         """Read up to ``limit`` bytes of a guest, and charge it for the time. Returns the number of bursts."""
@@ -191,7 +195,6 @@ class Receiver:
             if not self._has_room():
                 return count
             if shares.linked and shares.is_full:
-                # Another guest may come, and must not wait for many frames of unknown cost.
                 self.more = True
                 return count
             link.frame_limit = shares.frame_limit(link.read_limit)
@@ -249,9 +252,11 @@ class Receiver:
         traffic = port.traffic
         traffic.frames_from_guest += len(frames)
         traffic.bytes_from_guest += count
-        small = self._shares.count_small(frames) if self._shares.linked else 0.0
-        if self._shares.several:
+        small = 0.0
+        if self._shares.linked:
+            small = self._shares.count_small(frames)
             self._fairness.holds(port.guest_number, slot)
+        if self._shares.several:
             self._shares.was_read(
                 port.guest_number,
                 count,

@@ -76,6 +76,8 @@ FRAMES_OF_STEP: Final = 64
 """Small frames that one step may bring while other guests have links, and frames that one read may bring. A
 slot full of frames of 1294 bytes has fewer. What bytes have cost says nothing of the next ones: after large
 frames, a guest could send a slot full of SYNs, which are 40 ms of work."""
+LARGE_OF_STEP: Final = 256
+"""Frames of any kind that one step may bring: five slots full of frames of 1514 bytes."""
 LEAST_FRAMES: Final = 8
 """Frames that one read may bring, whatever they cost: as many as LEAST_READ has."""
 SHORTEST: Final = 64
@@ -190,7 +192,8 @@ class Shares:
         begin_step() sets it to 0.
         """
         self._small = 0.0
-        """The small frames of this step."""
+        self._frames = 0
+        """The small frames of this step, and all."""
         self._activity = Activity(ACTIVE_S)
 
     def add(self, guest: int, now: float) -> None:
@@ -279,17 +282,19 @@ class Shares:
     def begin_step(self) -> None:
         """Ingress begins to read."""
         self.expected = self._small = 0.0
+        self._frames = 0
 
     def count_small(self, frames: Sequence[tuple[int, int]]) -> float:
         """These frames (offset, length) were read in this step. Returns how many of them are small."""
         small = small_frames(frames)
         self._small += small
+        self._frames += len(frames)
         return small
 
     @property
     def is_full(self) -> bool:
-        """Whether the step has as many small frames as it may. Nobody knows yet what these cost."""
-        return self._small > FRAMES_OF_STEP - LEAST_FRAMES
+        """Whether the step has as many frames as it may. Nobody knows yet what these cost."""
+        return self._small > FRAMES_OF_STEP - LEAST_FRAMES or self._frames >= LARGE_OF_STEP
 
     def frame_limit(self, limit: int = FULL_READ) -> int:
         """The most frames that the next read may bring, if it may bring ``limit`` bytes."""

@@ -329,7 +329,6 @@ class IngressStage:
         """With a second active guest, the workers begin to measure what each costs. With one they stop."""
         self._shared = self.ports.shares.several
         self.steering.report_shared(self._shared)
-        self.fairness.forget_holders()
         for port in self.ports.by_number.values():
             port.link.read_limit = FULL_READ
         # A guest that had to wait for others is alone now, and no event says so.

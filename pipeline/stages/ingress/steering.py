@@ -289,7 +289,7 @@ class Steering:
             del self.routes[key]
 
     def report_shared(self, shared: bool) -> None:
-        """Tell the other workers whether several guests have links. If so, they measure what each costs."""
+        """Tell the other workers whether several guests are active. If so, they measure what each costs."""
         for ring in self._rings:
             ring.push(Shared.pack(shared))
 

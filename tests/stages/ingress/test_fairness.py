@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import time
 from collections import Counter
 from collections.abc import Iterator
 from time import monotonic
@@ -14,7 +15,8 @@ from pipeline.records import kinds
 from pipeline.records.frames import Frame
 from pipeline.records.kinds import RECORD_BYTES
 from pipeline.stages.ingress.fairness import GRACE_S, Fairness
-from tests.support.ingress_rig import IngressRig
+from pipeline.stages.ingress.shares import SHARING_S
+from tests.support.ingress_rig import FRAME, IngressRig
 
 NEVER = float("inf")
 RATE = 100
@@ -103,7 +105,7 @@ def test_a_guest_that_was_away_holds_no_slots_when_it_is_back(rig: IngressRig) -
 def test_ingress_sleeps_when_its_only_guest_has_misbehaved(rig: IngressRig) -> None:
     guest = rig.guest()
     rig.turn()
-    rig.misbehaved(1)
+    rig.stage.fairness.charge(1, rig.rate * 10, monotonic())
     rig.turn()
     guest.sendall(b"\x0e\x00" + bytes(14))
     rig.turn()
@@ -111,6 +113,46 @@ def test_ingress_sleeps_when_its_only_guest_has_misbehaved(rig: IngressRig) -> N
     assert rig.stage.fairness.deadline([1], many=True) < NEVER, "it is paused"
     assert rig.stage.deadline() == NEVER
     guest.close()
+
+
+def test_bad_frames_that_came_while_all_others_were_silent_begin_no_pause(rig: IngressRig) -> None:
+    bad, silent = rig.guest(), rig.guest()
+    rig.turn()
+    rig.turn()
+    time.sleep(SHARING_S)
+    for _ in range(3):
+        bad.sendall(FRAME)
+        rig.turn()
+        rig.misbehaved(1)
+    rig.turn()
+    silent.sendall(FRAME)
+    bad.sendall(FRAME)
+    rig.turn()
+    assert rig.stage.ports.shares.several
+    assert not rig.stage.fairness.paused()
+    bad.close()
+    silent.close()
+
+
+def test_a_guest_beside_silent_ones_does_not_get_all_slots(rig: IngressRig) -> None:
+    eager, silent = rig.guest(), rig.guest()
+    rig.turn()
+    rig.turn()
+    time.sleep(SHARING_S)
+    large = (1400).to_bytes(2, "little") + bytes(1400)
+    eager.setblocking(False)
+    for _ in range(400):
+        with contextlib.suppress(BlockingIOError):
+            eager.send(large * 40)
+        rig.turn()
+        rig.taken()
+    assert not rig.stage.ports.shares.several
+    assert rig.worker.pool.free_count >= rig.worker.pool.count // 4, "it holds more than are free"
+    silent.sendall(FRAME)
+    rig.turn()
+    assert rig.kinds().count(kinds.FRAME) == 1
+    eager.close()
+    silent.close()
 
 
 def test_ingress_sleeps_until_the_pause_of_a_guest_among_others_is_over(rig: IngressRig) -> None:

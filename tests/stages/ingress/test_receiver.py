@@ -100,6 +100,46 @@ def test_a_step_has_no_more_small_frames_if_they_come_over_several_links(
         end.close()
 
 
+def test_a_step_beside_silent_guests_does_not_grow_with_the_links_of_one_that_sends_large_frames(
+    rig: IngressRig,
+) -> None:
+    links = [rig.link_of("process 7") for _ in range(8)]
+    _, silent = rig.link_of("process 8")
+    stop_sharing(rig)
+    for _, end in links:
+        end.sendall(LARGE * 60)
+    seen = 0
+    while seen < 8 * 60:
+        rig.turn()
+        frames = rig.kinds().count(kinds.FRAME)
+        assert 0 < frames <= shares.LARGE_OF_STEP
+        seen += frames
+    for end in (*[end for _, end in links], silent):
+        end.close()
+
+
+def test_a_guest_that_must_wait_for_two_reasons_keeps_nobody_awake(rig: IngressRig) -> None:
+    port, end = rig.link_of("process 7")
+    _, other = rig.link_of("process 8")
+    rig.stage.ports.rates.set_rate(1000.0)
+    rig.turn()
+    rig.turn()
+    begin_sharing(rig, end, other)
+    now = monotonic()
+    rig.stage.ports.rates.charge(port.guest_number, 1 << 20, now - 2000.0)
+    end.sendall(FRAME)
+    rig.turn()
+    rig.stage.ports.rates.charge(port.guest_number, -(1 << 20), now)
+    rig.stage.fairness.charge(port.guest_number, rig.rate * 10, now)
+    other.sendall(FRAME)
+    rig.turn()
+    rig.turn()
+    assert port in rig.stage.ports.readable
+    assert rig.stage.deadline() > monotonic() + 1.0, "until its pause is over"
+    end.close()
+    other.close()
+
+
 def test_frames_that_wait_in_a_slot_come_in_shorter_pieces_when_they_turn_out_to_be_expensive(
     rig: IngressRig,
 ) -> None:
