@@ -3,6 +3,7 @@
 import gc
 import os
 import socket
+import time
 from time import monotonic
 
 from pipeline.config import merge, options
@@ -15,6 +16,7 @@ from pipeline.records.guests import Work
 from pipeline.records.kinds import FRAME as FRAME_KIND
 from pipeline.records.kinds import RECORD_BYTES
 from pipeline.stages.ingress.ports import Port
+from pipeline.stages.ingress.shares import SHARING_S
 from pipeline.stages.ingress.stage import IngressStage
 from pipeline.stages.worker import Worker
 from pipeline.topology import Layout
@@ -22,6 +24,8 @@ from pipeline.wire import framing
 
 FRAME = b"\x0e\x00" + bytes(14)
 """The shortest frame, as it lies in the stream of a link."""
+LARGE = (1200).to_bytes(2, "little") + bytes(1200)
+"""A frame that is no small work."""
 
 
 class IngressRig:
@@ -57,6 +61,22 @@ class IngressRig:
         port = self.stage.ports.attach(Arrival(link, "connect", identity, identity))
         assert port is not None
         return port, theirs
+
+    def begin_sharing(self, *ends: socket.socket) -> None:
+        """All these guests are active."""
+        for end in ends:
+            end.sendall(LARGE)
+        self.turn()
+        self.turn()
+        assert self.stage.ports.shares.several
+        self.taken()
+
+    def stop_sharing(self) -> None:
+        """The guests are new, so they count as active. Wait until they do not any more."""
+        self.turn()
+        self.turn()
+        time.sleep(SHARING_S)
+        self.taken()
 
     def misbehaved(self, link: int) -> None:
         """Demux reports ten seconds' worth of bad frames."""
