@@ -73,13 +73,16 @@ def run(
 def set_segment(guest: Namespace, endpoint: Endpoint, size: int) -> None:
     """Let full segments between guest and host have ``size`` bytes of data, over both families.
 
-    The guest's kernel keeps to the MTU of a route, and its SYN tells the other end.
+    The guest's kernel keeps to the MTU of a route, and its SYN tells the other end. Raises MeasurementError.
     """
     for family, address in ((IPV4, endpoint.host_addr), (IPV6, endpoint.host_addr6)):
         mtu = str(size + _OVERHEAD[family])
         # ip wants no zone, since it gets the device.
         words = ("route", "replace", address.partition("%")[0], "dev", "eth0", "mtu", mtu)
-        guest.run("ip", *(["-6"] if family == IPV6 else []), *words)
+        try:
+            guest.run("ip", *(["-6"] if family == IPV6 else []), *words)
+        except RuntimeError as error:
+            raise report.MeasurementError(f"{endpoint.peer} over {family}: {error}") from None
 
 
 def aim_of(what: str) -> float | None:

@@ -54,7 +54,10 @@ def where(peer: str, place: World) -> World:
 
 @contextmanager
 def running(peer: str, place: World, mtu: int, *, ipv6: bool = False) -> Iterator[Endpoint]:
-    """Join the namespaces. The veth is gone when one of them is. ipv6: over both families."""
+    """Join the namespaces. The veth is gone when one of them is. ipv6: over both families.
+
+    Raises PeerError.
+    """
     host_addr, host_addr6 = LOOPBACK, LOOPBACK6
     if peer != ALONE:
         try:

@@ -5,6 +5,7 @@ import pickle
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from pipeline import logs
@@ -112,7 +113,7 @@ class ControlPlane:
         self._limits = LimitReports(meter.counters, self.hub)
         self._notifier = Notifier(config.links.notification, self._log, meter.count)
         self._access = Access(self._log, token=token, guests=config.access.guest_api, count=meter.count)
-        make_api = lambda: self._make_api(token=bool(token))  # noqa: E731
+        make_api = partial(self._make_api, token=bool(token))
         self.fronts = Fronts(request, make_api, self._access, self._log, meter.count)
         """The endpoints of the API."""
         workers = [name for name in fabric.layout.names if name != LISTEN]

@@ -51,6 +51,15 @@ def test_a_guest_that_comes_back_at_once_owes_what_it_owed() -> None:
     assert made.may_pass(1, 20.0)
 
 
+def test_a_guest_whose_bucket_is_forgotten_does_not_wait_any_more() -> None:
+    made = rates()
+    made.charge(1, int(BURST + RATE), 10.0)
+    assert not made.may_pass(1, 10.0)
+    assert made.deadline([1]) < NEVER
+    made.forget_full(20.0)
+    assert made.deadline([1]) == NEVER, "not long ago, which would keep the worker awake"
+
+
 def test_a_rate_that_ends_lets_everybody_pass() -> None:
     made = rates()
     made.charge(1, int(BURST + RATE), 10.0)

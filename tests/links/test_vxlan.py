@@ -177,6 +177,15 @@ def test_a_train_of_segments_comes_as_one_frame(hosts: Hosts) -> None:
     sender.close()
 
 
+def test_datagrams_above_the_limit_wait_in_the_socket(hosts: Hosts) -> None:
+    hosts.send(*[HEADER + frame(size=size) for size in (60, 61, 62)])
+    hosts.link.frame_limit = 1
+    lengths = []
+    while (burst := hosts.link.read_burst()) is not None:
+        lengths.append([length for _, length in burst[1]])
+    assert [each for each in lengths if each] == [[74], [75], [76]]
+
+
 def test_reading_stops_when_no_slot_is_free() -> None:
     hosts = Hosts(slots=1)
     taken = hosts.pool.alloc()

@@ -10,7 +10,7 @@ import pytest
 from perf import families, kernels, namespaces, options, report
 from perf.families import IPV4, IPV6
 from perf.namespaces import Namespace, World
-from perf.peers import Endpoint
+from perf.peers import Endpoint, PeerError
 from tests.support import netns
 
 MTU = 1500
@@ -136,6 +136,26 @@ def test_over_loopback_the_guest_has_no_interface(place: World, family: str) -> 
     with kernels.running(kernels.ALONE, place, MTU, ipv6=True) as endpoint:
         assert send(kernels.where(kernels.ALONE, place), *ends(endpoint)[family])[0] == SENT
         assert "eth0" not in place.guest.run("ip", "-o", "link")
+
+
+@pytest.mark.e2e
+@needs_root
+def test_kernels_that_cannot_be_joined_are_a_peer_that_fails(place: World) -> None:
+    with (
+        pytest.raises(PeerError, match="kernels: ip link add"),
+        kernels.running(kernels.KERNELS, place, 1),
+    ):
+        pytest.fail("no veth has an MTU of 1")
+
+
+@pytest.mark.e2e
+@needs_root
+def test_a_segment_that_no_route_can_have_is_an_error_of_the_measurement(place: World) -> None:
+    with (
+        kernels.running(kernels.OFFLOAD, place, MTU, ipv6=True) as endpoint,
+        pytest.raises(report.MeasurementError, match="over IPv4: ip route"),
+    ):
+        families.set_segment(place.guest, endpoint, -1000)
 
 
 @pytest.mark.e2e

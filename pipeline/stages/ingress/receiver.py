@@ -89,8 +89,7 @@ class Receiver:
         shares.begin_step()
         greedy = self._fairness.holding_too_many() if shares.linked else set()
         for port in list(ports.readable):
-            if shares.linked and (shares.is_full or work >= READS_A_STEP):
-                # Another guest may come, and must not wait for many frames of unknown cost.
+            if shares.linked and work >= READS_A_STEP:
                 self.more = True
                 break
             if port.guest_number in greedy:
@@ -194,7 +193,8 @@ class Receiver:
         for count in range(most):
             if not self._has_room():
                 return count
-            if shares.linked and shares.is_full:
+            if shares.is_full:
+                # Another guest may come, and must not wait for many frames of unknown cost.
                 self.more = True
                 return count
             link.frame_limit = shares.frame_limit(link.read_limit)
@@ -254,7 +254,7 @@ class Receiver:
         traffic.bytes_from_guest += count
         small = 0.0
         if self._shares.linked:
-            small = self._shares.count_small(frames)
+            small = self._shares.count_frames(frames)
             self._fairness.holds(port.guest_number, slot)
         if self._shares.several:
             self._shares.was_read(

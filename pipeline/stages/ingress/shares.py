@@ -284,8 +284,11 @@ class Shares:
         self.expected = self._small = 0.0
         self._frames = 0
 
-    def count_small(self, frames: Sequence[tuple[int, int]]) -> float:
-        """These frames (offset, length) were read in this step. Returns how many of them are small."""
+    def count_frames(self, frames: Sequence[tuple[int, int]]) -> float:
+        """These frames (offset, length) were read in this step, while several guests have links.
+
+        Returns how many of them are small.
+        """
         small = small_frames(frames)
         self._small += small
         self._frames += len(frames)
@@ -296,7 +299,7 @@ class Shares:
         """Whether the step has as many frames as it may. Nobody knows yet what these cost."""
         return self._small > FRAMES_OF_STEP - LEAST_FRAMES or self._frames >= LARGE_OF_STEP
 
-    def frame_limit(self, limit: int = FULL_READ) -> int:
+    def frame_limit(self, limit: int) -> int:
         """The most frames that the next read may bring, if it may bring ``limit`` bytes."""
         if not self.linked:
             return EVERY_FRAME

@@ -17,7 +17,7 @@ from pipeline.config.model import Config
 from pipeline.ipc import fleet_messages, healing_messages, message_table, messages
 from pipeline.ipc.channel import close_all
 from pipeline.links.adopted import carried, carried_form, form_of
-from pipeline.links.base import FULL_READ, Link, LinkClosed
+from pipeline.links.base import Link, LinkClosed
 from pipeline.links.listener import Arrival, GatewayAddresses, LinkResources
 from pipeline.links.offload import OffloadLink
 from pipeline.links.places import Places
@@ -51,8 +51,6 @@ class IngressStage:
         """Whether IPv6 packets for the gateway become ranges, as those of IPv4 do."""
         self._worker = worker
         self._timers_at = 0.0
-        self._shared = False
-        """Whether the other workers were told that several guests are active."""
         self._handed_over = False
         """Whether another supervisor's ingress may carry the links on, unless this one breathes again."""
         self.apart = Apart(worker, config) if config.access.guests == APART else None
@@ -184,7 +182,8 @@ class IngressStage:
             steering.on_demux_lost()
         for egress in losses.shards(EGRESS):
             steering.on_egress_lost(egress)
-        steering.introduce(losses, self.links_up(), shared=self._shared, drops=self.captures.live.dropping)
+        shared, drops = self.ports.shares.several, self.captures.live.dropping
+        steering.introduce(losses, self.links_up(), shared=shared, drops=drops)
         if losses.has(DEMUX) and self.apart is not None:
             self.apart.introduce()
         if losses.has(DEMUX):
@@ -327,10 +326,7 @@ class IngressStage:
 
     def _report_shared(self) -> None:
         """With a second active guest, the workers begin to measure what each costs. With one they stop."""
-        self._shared = self.ports.shares.several
-        self.steering.report_shared(self._shared)
-        for port in self.ports.by_number.values():
-            port.link.read_limit = FULL_READ
+        self.steering.report_shared(self.ports.shares.several)
         # A guest that had to wait for others is alone now, and no event says so.
         self._receiver.more = True
 

@@ -4,7 +4,6 @@ import contextlib
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator
 from time import monotonic
 
 import pytest
@@ -68,13 +67,6 @@ def test_the_wait_for_slots_ends_by_itself_only_for_links_with_something(
     assert fairness.deadline([1], many=True) == 5.0 + GRACE_S
     assert fairness.may_read(5.0 + GRACE_S)
     assert fairness.scarce
-
-
-@pytest.fixture
-def rig() -> Iterator[IngressRig]:
-    rig = IngressRig()
-    yield rig
-    rig.end()
 
 
 def test_slots_that_others_use_again_while_nobody_notes_it_count_for_nobody(

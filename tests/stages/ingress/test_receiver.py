@@ -1,6 +1,5 @@
 """Links are read in turns: nobody is forgotten, and ingress does not spin while somebody waits."""
 
-from collections.abc import Iterator
 from contextlib import suppress
 from time import monotonic
 
@@ -14,13 +13,6 @@ from tests.support.frames import tcp_frame6, udp_frame6
 from tests.support.ingress_rig import FRAME, LARGE, IngressRig
 
 NEVER = float("inf")
-
-
-@pytest.fixture
-def rig() -> Iterator[IngressRig]:
-    rig = IngressRig()
-    yield rig
-    rig.end()
 
 
 def test_an_empty_link_does_not_hide_the_next_link_of_its_guest(rig: IngressRig) -> None:

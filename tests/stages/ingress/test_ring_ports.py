@@ -17,13 +17,6 @@ from tests.support.ingress_rig import IngressRig
 FRAME = b"\xff" * 6 + bytes(54)
 
 
-@pytest.fixture
-def rig() -> Iterator[IngressRig]:
-    rig = IngressRig()
-    yield rig
-    rig.end()
-
-
 def serve(rig: IngressRig, function: Callable[[], object]) -> None:
     """Call what waits for ingress, while ingress turns."""
     thread = threading.Thread(target=function)

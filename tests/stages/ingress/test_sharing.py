@@ -1,20 +1,13 @@
 """Who is active, and how long a step of ingress is beside guests that are silent or have just come."""
 
-from collections.abc import Iterator
 from time import monotonic
 
 import pytest
 
+from pipeline.links.base import FULL_READ
 from pipeline.records import kinds
 from pipeline.stages.ingress import receiver, shares
 from tests.support.ingress_rig import FRAME, LARGE, IngressRig
-
-
-@pytest.fixture
-def rig() -> Iterator[IngressRig]:
-    rig = IngressRig()
-    yield rig
-    rig.end()
 
 
 def test_a_guest_beside_which_all_others_are_silent_is_read_as_if_it_were_alone(rig: IngressRig) -> None:
@@ -88,6 +81,27 @@ def test_a_step_beside_silent_guests_does_not_grow_with_the_links_of_one_that_se
         seen += frames
     for end in (*[end for _, end in links], silent):
         end.close()
+
+
+def test_a_guest_that_is_alone_again_is_read_without_a_limit(rig: IngressRig) -> None:
+    port, end = rig.link_of("process 7")
+    _, leaving = rig.link_of("process 8")
+    rig.turn()
+    rig.turn()
+    rig.begin_sharing(end, leaving)
+    port.link.read_limit = shares.LEAST_READ
+    leaving.close()
+    end.sendall(LARGE * 20)
+    rig.turn()
+    rig.turn()
+    rig.turn()
+    assert not rig.stage.ports.shares.linked
+    had = port.traffic.frames_from_guest
+    end.sendall(LARGE * 20)
+    rig.turn()
+    assert port.traffic.frames_from_guest == had + 20, "one read"
+    assert port.link.read_limit == FULL_READ
+    end.close()
 
 
 def test_a_guest_that_must_wait_for_two_reasons_keeps_nobody_awake(rig: IngressRig) -> None:
